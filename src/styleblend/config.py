@@ -1,0 +1,345 @@
+"""The one typed configuration: params.yaml, read at the door and checked before anything runs.
+
+Every section is named after the stage that reads it (`model` and `tracking` are shared). Sections are frozen,
+refuse unknown keys and check ranges; nobody deeper in the package reads a file or the environment for a setting.
+"""
+
+from __future__ import annotations
+
+from math import log2
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from styleblend.errors import StyleBlendError
+
+
+class ConfigError(StyleBlendError):
+    """A parameter is unknown, missing or out of range. The message names it, its value and the remedy."""
+
+
+class Section(BaseModel):
+    """Base of every section: immutable, and a key that nobody declared is an error rather than ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0, description="weight of a loss term; 0 switches the term off")]
+
+
+class RenderedSource(Section):
+    """Faces that the project renders itself: exact ground truth, no download, no person's likeness."""
+
+    kind: Literal["rendered"]
+    name: str = Field("rendered", pattern=r"^[a-z0-9_]+$")
+    identities: int = Field(ge=6, description="how many different people")
+    pictures_per_identity: int = Field(ge=2, description="pictures of each, with other pose, expression and light")
+    size_px: int = Field(112, ge=32, le=1024, description="side of the rendered photograph, before alignment")
+    supersample: int = Field(2, ge=1, le=4, description="rays per pixel and axis")
+    seed: int = Field(ge=0)
+
+
+class FolderSource(Section):
+    """A person's own photographs, in any nesting. A sub-folder per person gives labels if `label` says so."""
+
+    kind: Literal["folder"]
+    name: str = Field("folder", pattern=r"^[a-z0-9_]+$")
+    path: Path = Field(description="folder with photographs; relative to the project or absolute")
+    label: Literal["none", "parent_folder"] = Field("none", description="where the name of the person stands")
+    licence: str = Field(min_length=1, description="licence of the pictures, as its owner states it")
+    terms: str = Field(min_length=1, description="what may be done with them: consent, purpose, limits")
+
+
+Source = Annotated[RenderedSource | FolderSource, Field(discriminator="kind")]
+
+
+class Download(Section):
+    sources: tuple[Source, ...] = Field(min_length=1)
+    origin: Path = Field(description="what the pictures come from; dvc.yaml watches it, so new photographs count")
+    workers: int = Field(2, ge=1, description="parallel processes")
+
+    @model_validator(mode="after")
+    def names_are_unique(self) -> Download:
+        names = [source.name for source in self.sources]
+        if len(set(names)) < len(names):
+            raise ValueError(f"download.sources have the names {names}: give each source a name of its own")
+        return self
+
+    @model_validator(mode="after")
+    def origin_holds_the_folders(self) -> Download:
+        for source in self.sources:
+            if isinstance(source, FolderSource) and not source.path.is_relative_to(self.origin):
+                raise ValueError(
+                    f"download.origin '{self.origin}' does not hold the folder '{source.path}': set it to that folder"
+                )
+        return self
+
+
+class Pretrained(Section):
+    """Which frozen networks a run uses; `small` are the ones that this project made on rendered faces."""
+
+    mirror: Path | None = Field(None, description="folder that holds weight files, for machines without internet")
+    detector: Literal["none", "yunet"] = Field("none", description="face detector to obtain")
+
+
+class Align(Section):
+    detector: Literal["annotations", "yunet"] = Field(description="annotations ship with a source; yunet finds faces")
+    size_px: int = Field(64, ge=16, le=1024, description="side of the aligned face")
+    min_score: Probability = Field(0.6, description="faces that the detector trusts less are not used")
+    min_face_px: int = Field(40, ge=8, description="smallest accepted side of a detected face")
+    several_faces: Literal["largest", "all", "quarantine"] = "largest"
+    max_pixels: int = Field(100_000_000, ge=1_000_000, description="larger pictures are refused, not decoded")
+    workers: int = Field(2, ge=1)
+
+
+class Perceive(Section):
+    batch_size: int = Field(64, ge=1)
+
+
+class Validate(Section):
+    """Expectations on the data; each failed one fails the stage."""
+
+    min_faces: int = Field(40, ge=2)
+    max_quarantined: Probability = Field(0.2, description="share of the input that may be quarantined")
+    max_abs_yaw_deg: float = Field(100, gt=0, le=180)
+    min_sharpness: float = Field(0.0, ge=0, description="lowest accepted variance of the Laplacian, [0,255] grey")
+    mostly: Probability = Field(0.95, description="share of faces that must satisfy a per-face range")
+
+
+class Split(Section):
+    val: float = Field(0.1, gt=0, lt=0.5, description="share of persons")
+    test: float = Field(0.2, gt=0, lt=0.5, description="share of persons")
+    cluster_similarity: float = Field(
+        0.5, gt=-1, lt=1, description="faces without a label whose embeddings are closer than this are one person"
+    )
+    test_pairs: int = Field(240, ge=1, description="(source, target) pairs of the evaluation, of different persons")
+    val_pairs: int = Field(32, ge=1, description="pairs of the validation probe")
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def leaves_training(self) -> Split:
+        if self.val + self.test > 0.8:
+            raise ValueError(f"split.val {self.val} + split.test {self.test} leaves under 20 % for training")
+        return self
+
+
+class Model(Section):
+    """Networks of the paper, sections 2.1-2.3. presets/paper.yaml has the paper's own numbers."""
+
+    resolution: int = Field(64, description="side of the decoder's picture in pixels, a power of two")
+    input_px: int = Field(64, description="side of the encoder's input in pixels, a power of two")
+    style_dim: int = Field(128, ge=8, description="dimensions of one style element; 512 in the paper")
+    encoder_blocks: tuple[int, int, int, int] = Field((1, 2, 2, 2), description="residual blocks a stage; 3,4,14,3")
+    encoder_widths: tuple[int, int, int, int] = Field((16, 32, 64, 96), description="channels a stage; 64..512")
+    stem_stride: Literal[1, 2] = Field(2, description="stride of the encoder's first convolution; 1 in the paper")
+    pyramid_width: int = Field(64, ge=8, description="channels of the feature pyramid; 512")
+    head_width: int = Field(32, ge=4, description="channels inside each style head; 512")
+    blending_layers: int = Field(4, ge=1, description="cross-attention layers of the SBM; 4")
+    blending_heads: int = Field(4, ge=1)
+    blending_weights: Literal["channel", "element"] = Field(
+        "channel", description="Eq. 2: one softmax per style channel, or one scalar per style element"
+    )
+    decoder_widths: dict[int, int] = Field(
+        {4: 96, 8: 96, 16: 64, 32: 32, 64: 16}, description="channels of the decoder's block at each resolution"
+    )
+    pathway_resolutions: tuple[int, ...] = Field(
+        (8, 16, 32), description="decoder resolutions after whose style block the target's features are added"
+    )
+    discriminator_width: int = Field(24, ge=4)
+    discriminator_scales: int = Field(2, ge=1, le=4)
+
+    @property
+    def n_styles(self) -> int:
+        """Style elements: two for each decoder block, 2 log2(resolution) - 2."""
+        return 2 * int(log2(self.resolution)) - 2
+
+    @model_validator(mode="after")
+    def sizes_fit(self) -> Model:
+        for name, side in (("resolution", self.resolution), ("input_px", self.input_px)):
+            if side < 16 or side & (side - 1):
+                raise ValueError(f"model.{name} is {side}: it must be a power of two, at least 16")
+        expected = [2**k for k in range(2, int(log2(self.resolution)) + 1)]
+        if sorted(self.decoder_widths) != expected:
+            raise ValueError(f"model.decoder_widths has blocks {sorted(self.decoder_widths)}: give {expected}")
+        if self.style_dim % self.blending_heads:
+            raise ValueError(f"model.style_dim {self.style_dim} is not divisible by {self.blending_heads} heads")
+        wrong = [side for side in self.pathway_resolutions if side not in expected]
+        if wrong:
+            raise ValueError(f"model.pathway_resolutions {wrong} are no decoder blocks: choose from {expected}")
+        return self
+
+
+class LossWeights(Section):
+    """Weights of Eq. 13 and of the terms that the paper has not; squared errors are means over their elements."""
+
+    adversarial: Weight = Field(1, description="Eq. 5")
+    identity: Weight = Field(10, description="Eq. 8, lambda_1")
+    contrastive: Weight = Field(5, description="Eq. 9, lambda_2")
+    reconstruction: Weight = Field(1, description="Eq. 10, lambda_3")
+    landmarks: Weight = Field(100, description="Eq. 11, lambda_4; coordinates in [0, 1]")
+    swap_consistency: Weight = Field(1, description="Eq. 12, lambda_5")
+    outside: Weight = Field(0, description="not in the paper: L1 to the target outside the face")
+    perceptual: Weight = Field(0, description="not in the paper: features of a frozen network, reconstructions only")
+
+
+class Training(Section):
+    """What both training stages share."""
+
+    steps: int = Field(ge=1)
+    batch_size: int = Field(ge=2, description="pictures a step, over all workers")
+    workers: int = Field(2, ge=1, description="Ray Train workers")
+    gpus_per_worker: float = Field(0, ge=0, le=1, description="1 on a GPU machine")
+    cpus_per_worker: float = Field(1, gt=0)
+    learning_rate: float = Field(4e-5, gt=0)
+    discriminator_learning_rate: float = Field(4e-5, gt=0)
+    adam_betas: tuple[Probability, Probability] = (0.0, 0.99)
+    ema_decay: Probability = Field(0.99, description="of the averaged weights that the product uses; 0 is none")
+    r1_gamma: float = Field(0, ge=0, description="R1 penalty of the discriminator on real pictures; 0 is none")
+    loss: LossWeights = LossWeights()
+    temperature: float = Field(0.07, gt=0, description="tau of Eq. 9")
+    negatives: int = Field(32, ge=1, description="negatives of Eq. 9, drawn from the bank of embeddings")
+    curriculum_start: Probability = Field(1, description="P(source is the target's person) at the first step")
+    curriculum_end: Probability = Field(0, description="the same once the curriculum is over")
+    curriculum_steps: int = Field(ge=0, description="length of the linear way from start to end")
+    same_person: Probability = Field(
+        0, description="share of self pairs whose source is another picture of the same person; 0 in the paper"
+    )
+    swap_every: int = Field(1, ge=1, description="Eq. 12 is taken at every k-th step; 1 in the paper")
+    probe_every: int = Field(100, ge=1, description="steps between validation probes")
+    checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints")
+    log_every: int = Field(20, ge=1)
+    max_failures: int = Field(2, ge=0, description="lost workers that Ray replaces before it gives up")
+    max_rollbacks: int = Field(2, ge=0, description="returns to the last good checkpoint before the run is given up")
+    precision: Literal["float32", "bfloat16"] = "float32"
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def batch_is_shared_evenly(self) -> Training:
+        if self.batch_size % self.workers:
+            raise ValueError(f"batch_size {self.batch_size} does not divide evenly over {self.workers} workers")
+        return self
+
+
+class Evaluate(Section):
+    bootstrap: int = Field(1000, ge=100, description="resamples of each 95 % interval")
+    grid_rows: int = Field(8, ge=1)
+    yaw_bins_deg: tuple[float, ...] = Field((15, 30), description="limits between the pose groups, |yaw| of the target")
+    batch_size: int = Field(32, ge=1)
+    seed: int = Field(0, ge=0)
+
+
+class Gate(Section):
+    """What a version must reach to become `candidate`, each limit on a name of reports/metrics.json."""
+
+    min: dict[str, float] = Field({}, description="lowest accepted value a metric")
+    max: dict[str, float] = Field({}, description="highest accepted value a metric")
+
+
+class Register(Section):
+    gate: Gate = Gate()
+    alias: str = Field("candidate", pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")
+
+
+class Tracking(Section):
+    uri: str = Field("sqlite:///mlflow.db", description="MLflow tracking and registry store")
+    experiment: str = "styleblend"
+    model_name: str = Field("styleblend", pattern=r"^[A-Za-z0-9_-]+$")
+
+
+class Retrain(Section):
+    """When the Prefect flow runs and what it may do."""
+
+    cron: str = Field("0 3 * * 0", description="schedule in the local time zone of the server")
+    retries: int = Field(1, ge=0)
+    promote: Literal["manual", "auto"] = "manual"
+    notify_file: Path = Path("reports/notifications.log")
+
+
+class Pretrain(Section):
+    """The recipe of the small networks; only read when the frozen stage `pretrain` is run."""
+
+    identities: int = Field(ge=20)
+    pictures_per_identity: int = Field(ge=2)
+    judge_identities: int = Field(ge=20, description="how many other people the judge of the evaluation learns from")
+    test_identities: int = Field(200, ge=100, description="unseen people on whom accuracy is measured")
+    identity_steps: int = Field(ge=1)
+    judge_steps: int = Field(ge=1)
+    geometry_steps: int = Field(ge=1)
+    autoencoder_steps: int = Field(ge=1)
+    seed: int = Field(0, ge=0)
+
+
+class Config(Section):
+    """All of params.yaml."""
+
+    tracking: Tracking
+    model: Model
+    download: Download
+    pretrain: Pretrain
+    pretrained: Pretrained
+    align: Align
+    perceive: Perceive
+    validate_: Validate = Field(alias="validate")
+    split: Split
+    train_encoder: Training
+    finetune_decoder: Training
+    evaluate: Evaluate
+    register_: Register = Field(alias="register")
+    retrain: Retrain
+
+    @model_validator(mode="after")
+    def sections_agree(self) -> Config:
+        if self.align.size_px != self.model.input_px:
+            raise ValueError(
+                f"align.size_px {self.align.size_px} and model.input_px {self.model.input_px} differ: set both alike"
+            )
+        if self.align.detector == "yunet" and self.pretrained.detector != "yunet":
+            raise ValueError("align.detector is 'yunet' but pretrained.detector is not: set it to 'yunet' too")
+        unannotated = [source.name for source in self.download.sources if source.kind != "rendered"]
+        if self.align.detector == "annotations" and unannotated:
+            raise ValueError(f"align.detector 'annotations' cannot serve {unannotated}: set it to 'yunet'")
+        return self
+
+
+def from_mapping(values: Any, origin: str) -> Config:
+    """Check parsed parameters; `origin` is named in errors.
+
+    Raises:
+        ConfigError: with one line a mistake: where, what was given, what is wanted.
+    """
+    if not isinstance(values, dict):
+        raise ConfigError(f"{origin}: expected sections with keys, found {type(values).__name__}")
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        lines = []
+        for mistake in error.errors():
+            # pydantic puts the tag of a union (rendered, folder) into the path; a user's file has no such level.
+            where = ".".join(str(part) for part in mistake["loc"] if part not in ("rendered", "folder"))
+            if mistake["type"] == "extra_forbidden":
+                lines.append(f"{where}: unknown key; remove it or correct its spelling")
+            elif mistake["type"] == "missing":
+                lines.append(f"{where}: missing; add it (the committed params.yaml shows an example)")
+            elif mistake["type"] == "value_error":
+                lines.append(mistake["msg"].removeprefix("Value error, "))
+            else:
+                lines.append(f"{where}: {mistake['msg']}, got {mistake['input']!r}")
+        raise ConfigError(f"{origin}: " + "; ".join(lines)) from None
+
+
+def load(path: Path = Path("params.yaml")) -> Config:
+    """Read and check a params.yaml.
+
+    Raises:
+        ConfigError: the file is missing, not YAML, or holds a wrong value.
+    """
+    try:
+        values = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist: run in the project's folder, or name a file") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    return from_mapping(values, str(path))

@@ -1,0 +1,41 @@
+"""How it looks: pose and expression of an aligned face."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from styleblend.perception import frozen
+from styleblend.perception.layers import residual_trunk, resized
+
+POSE_SCALE_DEG = 20.0  # a network learns best on numbers of about 1
+
+
+class AttributeNetwork(nn.Module):
+    """Aligned faces to (yaw, pitch, roll) and expression coefficients."""
+
+    def __init__(self, name: str, widths: list[int], blocks: list[int], coefficients: int, side_px: int) -> None:
+        super().__init__()
+        self.name = name
+        self.side_px = side_px
+        self.trunk = residual_trunk(widths, blocks)
+        cells = (side_px // 2 ** len(widths)) ** 2
+        self.head = nn.Linear(widths[-1] * cells, 3 + coefficients)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """[N, 3, H, W] in [-1, 1] -> degrees [N, 3] (yaw to the picture's right, pitch up, roll clockwise) and
+        expression [N, coefficients]."""
+        out: Tensor = self.head(self.trunk(resized(images, self.side_px)).flatten(1))
+        return out[:, :3] * POSE_SCALE_DEG, out[:, 3:]
+
+
+def build(architecture: dict[str, Any]) -> AttributeNetwork:
+    """An untrained network of the architecture that a card states."""
+    return AttributeNetwork(**architecture)
+
+
+def load(folder: Path, role: str = "attributes") -> AttributeNetwork:
+    """The attribute network of a run, frozen."""
+    return frozen.load(folder, role, build)

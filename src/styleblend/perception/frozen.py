@@ -1,0 +1,52 @@
+"""Loading of the small frozen networks: a safetensors file with a card beside it, checked and strict."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from styleblend.errors import StyleBlendError
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def read_card(folder: Path, role: str) -> dict[str, Any]:
+    """The card of a network: name, architecture, recipe, data, measured accuracy.
+
+    Raises:
+        StyleBlendError: the card or the weights are missing or unreadable.
+    """
+    card, weights = folder / f"{role}.json", folder / f"{role}.safetensors"
+    for file in (card, weights):
+        if not file.is_file():
+            raise StyleBlendError(
+                f"network '{role}' is missing: no {file}; run `dvc repro pretrained`, or restore the committed files "
+                "with `git checkout data/pretrained/small`"
+            )
+    try:
+        content: dict[str, Any] = json.loads(card.read_text())
+    except json.JSONDecodeError as error:
+        raise StyleBlendError(f"card {card} is not valid JSON ({error}): restore it from git") from None
+    return content
+
+
+def load(folder: Path, role: str, build: Callable[[dict[str, Any]], Network]) -> Network:
+    """Build a network from its card's architecture and load its weights strictly, frozen and in eval mode.
+
+    Raises:
+        StyleBlendError: a file is missing or damaged, or does not fit the architecture.
+    """
+    card = read_card(folder, role)
+    network = build(card["architecture"])
+    try:
+        network.load_state_dict(load_file(folder / f"{role}.safetensors"), strict=True)
+    except (SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise StyleBlendError(f"{folder / role}.safetensors does not hold network '{role}': {reason}") from None
+    return network.eval().requires_grad_(False)

@@ -1,0 +1,59 @@
+"""Who is it: embeddings of faces. The training network and the judge of the evaluation differ on purpose."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from styleblend.perception import frozen
+from styleblend.perception.layers import central, plain_trunk, residual_trunk
+
+
+class IdentityNetwork(nn.Module):
+    """Aligned faces to unit vectors, close for the same person.
+
+    Args:
+        trunk: "residual" (batch norm, shortcuts) or "plain" (group norm, max pooling, no shortcuts)
+        widths: channels a stage; blocks: residual blocks a stage (residual trunk only)
+        embedding: dimensions of the embedding; side_px: side to which pictures are brought; the network sees their
+            middle, without most of the hair and the background
+    """
+
+    def __init__(
+        self, name: str, trunk: str, widths: list[int], blocks: list[int], embedding: int, side_px: int
+    ) -> None:
+        super().__init__()
+        if trunk not in ("residual", "plain"):
+            raise ValueError(f"trunk '{trunk}' is unknown: choose 'residual' or 'plain'")
+        self.name = name
+        self.side_px = side_px
+        self.trunk = residual_trunk(widths, blocks) if trunk == "residual" else plain_trunk(widths)
+        cells = (3 * side_px // 4 // 2 ** len(widths)) ** 2
+        self.projection = nn.Linear(widths[-1] * cells, embedding)
+
+    def raw(self, images: Tensor) -> Tensor:
+        """Embedding before normalisation, [N, embedding]."""
+        out: Tensor = self.projection(self.trunk(central(images, self.side_px)).flatten(1))
+        return out
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[N, 3, H, W] in [-1, 1] -> unit vectors [N, embedding]."""
+        return torch.nn.functional.normalize(self.raw(images), dim=1)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Spatial means of the trunk's last maps [N, widths[-1]], for a Frechet distance."""
+        out: Tensor = self.trunk(central(images, self.side_px)).mean((2, 3))
+        return out
+
+
+def build(architecture: dict[str, Any]) -> IdentityNetwork:
+    """An untrained network of the architecture that a card states."""
+    return IdentityNetwork(**architecture)
+
+
+def load(folder: Path, role: str) -> IdentityNetwork:
+    """The network of role `identity` (training) or `identity_judge` (evaluation), frozen."""
+    return frozen.load(folder, role, build)

@@ -1,0 +1,56 @@
+"""Where is what: 68 landmarks of an aligned face, and the 19 of them that the landmark loss compares."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from styleblend.perception import frozen
+from styleblend.perception.layers import residual_trunk, resized
+
+# AFLW's 19 points from iBUG's 68 (0-based): means over each tuple. The choice of eye and mouth centres is ours.
+GROUPS_19: tuple[tuple[int, ...], ...] = (
+    (17,), (19,), (21,), (22,), (24,), (26,),
+    (36,), (36, 37, 38, 39, 40, 41), (39,),
+    (42,), (42, 43, 44, 45, 46, 47), (45,),
+    (31,), (30,), (35,),
+    (48,), (62, 66), (54,),
+    (8,),
+)  # fmt: skip
+
+
+class LandmarkNetwork(nn.Module):
+    """Aligned faces to 68 points by regression."""
+
+    def __init__(self, name: str, widths: list[int], blocks: list[int], side_px: int) -> None:
+        super().__init__()
+        self.name = name
+        self.side_px = side_px
+        self.trunk = residual_trunk(widths, blocks)
+        cells = (side_px // 2 ** len(widths)) ** 2
+        self.head = nn.Linear(widths[-1] * cells, 136)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[N, 3, H, W] in [-1, 1] -> points [N, 68, 2], x and y in [0, 1] of the picture."""
+        offset: Tensor = self.head(self.trunk(resized(images, self.side_px)).flatten(1))
+        return 0.5 + offset.reshape(-1, 68, 2) / 4
+
+
+def to_19(points: Tensor) -> Tensor:
+    """[N, 68, 2] -> [N, 19, 2], AFLW's points."""
+    if points.shape[1:] != (68, 2):
+        raise ValueError(f"expected points [N, 68, 2], got {tuple(points.shape)}")
+    return torch.stack([points[:, list(group)].mean(1) for group in GROUPS_19], dim=1)
+
+
+def build(architecture: dict[str, Any]) -> LandmarkNetwork:
+    """An untrained network of the architecture that a card states."""
+    return LandmarkNetwork(**architecture)
+
+
+def load(folder: Path, role: str = "landmarks") -> LandmarkNetwork:
+    """The landmark network of a run, frozen."""
+    return frozen.load(folder, role, build)

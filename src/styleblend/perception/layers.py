@@ -1,0 +1,77 @@
+"""Building blocks of the small perception networks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with batch norm around a shortcut; the first one may halve the side."""
+
+    def __init__(self, width_in: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width_in, width, 3, stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(width)
+        self.act1 = nn.PReLU(width)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(width)
+        self.act2 = nn.PReLU(width)
+        self.shortcut = (
+            nn.Identity()
+            if stride == 1 and width_in == width
+            else nn.Sequential(nn.Conv2d(width_in, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.act1(self.norm1(self.conv1(x)))
+        out: Tensor = self.act2(self.norm2(self.conv2(y)) + self.shortcut(x))
+        return out
+
+
+def residual_trunk(widths: list[int], blocks: list[int]) -> nn.Sequential:
+    """[N, 3, S, S] -> [N, widths[-1], S / 2^len(widths), ...]: a stride-2 stem, then one stage a width."""
+    layers: list[nn.Module] = [nn.Conv2d(3, widths[0], 4, 2, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.PReLU(widths[0])]
+    width_in = widths[0]
+    for stage, (width, count) in enumerate(zip(widths, blocks, strict=True)):
+        for block in range(count):
+            layers.append(ResidualBlock(width_in, width, 2 if stage > 0 and block == 0 else 1))
+            width_in = width
+    return nn.Sequential(*layers)
+
+
+def plain_trunk(widths: list[int]) -> nn.Sequential:
+    """A chain of 5x5 and 3x3 convolutions with group norm and max pooling, without shortcuts."""
+    layers: list[nn.Module] = []
+    width_in = 3
+    for stage, width in enumerate(widths):
+        kernel = 5 if stage == 0 else 3
+        layers += [
+            nn.Conv2d(width_in, width, kernel, 2 if stage == 0 else 1, kernel // 2),
+            nn.GroupNorm(8, width),
+            nn.LeakyReLU(0.1),
+            nn.Conv2d(width, width, 3, 1, 1),
+            nn.GroupNorm(8, width),
+            nn.LeakyReLU(0.1),
+        ]
+        if stage < len(widths) - 1:
+            layers.append(nn.MaxPool2d(2))
+        width_in = width
+    return nn.Sequential(*layers)
+
+
+def central(images: Tensor, side_px: int) -> Tensor:
+    """The middle of FFHQ-aligned pictures, where the face is: 3/4 of the side, from 1/8 left and 3/16 top."""
+    left, top, span = side_px // 8, 3 * side_px // 16, 3 * side_px // 4
+    return resized(images, side_px)[..., top : top + span, left : left + span]
+
+
+def resized(images: Tensor, side_px: int) -> Tensor:
+    """Pictures at the side that a network was trained at."""
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"expected pictures [N, 3, H, W], got {tuple(images.shape)}")
+    if images.shape[2:] == (side_px, side_px):
+        return images
+    return torch.nn.functional.interpolate(
+        images, size=(side_px, side_px), mode="bilinear", align_corners=False, antialias=True
+    )

@@ -1,0 +1,184 @@
+"""Rendered faces: deterministic, consistent in 3-D, with truth that agrees with the pixels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from styleblend.perception.alignment import crop, quad_from_landmarks
+from styleblend.perception.detection import Yunet
+from styleblend.synthetic import factors
+from styleblend.synthetic.factors import ATTRIBUTES, Factors
+from styleblend.synthetic.raster import rasterize
+from styleblend.synthetic.renderer import photograph_landmarks, render
+
+
+def as_bytes(images: Tensor) -> np.ndarray:
+    return ((images + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+
+
+def with_attributes(face: Factors, **values: float) -> Factors:
+    """The face with some attributes set, in [-1, 1]."""
+    attributes = face.attributes.clone()
+    for column, (name, _, _) in enumerate(ATTRIBUTES):
+        if name in values:
+            attributes[:, column] = values[name]
+    return Factors(face.identity, face.looks, attributes)
+
+
+def test_a_sample_depends_on_seed_person_and_picture_alone() -> None:
+    """Row (seed, person, picture) is the same in any company and order."""
+    many = factors.sample(3, [5, 9, 9, 7], [0, 1, 2, 7])
+    alone = factors.sample(3, [7], [7])
+    for block in ("identity", "looks", "attributes"):
+        assert torch.equal(getattr(many, block)[3], getattr(alone, block)[0])
+    assert torch.equal(many.identity[1], many.identity[2])
+    assert torch.equal(many.looks[1], many.looks[2])
+    assert not torch.equal(many.attributes[1], many.attributes[2])
+    assert not torch.equal(factors.sample(4, [7], [7]).identity, alone.identity)
+
+
+def test_a_picture_does_not_depend_on_its_batch() -> None:
+    """Rendered alone or among others, a face has the same pixels."""
+    faces = factors.sample(1, [0, 1, 2], [0, 0, 0])
+    together = render(faces, 48).images
+    assert np.array_equal(as_bytes(render(faces[1:2], 48).images)[0], as_bytes(together)[1])
+
+
+def test_factors_stay_in_their_range() -> None:
+    """All factors are in [-1, 1], also the ones that crowd around the middle."""
+    faces = factors.sample(0, list(range(200)), [0] * 200)
+    for block in (faces.identity, faces.looks, faces.attributes):
+        assert block.abs().max() <= 1
+
+
+def test_the_true_swap_takes_identity_and_nothing_else() -> None:
+    """Swap has the source's identity block and the target's looks, attributes, pose and expression."""
+    source, target = factors.sample(1, [0], [0]), factors.sample(1, [1], [4])
+    swapped = factors.swap(source, target)
+    assert torch.equal(swapped.identity, source.identity)
+    assert torch.equal(swapped.looks, target.looks)
+    assert torch.equal(swapped.yaw_pitch_roll_deg(), target.yaw_pitch_roll_deg())
+    assert torch.equal(swapped.expression(), target.expression())
+    # The background is the target's to the pixel where neither head is.
+    pictures = as_bytes(render(factors.swap(target, target), 64).images), as_bytes(render(swapped, 64).images)
+    assert np.array_equal(pictures[0][0, :4, :4], pictures[1][0, :4, :4])
+
+
+def test_rasterizer_agrees_with_a_loop_over_pixels_and_triangles() -> None:
+    """Nearest triangle and perspective-correct weights equal those of the obvious double loop."""
+    random = torch.Generator().manual_seed(0)
+    size = 12
+    points = torch.rand(1, 30, 2, generator=random) * size
+    depth = 1 + 4 * torch.rand(1, 30, generator=random)
+    triangles = torch.randint(0, 30, (40, 3), generator=random)
+    two_sided = torch.rand(40, generator=random) < 0.5
+    seen = rasterize(points, depth, triangles, two_sided, size)
+    found = {int(p): (int(t), w) for p, t, w in zip(seen.pixel, seen.triangle, seen.barycentric, strict=True)}
+    for row in range(size):
+        for column in range(size):
+            nearest: tuple[float, int, np.ndarray] | None = None
+            for number, corners in enumerate(triangles.tolist()):
+                a, b, c = (points[0, k].double().numpy() for k in corners)
+                matrix = np.array([[a[0], b[0], c[0]], [a[1], b[1], c[1]], [1, 1, 1]])
+                area = np.linalg.det(matrix)
+                if abs(area) < 1e-6 or (area < 0 and not two_sided[number]):
+                    continue
+                weight = np.linalg.solve(matrix, [column + 0.5, row + 0.5, 1])
+                if weight.min() < 0:
+                    continue
+                inverse = weight / depth[0, corners].double().numpy()
+                if nearest is None or 1 / inverse.sum() < nearest[0]:
+                    nearest = (1 / inverse.sum(), number, inverse / inverse.sum())
+            pixel = row * size + column
+            assert (pixel in found) == (nearest is not None)
+            if nearest is not None:
+                assert found[pixel][0] == nearest[1]
+                np.testing.assert_allclose(found[pixel][1].numpy(), nearest[2], atol=1e-4)
+
+
+def test_rendering_into_a_crop_is_cropping_the_photograph() -> None:
+    """Straight into the quad, or photograph first and then the aligner's crop: the same picture, softness apart."""
+    faces = factors.sample(2, [3, 4], [0, 0])
+    units = photograph_landmarks(faces).numpy()
+    quads = np.stack([quad_from_landmarks(points) for points in units])
+    direct = as_bytes(render(faces, 64, 3, torch.from_numpy(quads).float()).images).astype(float)
+    photographs = as_bytes(render(faces, 256, 2).images)
+    for number in range(2):
+        from PIL import Image
+
+        cut = crop(Image.fromarray(photographs[number]), quads[number] * 256 - 0.5, 64)
+        assert np.abs(np.asarray(cut, dtype=float) - direct[number]).mean() < 5
+        # A shift by one pixel would be seen.
+        moved = crop(Image.fromarray(photographs[number]), quads[number] * 256 + 6, 64)
+        assert np.abs(np.asarray(moved, dtype=float) - direct[number]).mean() > 5
+
+
+def test_inner_landmarks_lie_on_the_face() -> None:
+    """Brows, nose, eyes and mouth of nearly frontal faces are inside the mask of the face."""
+    faces = with_attributes(factors.sample(5, list(range(12)), [0] * 12), yaw_deg=0.1, pitch_deg=0, glasses=-1)
+    made = render(faces, 128, 1)
+    inside = [
+        float(made.face_mask[n, 0, int(y + 0.5), int(x + 0.5)])
+        for n in range(12)
+        for x, y in made.landmarks_px[n, 27:].tolist()
+    ]
+    assert np.mean(inside) > 0.97
+
+
+def test_pose_signs() -> None:
+    """Yaw takes the nose to the right of the picture, pitch upwards; roll turns clockwise."""
+    face = with_attributes(factors.sample(5, [0], [0]), yaw_deg=0, pitch_deg=0, roll_deg=0)
+
+    def nose(**values: float) -> Tensor:
+        points = photograph_landmarks(with_attributes(face, **values))[0]
+        return points[30] - points[36:48].mean(0)
+
+    assert nose(yaw_deg=0.8)[0] > nose()[0] + 0.01
+    assert nose(pitch_deg=0.9)[1] < nose()[1]
+    eyes = photograph_landmarks(with_attributes(face, roll_deg=0.8))[0]
+    assert eyes[42:48].mean(0)[1] > eyes[36:42].mean(0)[1] + 0.01
+
+
+def test_expression_moves_what_it_names() -> None:
+    """An open jaw parts the lips, a smile lifts the corners, a blink closes the eye in the picture's left."""
+    face = with_attributes(
+        factors.sample(6, [1], [0]), yaw_deg=0, pitch_deg=0, roll_deg=0, jaw_open=-1, smile=-0.25, blink_left=-1
+    )
+
+    def points(**values: float) -> Tensor:
+        return photograph_landmarks(with_attributes(face, **values))[0]
+
+    assert points(jaw_open=1)[66, 1] - points(jaw_open=1)[62, 1] > points()[66, 1] - points()[62, 1] + 0.01
+    assert points(smile=1)[48, 1] < points()[48, 1]
+    opening = points()[41, 1] - points()[37, 1]
+    assert points(blink_left=1)[41, 1] - points(blink_left=1)[37, 1] < 0.3 * opening
+    assert torch.equal(points(blink_left=1)[42:48], points()[42:48])
+
+
+def test_identity_moves_landmarks_and_looks_do_not() -> None:
+    """Shape belongs to identity: changed looks leave all landmarks where they are."""
+    first, second = factors.sample(1, [0], [0]), factors.sample(1, [1], [0])
+    other_looks = Factors(first.identity, second.looks, first.attributes)
+    assert torch.equal(photograph_landmarks(other_looks), photograph_landmarks(first))
+    other_identity = Factors(second.identity, first.looks, first.attributes)
+    assert (photograph_landmarks(other_identity) - photograph_landmarks(first)).norm(dim=-1).mean() > 0.005
+
+
+@pytest.mark.photos
+@pytest.mark.slow
+def test_a_real_detector_finds_the_faces(detector_file: Path) -> None:
+    """YuNet, which nobody trained on these pictures, finds the face in at least 99 % of 500 renders at 256 px."""
+    from PIL import Image
+
+    detector = Yunet(detector_file)
+    found = 0
+    for first in range(0, 500, 25):
+        persons = list(range(first, first + 25))
+        for picture in as_bytes(render(factors.sample(11, persons, [0] * 25), 256, 1).images):
+            found += any(face.score >= 0.6 for face in detector.detect(Image.fromarray(picture)))
+    assert found >= 495
