@@ -89,7 +89,7 @@ class Align(Section):
     detector: Literal["annotations", "yunet"] = Field(description="annotations ship with a source; yunet finds faces")
     size_px: int = Field(64, ge=16, le=1024, description="side of the aligned face")
     min_score: Probability = Field(0.6, description="faces that the detector trusts less are not used")
-    min_face_px: int = Field(40, ge=8, description="smallest accepted side of a detected face")
+    min_face_px: int = Field(40, ge=8, description="smallest accepted longer side of a detected face")
     several_faces: Literal["largest", "all", "quarantine"] = "largest"
     max_pixels: int = Field(100_000_000, ge=1_000_000, description="larger pictures are refused, not decoded")
     workers: int = Field(2, ge=1)
@@ -191,6 +191,7 @@ class Training(Section):
     steps: int = Field(ge=1)
     batch_size: int = Field(ge=2, description="pictures a step, over all workers")
     workers: int = Field(2, ge=1, description="Ray Train workers")
+    ray_address: str | None = Field(None, description="a running Ray cluster, e.g. auto; null starts one here")
     gpus_per_worker: float = Field(0, ge=0, le=1, description="1 on a GPU machine")
     cpus_per_worker: float = Field(1, gt=0)
     learning_rate: float = Field(4e-5, gt=0)
@@ -341,5 +342,5 @@ def load(path: Path = Path("params.yaml")) -> Config:
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist: run in the project's folder, or name a file") from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     return from_mapping(values, str(path))

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from styleblend.perception import frozen
-from styleblend.perception.layers import residual_trunk, resized
+from styleblend.perception.layers import plain_trunk, resized
 
 POSE_SCALE_DEG = 20.0  # a network learns best on numbers of about 1
 
@@ -16,11 +16,11 @@ POSE_SCALE_DEG = 20.0  # a network learns best on numbers of about 1
 class AttributeNetwork(nn.Module):
     """Aligned faces to (yaw, pitch, roll) and expression coefficients."""
 
-    def __init__(self, name: str, widths: list[int], blocks: list[int], coefficients: int, side_px: int) -> None:
+    def __init__(self, name: str, widths: list[int], coefficients: int, side_px: int) -> None:
         super().__init__()
         self.name = name
         self.side_px = side_px
-        self.trunk = residual_trunk(widths, blocks)
+        self.trunk = plain_trunk(widths)
         cells = (side_px // 2 ** len(widths)) ** 2
         self.head = nn.Linear(widths[-1] * cells, 3 + coefficients)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from styleblend.perception import frozen
-from styleblend.perception.layers import residual_trunk, resized
+from styleblend.perception.layers import plain_trunk, resized
 
 # AFLW's 19 points from iBUG's 68 (0-based): means over each tuple. The choice of eye and mouth centres is ours.
 GROUPS_19: tuple[tuple[int, ...], ...] = (
@@ -25,11 +25,11 @@ GROUPS_19: tuple[tuple[int, ...], ...] = (
 class LandmarkNetwork(nn.Module):
     """Aligned faces to 68 points by regression."""
 
-    def __init__(self, name: str, widths: list[int], blocks: list[int], side_px: int) -> None:
+    def __init__(self, name: str, widths: list[int], side_px: int) -> None:
         super().__init__()
         self.name = name
         self.side_px = side_px
-        self.trunk = residual_trunk(widths, blocks)
+        self.trunk = plain_trunk(widths)
         cells = (side_px // 2 ** len(widths)) ** 2
         self.head = nn.Linear(widths[-1] * cells, 136)
 

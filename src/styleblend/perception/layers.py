@@ -13,10 +13,10 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(width_in, width, 3, stride, 1, bias=False)
         self.norm1 = nn.BatchNorm2d(width)
-        self.act1 = nn.PReLU(width)
+        self.act1 = nn.LeakyReLU(0.1)
         self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
         self.norm2 = nn.BatchNorm2d(width)
-        self.act2 = nn.PReLU(width)
+        self.act2 = nn.LeakyReLU(0.1)
         self.shortcut = (
             nn.Identity()
             if stride == 1 and width_in == width
@@ -31,7 +31,7 @@ class ResidualBlock(nn.Module):
 
 def residual_trunk(widths: list[int], blocks: list[int]) -> nn.Sequential:
     """[N, 3, S, S] -> [N, widths[-1], S / 2^len(widths), ...]: a stride-2 stem, then one stage a width."""
-    layers: list[nn.Module] = [nn.Conv2d(3, widths[0], 4, 2, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.PReLU(widths[0])]
+    layers: list[nn.Module] = [nn.Conv2d(3, widths[0], 4, 2, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.LeakyReLU(0.1)]
     width_in = widths[0]
     for stage, (width, count) in enumerate(zip(widths, blocks, strict=True)):
         for block in range(count):

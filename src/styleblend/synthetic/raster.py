@@ -33,7 +33,8 @@ def rasterize(points_px: Tensor, depth: Tensor, triangles: Tensor, two_sided: Te
         size_px: side of the pictures
     """
     n, vertices, _ = points_px.shape
-    corners = points_px[:, triangles]  # [N, T, 3, 2]
+    # index_select is several times faster than indexing with a tensor.
+    corners = points_px.index_select(1, triangles.flatten()).reshape(n, -1, 3, 2)
     edge1, edge2 = corners[:, :, 1] - corners[:, :, 0], corners[:, :, 2] - corners[:, :, 0]
     area = edge1[..., 0] * edge2[..., 1] - edge1[..., 1] * edge2[..., 0]
     low = corners.amin(2).sub(0.5).ceil().clamp(0, size_px)
@@ -46,20 +47,22 @@ def rasterize(points_px: Tensor, depth: Tensor, triangles: Tensor, two_sided: Te
     count = box.prod(-1)
     # Every (triangle, pixel of its box) becomes one candidate; boxes may be of any size.
     owner = torch.repeat_interleave(torch.arange(len(count), device=count.device), count)
-    offset = torch.arange(len(owner), device=count.device) - (count.cumsum(0) - count)[owner]
-    width = box[owner, 0]
-    x = box_low[owner, 0] + (offset % width) + 0.5
-    y = box_low[owner, 1] + torch.div(offset, width, rounding_mode="floor") + 0.5
-    a, b, c = corners[picture, row].unbind(1)
-    area_kept = area[picture, row]
-    weight_b = _weight(x, y, c[owner], a[owner]) / area_kept[owner]
-    weight_c = _weight(x, y, a[owner], b[owner]) / area_kept[owner]
+    offset = torch.arange(len(owner), device=count.device) - (count.cumsum(0) - count).index_select(0, owner)
+    width = box[:, 0].index_select(0, owner)
+    x = box_low[:, 0].index_select(0, owner) + (offset % width) + 0.5
+    y = box_low[:, 1].index_select(0, owner) + torch.div(offset, width, rounding_mode="floor") + 0.5
+    ax, ay, bx, by, cx, cy = corners[picture, row].reshape(-1, 6).T.contiguous().index_select(1, owner)
+    total = area[picture, row].index_select(0, owner)
+    weight_b = _weight(x, y, cx, cy, ax, ay) / total
+    weight_c = _weight(x, y, ax, ay, bx, by) / total
     weight_a = 1 - weight_b - weight_c
     inside = (weight_a >= 0) & (weight_b >= 0) & (weight_c >= 0)
     owner, x, y = owner[inside], x[inside], y[inside]
     screen = torch.stack([weight_a[inside], weight_b[inside], weight_c[inside]], dim=1)
     picture, row = picture[owner], row[owner]
-    inverse = screen / depth[picture[:, None], triangles[row]]
+    inverse = screen / depth.flatten().index_select(
+        0, (picture[:, None] * vertices + triangles[row]).flatten()
+    ).reshape(-1, 3)
     distance = 1 / inverse.sum(1)
     pixel = (picture * size_px + y.long()) * size_px + x.long()
     # Depth in the high bits and the candidate in the low ones: one scatter finds the nearest and who it is.
@@ -71,6 +74,6 @@ def rasterize(points_px: Tensor, depth: Tensor, triangles: Tensor, two_sided: Te
     return Fragments(pixel[seen], picture[seen], row[seen], barycentric)
 
 
-def _weight(x: Tensor, y: Tensor, start: Tensor, end: Tensor) -> Tensor:
-    """Twice the signed area of (start, end, point)."""
-    return (end[:, 0] - start[:, 0]) * (y - start[:, 1]) - (end[:, 1] - start[:, 1]) * (x - start[:, 0])
+def _weight(x: Tensor, y: Tensor, ax: Tensor, ay: Tensor, bx: Tensor, by: Tensor) -> Tensor:
+    """Twice the signed area of (a, b, point)."""
+    return (bx - ax) * (y - ay) - (by - ay) * (x - ax)

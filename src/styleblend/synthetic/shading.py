@@ -73,7 +73,9 @@ def face(point: Tensor, f: Values, softness: float) -> Tensor:
     colour = colour * (1 - 0.30 * g["forehead_lines"].clamp(min=0) * lines.clamp(min=0) * facing)[:, None]
     fold = x.abs() - (0.17 + 0.55 * (-0.26 - y).clamp(min=0) + 0.03 * g["smile"])
     fold_depth = (g["nasolabial_lines"] + 0.4 * g["smile"]).clamp(0, 1.2)
-    colour = colour * (1 - 0.32 * fold_depth * bump(fold, 0.025) * ramp(-y, 0.24, 0.32) * (1 - ramp(-y, 0.5, 0.62)))[:, None]
+    colour = (
+        colour * (1 - 0.32 * fold_depth * bump(fold, 0.025) * ramp(-y, 0.24, 0.32) * (1 - ramp(-y, 0.5, 0.62)))[:, None]
+    )
     for side in (-1.0, 1.0):
         u, v = (part[:, 0] for part in head.eye_local(x[:, None], y[:, None], f, side))
         bag = bump(v + 0.10 + 0.03 * u**2, 0.03) * ramp(-u.abs(), -1.1, -0.4)
@@ -183,10 +185,12 @@ def background_at(x: Tensor, y: Tensor, f: Values) -> Tensor:
     """The same at places of the photograph, x and y in [-1, 1]; values are broadcast columns [N, 1, 1]."""
     turned = x * f["background_angle"].cos() + y * f["background_angle"].sin()
     across = y * f["background_angle"].cos() - x * f["background_angle"].sin()
-    mix = 0.5 + 0.4 * turned + f["background_contrast"] * torch.sin(
-        f["background_waves"] * turned + f["background_phase"] + 1.5 * torch.sin(2 * across)
+    mix = (
+        0.5
+        + 0.4 * turned
+        + f["background_contrast"]
+        * torch.sin(f["background_waves"] * turned + f["background_phase"] + 1.5 * torch.sin(2 * across))
     )
     mix = mix.clamp(0, 1)
     channels = [torch.lerp(f[f"background0_{c}"], f[f"background1_{c}"], mix) for c in "rgb"]
     return torch.stack(channels, dim=1)
-

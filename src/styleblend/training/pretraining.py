@@ -317,16 +317,19 @@ def as_written(network: Network) -> Network:
     return network.half().float()
 
 
-RESIDUAL = {"widths": [32, 48, 96, 160], "blocks": [1, 1, 2, 2], "side_px": SIDE_PX}
-GEOMETRY = {"widths": [24, 32, 64, 128], "blocks": [1, 1, 1, 1], "side_px": SIDE_PX}
 ARCHITECTURES: dict[str, dict[str, Any]] = {
-    "identity": {"name": "small_identity", "trunk": "residual", "embedding": 128, **RESIDUAL},
+    "identity": {
+        "name": "small_identity", "trunk": "residual", "embedding": 128, "widths": [32, 48, 96, 160],
+        "blocks": [1, 1, 2, 2], "side_px": SIDE_PX,
+    },
     "identity_judge": {
         "name": "small_judge", "trunk": "plain", "embedding": 96, "widths": [32, 64, 96, 128], "blocks": [],
         "side_px": SIDE_PX,
     },
-    "landmarks": {"name": "small_landmarks", **GEOMETRY},
-    "attributes": {"name": "small_attributes", "coefficients": len(EXPRESSION), **GEOMETRY},
+    "landmarks": {"name": "small_landmarks", "widths": [16, 32, 64, 128], "side_px": SIDE_PX},
+    "attributes": {
+        "name": "small_attributes", "coefficients": len(EXPRESSION), "widths": [24, 48, 96, 128], "side_px": SIDE_PX,
+    },
 }  # fmt: skip
 
 
@@ -389,7 +392,7 @@ def pretrain(cfg: Pretrain, model: Model, state: Path, out: Path) -> dict[str, d
     points = {"landmark_nme": errors.pop("landmark_nme")}
     keep(geometry.points, "landmarks", ARCHITECTURES["landmarks"], cfg.seed + 2, cfg.geometry_steps, **points)
     keep(geometry.attributes, "attributes", ARCHITECTURES["attributes"], cfg.seed + 2, cfg.geometry_steps, **errors)
-    autoencoder = as_written(train_autoencoder(model, learned, cfg.autoencoder_steps, state, cfg.seed + 3))
+    autoencoder = as_written(train_autoencoder(model, judged, cfg.autoencoder_steps, state, cfg.seed + 3))
     psnr = reconstruction_psnr_db(autoencoder, test_own)
     sizes = model.model_dump(mode="json")
     for role, part in (("encoder", autoencoder.encoder), ("decoder", autoencoder.decoder)):

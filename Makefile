@@ -1,0 +1,69 @@
+# make help lists what there is. Everything runs in .venv, which `make setup` makes once.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+READY := .venv/.ready
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+unexport VIRTUAL_ENV PYTHONPATH
+# One thread a process: on few cores more threads wait for each other. Override it: OMP_NUM_THREADS=8 make demo
+export OMP_NUM_THREADS ?= 1
+export OMP_WAIT_POLICY ?= passive
+# No tool reports home.
+export DO_NOT_TRACK := 1
+export DVC_NO_ANALYTICS := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+export RAY_USAGE_STATS_ENABLED := 0
+export GX_ANALYTICS_ENABLED := False
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export PREFECT_HOME ?= $(CURDIR)/.state/prefect
+
+.PHONY: help setup demo test lint ui serve clean
+
+help:  ## list these targets
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 15
+
+setup: $(READY)  ## make .venv with the tested set of packages (Python 3.11)
+
+$(READY): requirements.lock pyproject.toml
+	@for python in $${PYTHON:-} python3.11 python3 python; do \
+		if $$python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then found=$$python; break; fi; \
+	done; \
+	if [ -z "$${found:-}" ]; then \
+		echo "Python 3.11 was not found: install it, or name it: make setup PYTHON=/path/to/python3.11" >&2; exit 1; \
+	fi; \
+	[ -x .venv/bin/python ] || $$found -m venv .venv; \
+	echo "installing into .venv (some GB, some minutes the first time)"; \
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock; \
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .; \
+	touch $(READY)
+
+demo: setup  ## run the whole pipeline with params.yaml, then say what came out
+	styleblend check
+	dvc repro
+	@styleblend report
+
+test: lint  ## lint, types and all tests
+	pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
+
+lint: setup  ## lint and types
+	ruff check .
+	ruff format --check .
+	mypy
+
+ui: setup  ## open MLflow on http://127.0.0.1:5000
+	@store=$$(python -c 'from styleblend.config import load; print(load().tracking.uri)'); \
+	case $$store in http*) echo "MLflow runs at $$store already: tracking.uri of params.yaml says so"; exit 0;; esac; \
+	echo "MLflow: http://127.0.0.1:5000 (choose 'Model training' on top; Ctrl-C ends it)"; \
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false exec mlflow server --backend-store-uri "$$store" \
+		--default-artifact-root ./mlruns --host 127.0.0.1 --port 5000 --workers 1
+
+serve: setup  ## retrain on the schedule of params.yaml; Prefect on http://127.0.0.1:4200
+	@mkdir -p "$$PREFECT_HOME"; \
+	prefect server start --host 127.0.0.1 --port 4200 & server=$$!; \
+	trap 'kill $$server 2>/dev/null; wait $$server 2>/dev/null || true' EXIT; \
+	PREFECT_API_URL=http://127.0.0.1:4200/api python flows/retrain.py --serve
+
+clean:  ## remove what the pipeline made; MLflow's records and the environment stay
+	rm -rf .state data/raw data/faces data/perceived.parquet data/splits data/models data/pretrained/networks reports
+	rm -rf .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,122 @@
+"""The command `styleblend`: change settings, check them, see what came out, use the model."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from styleblend import config, presets
+from styleblend.errors import StyleBlendError
+
+NETWORKS = Path("data/pretrained/networks")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one subcommand. A user's mistake is one line and exit code 1; a wrong command line is 2."""
+    given = _parser().parse_args(argv)
+    try:
+        given.run(given)
+    except StyleBlendError as error:
+        sys.exit(f"styleblend {given.command}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(f"styleblend {given.command}: stopped")
+
+
+def check(given: argparse.Namespace) -> None:
+    """Check params.yaml and that the folders it names are there."""
+    from styleblend.data.sources import list_pictures
+
+    cfg = config.load(given.params)
+    for source in cfg.download.sources:
+        if isinstance(source, config.FolderSource):
+            print(f"check: {source.path}: {len(list_pictures(source.path))} pictures")
+    if not cfg.download.origin.exists():
+        raise StyleBlendError(f"download.origin {cfg.download.origin} does not exist: name what the pictures come from")
+    mirror = cfg.pretrained.mirror
+    if mirror is not None and not mirror.is_dir():
+        raise StyleBlendError(f"pretrained.mirror {mirror} is no folder: name one with pretrained files, or null")
+    print(f"check: {given.params} is in order")
+
+
+def preset(given: argparse.Namespace) -> None:
+    """Apply a preset to params.yaml and say what changed."""
+    lines = presets.apply(
+        given.name,
+        given.params,
+        given.params.parent / "presets",
+        folder=given.folder,
+        mirror=given.mirror,
+        licence=given.licence,
+        terms=given.terms,
+    )
+    print("\n".join(lines) or f"{given.params} had these values already")
+    if lines:
+        print("now run: dvc repro (`styleblend preset none` goes back)")
+
+
+def swap(given: argparse.Namespace) -> None:
+    """Swap the face of one picture into another and mark the result."""
+    # torch and MLflow take seconds to import, and no other subcommand needs them.
+    from styleblend import provenance, swapping
+
+    provenance.picture_format(given.output)
+    cfg = config.load(given.params)
+    source, target = (swapping.read_picture(path, cfg.align.max_pixels) for path in (given.source, given.target))
+    detector = None if given.aligned else swapping.find_detector(cfg, given.detector_weights, NETWORKS)
+    model, name = swapping.find_model(cfg.tracking, given.model)
+    if detector is None:
+        swapped = swapping.swap_aligned(source, target, model)
+    else:
+        swapped = swapping.swap(
+            source, target, model, detector, source_face=given.source_face, target_face=given.target_face
+        )
+    provenance.save_picture(swapped, given.output, model=name, kind="swap")
+    print(f"{given.output}: {swapped.width}x{swapped.height} px by {name}, marked as synthetic")
+
+
+def report(given: argparse.Namespace) -> None:
+    """Say in a few lines what the last run made, how good it is and where to look."""
+    from styleblend import reporting
+
+    print(reporting.closing_lines(Path("reports")))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="styleblend", description="Face swapping by style blending.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--params", type=Path, default=Path("params.yaml"), help="settings (default: %(default)s)")
+
+    add = commands.add_parser("check", parents=[common], help="check params.yaml and the folders that it names")
+    add.set_defaults(run=check)
+
+    add = commands.add_parser(
+        "preset", parents=[common], help="change params.yaml to a preset: photos, standard, paper"
+    )
+    add.add_argument("name", help="file below presets/ without its ending; none takes a preset back")
+    add.add_argument("--folder", type=Path, help="folder with your photographs, in any nesting")
+    add.add_argument("--mirror", type=Path, help="folder with pretrained files, where there is no internet")
+    add.add_argument("--licence", help="licence of the photographs, as their owner states it")
+    add.add_argument("--terms", help="what may be done with them: consent, purpose, limits")
+    add.set_defaults(run=preset)
+
+    add = commands.add_parser("swap", parents=[common], help="put the source's identity into the target's face")
+    add.add_argument("source", type=Path, help="picture whose face gives the identity")
+    add.add_argument("target", type=Path, help="picture that keeps pose, expression, light and background")
+    add.add_argument("-o", "--output", type=Path, required=True, help="picture to write: .png, .jpg")
+    add.add_argument("--model", help="folder, alias or number of a version (default: champion, else candidate)")
+    add.add_argument("--detector-weights", type=Path, metavar="FILE", help="YuNet's ONNX file")
+    add.add_argument("--source-face", type=int, metavar="NUMBER", help="which face, from the left, from 0")
+    add.add_argument("--target-face", type=int, metavar="NUMBER", help="which face, from the left, from 0")
+    add.add_argument("--aligned", action="store_true", help="both pictures are aligned faces: no detection")
+    add.set_defaults(run=swap)
+
+    add = commands.add_parser("report", parents=[common], help="what the last run made, in a few lines")
+    add.set_defaults(run=report)
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,235 @@
+"""Expectations on the data, checked by Great Expectations; what fails becomes a readable list."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from styleblend.config import Validate
+
+EXAMPLES = 5
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One expectation on a column that does not hold.
+
+    rule: what is expected; observed: what was found; examples: ids of some faces that do not meet it.
+    """
+
+    suite: str
+    column: str
+    rule: str
+    observed: str
+    examples: tuple[str, ...]
+
+    def __str__(self) -> str:
+        ids = f" (for example {', '.join(self.examples)})" if self.examples else ""
+        return f"{self.suite}: {self.column} {self.rule}: {self.observed}{ids}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """Result of all suites: how many expectations were checked, and those that failed."""
+
+    checked: int
+    failures: tuple[Failure, ...]
+    results: dict[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """For validation.json."""
+        return {
+            "success": not self.failures,
+            "checked": self.checked,
+            "failed": [str(failure) for failure in self.failures],
+            "suites": self.results,
+        }
+
+
+def tables(
+    faces: Path, manifest: pd.DataFrame, quarantine: pd.DataFrame, perceived: pd.DataFrame
+) -> dict[str, pd.DataFrame]:
+    """The flat tables that the suites check: a row a face, a row a perceived face, a row for the run."""
+    measured = set(perceived["face_id"])
+    seen = pd.DataFrame(
+        {
+            "face_id": manifest["face_id"],
+            "licence": manifest["licence"],
+            "terms": manifest["terms"],
+            "score": manifest["score"],
+            "picture": [
+                _state(faces / path, size) for path, size in zip(manifest["path"], manifest["size_px"], strict=True)
+            ],
+            "is_perceived": manifest["face_id"].isin(measured),
+        }
+    )
+    landmarks = _rows(perceived["landmarks"])
+    measures = pd.DataFrame(
+        {
+            "face_id": perceived["face_id"],
+            "is_in_manifest": perceived["face_id"].isin(set(manifest["face_id"])),
+            "identity_length": np.linalg.norm(_rows(perceived["identity"]), axis=1),
+            "judge_length": np.linalg.norm(_rows(perceived["judge"]), axis=1),
+            "landmark_smallest": landmarks.min(axis=1, initial=np.inf),
+            "landmark_largest": landmarks.max(axis=1, initial=-np.inf),
+            "expression_largest": np.abs(_rows(perceived["expression"])).max(axis=1, initial=0.0),
+            "yaw_deg": perceived["yaw_deg"],
+            "pitch_deg": perceived["pitch_deg"],
+            "roll_deg": perceived["roll_deg"],
+            "sharpness": perceived["sharpness"],
+        }
+    )
+    # One picture may give several faces, so inputs are counted by their path.
+    inputs = manifest["raw_path"].nunique() + len(quarantine)
+    run = pd.DataFrame(
+        {"faces": [len(manifest)], "pictures": [inputs], "quarantined": [len(quarantine) / max(1, inputs)]}
+    )
+    return {"manifest": seen, "perceived": measures, "run": run}
+
+
+def _rows(column: pd.Series) -> np.ndarray:
+    return np.stack(column.to_list()).astype(np.float64) if len(column) else np.zeros((0, 1))
+
+
+def _state(path: Path, size_px: int) -> str:
+    """`whole` for a readable square RGB picture of `size_px`, else what is wrong."""
+    try:
+        with Image.open(path) as image:
+            if image.size != (size_px, size_px) or image.mode != "RGB":
+                return f"{image.mode} {image.width}x{image.height}"
+            image.load()
+    except OSError as error:
+        return "missing" if isinstance(error, FileNotFoundError) else "unreadable"
+    return "whole"
+
+
+def check(data: dict[str, pd.DataFrame], cfg: Validate, docs: Path) -> Report:
+    """Run the suites on `tables` and write Great Expectations' data docs to `docs`."""
+    # Read when the package is imported: no usage statistics leave the machine.
+    os.environ["GX_ANALYTICS_ENABLED"] = "False"
+    import great_expectations as gx
+
+    with tempfile.TemporaryDirectory(prefix="great_expectations_") as project:
+        context = gx.get_context(mode="file", project_root_dir=project)
+        context.variables.progress_bars = {"globally": False}  # type: ignore[assignment]
+        for site in list(context.get_site_names()):
+            context.delete_data_docs_site(site_name=site)
+        store = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(docs.absolute())}
+        context.add_data_docs_site(
+            site_name="reports",
+            site_config={
+                "class_name": "SiteBuilder",
+                "store_backend": store,
+                "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
+            },
+        )
+        datasource = context.data_sources.add_or_update_pandas(name="styleblend")
+        failures: list[Failure] = []
+        results: dict[str, Any] = {}
+        checked = 0
+        for name, expectations in suites(cfg).items():
+            batch = datasource.add_dataframe_asset(name=name).add_batch_definition_whole_dataframe(name)
+            suite = context.suites.add(gx.ExpectationSuite(name=name, expectations=expectations))
+            definition = context.validation_definitions.add(gx.ValidationDefinition(name=name, data=batch, suite=suite))
+            checkpoint = context.checkpoints.add(
+                gx.Checkpoint(
+                    name=name,
+                    validation_definitions=[definition],
+                    result_format={
+                        "result_format": "SUMMARY",
+                        "partial_unexpected_count": EXAMPLES,
+                        **({"unexpected_index_column_names": ["face_id"]} if "face_id" in data[name] else {}),
+                    },
+                )
+            )
+            outcome = checkpoint.run(batch_parameters={"dataframe": data[name]})
+            results[name] = json.loads(outcome.describe())
+            for run in outcome.run_results.values():
+                checked += len(run.results)
+                failures += [_failure(name, found.to_json_dict()) for found in run.results if not found.success]
+        context.build_data_docs()
+    return Report(checked, tuple(failures), results)
+
+
+def suites(cfg: Validate) -> dict[str, list[Any]]:
+    """The expectations of each table, with the limits of `cfg`; `mostly` holds for measured ranges only."""
+    from great_expectations import expectations
+
+    gxe: Any = expectations  # its types do not say what it exports
+
+    def between(column: str, low: float | None, high: float | None, mostly: float = 1.0) -> Any:
+        return gxe.ExpectColumnValuesToBeBetween(column=column, min_value=low, max_value=high, mostly=mostly)
+
+    def given(column: str) -> list[Any]:
+        return [
+            gxe.ExpectColumnValuesToNotBeNull(column=column),
+            gxe.ExpectColumnValuesToMatchRegex(column=column, regex=r"\S"),
+        ]
+
+    def true(column: str) -> Any:
+        return gxe.ExpectColumnValuesToBeInSet(column=column, value_set=[True])
+
+    unit = (0.999, 1.001)
+    # Not-null checks also catch NaN, which ranges pass over.
+    numbers = ["identity_length", "judge_length", "landmark_smallest", "landmark_largest"]
+    numbers += ["expression_largest", "yaw_deg", "pitch_deg", "roll_deg", "sharpness"]
+    return {
+        "manifest": [
+            gxe.ExpectColumnValuesToNotBeNull(column="face_id"),
+            gxe.ExpectColumnValuesToBeUnique(column="face_id"),
+            *given("licence"),
+            *given("terms"),
+            between("score", 0, 1),
+            gxe.ExpectColumnValuesToBeInSet(column="picture", value_set=["whole"]),
+            true("is_perceived"),
+        ],
+        "perceived": [
+            gxe.ExpectColumnValuesToBeUnique(column="face_id"),
+            true("is_in_manifest"),
+            *(gxe.ExpectColumnValuesToNotBeNull(column=name) for name in numbers),
+            between("identity_length", *unit),
+            between("judge_length", *unit),
+            # Points of a turned or cut-off face may leave the crop a little.
+            between("landmark_smallest", -0.5, None, cfg.mostly),
+            between("landmark_largest", None, 1.5, cfg.mostly),
+            between("expression_largest", 0, 1e3),
+            between("yaw_deg", -cfg.max_abs_yaw_deg, cfg.max_abs_yaw_deg, cfg.mostly),
+            between("pitch_deg", -90, 90, cfg.mostly),
+            between("roll_deg", -180, 180),
+            between("sharpness", cfg.min_sharpness, None, cfg.mostly),
+        ],
+        "run": [between("faces", cfg.min_faces, None), between("quarantined", 0, cfg.max_quarantined)],
+    }
+
+
+def _failure(suite: str, result: dict[str, Any]) -> Failure:
+    config, found = result["expectation_config"], result["result"]
+    settings = {
+        key: value
+        for key, value in config["kwargs"].items()
+        if key not in ("batch_id", "column") and not (key == "mostly" and value == 1.0)
+    }
+    limits = ", ".join(f"{key} {value}" for key, value in settings.items())
+    column = str(config["kwargs"].get("column", "table"))
+    rule = str(config["type"]).removeprefix("expect_column_values_").replace("_", " ")
+    rule += f" ({limits})" if limits else ""
+    # One dictionary, or one for each metric that the expectation needed.
+    errors = result.get("exception_info") or {}
+    for error in [errors] if "raised_exception" in errors else errors.values():
+        if error["raised_exception"]:
+            message = " ".join(str(error["exception_message"]).split())
+            return Failure(suite, column, rule, f"not checked: {message}", ())
+    failed, total = int(found.get("unexpected_count", 0)), int(found.get("element_count", 0))
+    rows = found.get("partial_unexpected_index_list") or []
+    ids = tuple(str(row["face_id"]) for row in rows if isinstance(row, dict))[:EXAMPLES]
+    if suite == "run":
+        return Failure(suite, column, rule, f"it is {found.get('partial_unexpected_list', ['?'])[0]}", ())
+    return Failure(suite, column, rule, f"{failed} of {total} faces do not", ids)

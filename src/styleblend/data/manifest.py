@@ -1,0 +1,245 @@
+"""From raw pictures to aligned faces: every input ends in the manifest, or in quarantine with a reason."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from PIL import Image, ImageOps
+
+from styleblend.config import Align
+from styleblend.data.sources import read_index, write_rows
+from styleblend.data.workers import spread
+from styleblend.errors import StyleBlendError
+from styleblend.files import sha256, whole_folder
+from styleblend.perception.alignment import AlignmentError, crop, quad_from_landmarks
+from styleblend.perception.detection import Detection, Yunet, annotated
+from styleblend.provenance import save_picture
+
+MANIFEST = pa.schema(
+    [
+        ("face_id", pa.string()),
+        ("source", pa.string()),
+        ("path", pa.string()),
+        ("raw_path", pa.string()),
+        ("raw_sha256", pa.string()),
+        ("raw_width", pa.int64()),
+        ("raw_height", pa.int64()),
+        ("url", pa.string()),
+        ("licence", pa.string()),
+        ("terms", pa.string()),
+        ("person", pa.string()),
+        ("detector", pa.string()),
+        ("score", pa.float64()),
+        ("quad", pa.list_(pa.float32())),
+        ("size_px", pa.int64()),
+        ("render_seed", pa.int64()),
+        ("render_person", pa.int64()),
+        ("render_picture", pa.int64()),
+    ]
+)
+QUARANTINE = pa.schema([("source", pa.string()), ("raw_path", pa.string()), ("reason", pa.string())])
+
+
+class UnusablePicture(Exception):
+    """A picture that gives no face. The message is the reason that stands in the quarantine."""
+
+
+@dataclass(frozen=True)
+class AlignTask:
+    """One raw picture: its row of the index, and where to read and write."""
+
+    row: dict[str, Any]
+    raw: Path
+    out: Path
+    detector_file: Path
+    cfg: Align
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one raw picture: manifest rows, or the reason why there are none."""
+
+    faces: list[dict[str, Any]]
+    reason: str | None
+
+
+def align_faces(raw: Path, networks: Path, out: Path, cfg: Align) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Write aligned faces, manifest.parquet and quarantine.parquet to `out`; return both tables.
+
+    Raises:
+        StyleBlendError: there is no index, the detector's file is missing, or no picture gives a face.
+    """
+    index = read_index(raw)
+    detector_file = networks / "detector.onnx"
+    if cfg.detector == "yunet":
+        Yunet(detector_file)  # a missing or wrong file is reported once, before any process starts
+    with whole_folder(out) as partial:
+        (partial / "images").mkdir()
+        rows: list[dict[str, Any]] = index.astype(object).where(index.notna(), None).to_dict("records")  # type: ignore[assignment]
+        tasks = [AlignTask(row, raw, partial, detector_file, cfg) for row in rows]
+        faces: list[dict[str, Any]] = []
+        refused: list[dict[str, Any]] = []
+        for row, outcome in zip(rows, spread(align_picture, tasks, cfg.workers, "align"), strict=True):
+            faces += outcome.faces
+            if outcome.reason is not None:
+                refused.append({"source": row["source"], "raw_path": row["path"], "reason": outcome.reason})
+        if not faces:
+            raise StyleBlendError(
+                f"no face found in any of the {len(rows)} pictures of {raw} (the first, "
+                f"{refused[0]['raw_path']}: {refused[0]['reason']}): give photographs that show faces, "
+                f"or lower align.min_score {cfg.min_score} or align.min_face_px {cfg.min_face_px}"
+            )
+        write_rows(faces, MANIFEST, partial / "manifest.parquet")
+        write_rows(refused, QUARANTINE, partial / "quarantine.parquet")
+    return read_manifest(out), read_quarantine(out)
+
+
+def read_manifest(faces: Path) -> pd.DataFrame:
+    """The faces of a folder that the stage align wrote.
+
+    Raises:
+        StyleBlendError: it is not there.
+    """
+    return _read(faces / "manifest.parquet")
+
+
+def read_quarantine(faces: Path) -> pd.DataFrame:
+    """The pictures that gave no face, with the reasons.
+
+    Raises:
+        StyleBlendError: it is not there.
+    """
+    return _read(faces / "quarantine.parquet")
+
+
+def _read(path: Path) -> pd.DataFrame:
+    if not path.is_file():
+        raise StyleBlendError(f"{path} is missing: run the stage align first")
+    return pd.read_parquet(path)
+
+
+def face_id(source: str, raw_path: str, number: int) -> str:
+    """Stable name of the `number`-th face (the largest is 0) of a raw picture."""
+    return f"{source}-{hashlib.sha256(f'{raw_path}#{number}'.encode()).hexdigest()[:12]}"
+
+
+def align_picture(task: AlignTask) -> Outcome:
+    """Find, crop and save the faces of one raw picture."""
+    row, cfg = task.row, task.cfg
+    cv2.setNumThreads(1)  # the processes are the parallelism
+    try:
+        image = open_picture(task.raw / row["path"], cfg.max_pixels)
+        if sha256(task.raw / row["path"]) != row["sha256"]:
+            raise UnusablePicture("changed since the download: its SHA-256 is not the index's")
+        faces = [_save_face(task, image, found, number) for number, found in enumerate(_choose(task, image))]
+    except (UnusablePicture, AlignmentError) as reason:
+        return Outcome([], " ".join(str(reason).split()))
+    return Outcome(faces, None)
+
+
+def open_picture(path: Path, max_pixels: int) -> Image.Image:
+    """An upright 8-bit RGB picture from any photograph: EXIF orientation, grey, palette, alpha, CMYK, 16 bit.
+
+    Transparent parts become white.
+
+    Raises:
+        UnusablePicture: not decodable, cut off, or of more than `max_pixels` pixels (then it is not decoded).
+    """
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of large and of slightly damaged files; the limit here is ours, damage is an error.
+            warnings.simplefilter("ignore")
+            with Image.open(path) as image:
+                if image.width * image.height > max_pixels:
+                    raise UnusablePicture(f"{image.width}x{image.height} px is more than align.max_pixels {max_pixels}")
+                image.load()
+                return _as_rgb(_upright(image))
+    except UnusablePicture:
+        raise
+    except Image.DecompressionBombError:
+        raise UnusablePicture("so many pixels that it may be a decompression bomb") from None
+    except Exception as error:
+        # Decoders meet arbitrary bytes here and answer with nearly any exception (OSError, SyntaxError,
+        # KeyError, struct.error, ...). None may end the run: the picture is quarantined, with their words.
+        reason = str(error).replace(str(path), "the file") or type(error).__name__
+        raise UnusablePicture(f"cannot be decoded: {reason}") from None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:
+        # A damaged EXIF block (again: any exception) is no reason to lose a picture that decodes.
+        return image
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise UnusablePicture(f"pixels of 32 bit (mode {image.mode}): save it with 8 or 16 bit")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+@lru_cache(maxsize=1)
+def _detector(path: Path, min_score: float) -> Yunet:
+    return Yunet(path, min_score)
+
+
+def _choose(task: AlignTask, image: Image.Image) -> list[Detection]:
+    """The faces to use, the largest first; at least one."""
+    cfg = task.cfg
+    if cfg.detector == "yunet":
+        found = _detector(task.detector_file, cfg.min_score).detect(image)
+    elif task.row["landmarks"] is None:
+        raise UnusablePicture("no annotated landmarks: set align.detector to yunet")
+    else:
+        found = [annotated(task.row["landmarks"])]
+    if not found:
+        raise UnusablePicture(f"no face found with a score of at least {cfg.min_score}")
+    large = [face for face in found if face.side_px >= cfg.min_face_px]
+    if not large:
+        side_px = max(face.side_px for face in found)
+        raise UnusablePicture(f"largest face is {side_px:.0f} px, under align.min_face_px {cfg.min_face_px}")
+    if cfg.several_faces == "quarantine" and len(large) > 1:
+        raise UnusablePicture(f"{len(large)} faces, and align.several_faces is quarantine")
+    return large if cfg.several_faces == "all" else large[:1]
+
+
+def _save_face(task: AlignTask, image: Image.Image, found: Detection, number: int) -> dict[str, Any]:
+    row, size_px = task.row, task.cfg.size_px
+    name = face_id(row["source"], row["path"], number)
+    # float32, as the manifest keeps it: the picture can be cut again exactly from its row.
+    quad = quad_from_landmarks(found.points_px).astype(np.float32)
+    face = crop(image, quad, size_px)
+    path = Path("images") / f"{name}.png"
+    if row["render_seed"] is not None:
+        save_picture(face, task.out / path, model="styleblend.synthetic", kind="rendered")
+    else:
+        face.save(task.out / path)
+    return {
+        **{key: row[key] for key in ("source", "url", "licence", "terms", "person")},
+        **{key: row[key] for key in ("render_seed", "render_person", "render_picture")},
+        "face_id": name,
+        "path": path.as_posix(),
+        "raw_path": row["path"],
+        "raw_sha256": row["sha256"],
+        "raw_width": image.width,
+        "raw_height": image.height,
+        "detector": task.cfg.detector,
+        "score": found.score,
+        "quad": quad.flatten().tolist(),
+        "size_px": size_px,
+    }

@@ -1,0 +1,240 @@
+"""Where pictures come from: faces rendered here, or a person's own folder of photographs.
+
+A source becomes `<raw>/<source>/images/...` and `<raw>/<source>/index.parquet`, one row a file: what it is,
+its SHA-256, its licence and terms, and for rendered faces the seed, person and picture that make it again.
+
+Finished pictures wait in a state folder, named after the source's settings, until every source is complete.
+DVC removes a stage's outputs before it runs: a partial output would not survive a kill, this folder does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from styleblend.config import Download, FolderSource, RenderedSource, Source
+from styleblend.data.workers import spread
+from styleblend.errors import StyleBlendError
+from styleblend.files import fingerprint, sha256, whole_file, whole_folder
+from styleblend.provenance import save_picture
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+
+INDEX = pa.schema(
+    [
+        ("source", pa.string()),
+        ("path", pa.string()),
+        ("sha256", pa.string()),
+        ("url", pa.string()),
+        ("licence", pa.string()),
+        ("terms", pa.string()),
+        ("person", pa.string()),
+        ("render_seed", pa.int64()),
+        ("render_person", pa.int64()),
+        ("render_picture", pa.int64()),
+        ("landmarks", pa.list_(pa.float32())),
+    ]
+)
+
+# Pictures a task. Fixed, so that a picture is always made in the same batch, and so bit for bit alike.
+RENDERED_TOGETHER = 12
+
+
+@dataclass(frozen=True)
+class RenderTask:
+    """Consecutive pictures of a rendered source, made in one batch."""
+
+    source: RenderedSource
+    first: int
+    last: int
+    work: Path
+
+
+@dataclass(frozen=True)
+class CopyTask:
+    """One photograph of a folder source; `relative` is its place below the folder."""
+
+    source: FolderSource
+    relative: Path
+    work: Path
+
+
+def gather(cfg: Download, out: Path, state: Path) -> pd.DataFrame:
+    """Fill `out` with every source's pictures and index; return all indexes, one row a picture.
+
+    A gather that was killed goes on from the pictures in `state`; those whose content is not what was
+    recorded are made again.
+
+    Raises:
+        StyleBlendError: a folder is missing, holds no picture, or a file in it cannot be read.
+    """
+    works = {source.name: state / f"download-{_fingerprint(source)}" for source in cfg.sources}
+    # All tasks are listed before any work: an empty folder is reported now, not after an hour of rendering.
+    tasks = {source.name: list(_tasks(source, works[source.name])) for source in cfg.sources}
+    rows = {
+        name: [row for made in spread(_make, tasks[name], cfg.workers, f"download {name}") for row in made]
+        for name in tasks
+    }
+    with whole_folder(out) as partial:
+        for name, work in works.items():
+            (partial / name).mkdir()
+            wanted = {row["path"] for row in rows[name]}
+            for path in wanted:
+                (partial / path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.move(work / Path(path).relative_to(name), partial / path)
+            write_rows(rows[name], INDEX, partial / name / "index.parquet")
+    for work in works.values():
+        shutil.rmtree(work)
+    return read_index(out)
+
+
+def read_index(raw: Path) -> pd.DataFrame:
+    """Rows of every source below `raw`, ordered by path.
+
+    Raises:
+        StyleBlendError: no index is there.
+    """
+    found = sorted(raw.glob("*/index.parquet"))
+    if not found:
+        raise StyleBlendError(f"{raw} holds no index.parquet: run the stage download first")
+    return pd.concat([pd.read_parquet(path) for path in found], ignore_index=True).sort_values(
+        "path", ignore_index=True
+    )
+
+
+def write_rows(rows: list[dict[str, Any]], schema: pa.Schema, path: Path) -> None:
+    """Write rows as parquet with exactly this schema, whole or not at all.
+
+    Whole numbers that may be missing are read back by pandas as Int64, not as floats.
+    """
+    columns = {field.name: [row.get(field.name) for row in rows] for field in schema}
+    frame = pd.DataFrame(columns, dtype=object)
+    for field in schema:
+        if pa.types.is_int64(field.type):
+            frame[field.name] = frame[field.name].astype("Int64")
+    with whole_file(path) as partial:
+        pq.write_table(pa.Table.from_pandas(frame, schema=schema, preserve_index=False), partial)
+
+
+def _fingerprint(source: Source) -> str:
+    settings = source.model_dump_json()
+    if source.kind == "rendered":
+        return fingerprint(settings, Path(__file__).parents[1] / "synthetic")
+    return fingerprint(settings, str(source.path.absolute()))
+
+
+def _tasks(source: Source, work: Path) -> Iterator[RenderTask | CopyTask]:
+    if source.kind == "rendered":
+        total = source.identities * source.pictures_per_identity
+        for first in range(0, total, RENDERED_TOGETHER):
+            yield RenderTask(source, first, min(first + RENDERED_TOGETHER, total), work)
+    else:
+        for relative in list_pictures(source.path):
+            yield CopyTask(source, relative, work)
+
+
+def list_pictures(folder: Path) -> list[Path]:
+    """Pictures at any depth below `folder`, as sorted relative paths; hidden files and folders do not count.
+
+    Raises:
+        StyleBlendError: the folder is missing, is a file, or holds no picture.
+    """
+    if not folder.is_dir():
+        what = "is a file, not a folder" if folder.exists() else "does not exist"
+        raise StyleBlendError(f"{folder} {what}: set download.sources path to a folder with photographs")
+    found = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [
+            (Path(place) / name).relative_to(folder)
+            for name in names
+            if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
+        ]
+    if not found:
+        kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
+        raise StyleBlendError(f"{folder} and its sub-folders hold no picture ({kinds}): put photographs there")
+    return sorted(found)
+
+
+def _make(task: RenderTask | CopyTask) -> list[dict[str, Any]]:
+    return _render(task) if isinstance(task, RenderTask) else [_copy(task)]
+
+
+def _copy(task: CopyTask) -> dict[str, Any]:
+    """A copy, not a hard link: DVC makes its cached files read-only, which would reach the original."""
+    original = task.source.path / task.relative
+    copy = task.work / "images" / task.relative
+    try:
+        content = sha256(original)
+        if not copy.is_file() or sha256(copy) != content:
+            with whole_file(copy) as partial:
+                shutil.copyfile(original, partial)
+    except OSError as error:
+        raise StyleBlendError(
+            f"{original} cannot be copied ({error.strerror}): mend it or take it out of the folder"
+        ) from None
+    labelled = task.source.label == "parent_folder" and task.relative.parent != Path()
+    return {
+        "source": task.source.name,
+        "path": (Path(task.source.name, "images") / task.relative).as_posix(),
+        "sha256": content,
+        "licence": task.source.licence,
+        "terms": task.source.terms,
+        "person": task.relative.parent.as_posix() if labelled else None,
+    }
+
+
+def _render(task: RenderTask) -> list[dict[str, Any]]:
+    record = task.work / "records" / f"{task.first:08d}.json"
+    if record.exists():
+        rows: list[dict[str, Any]] = json.loads(record.read_text())
+        kept = {task.work / Path(row["path"]).relative_to(task.source.name): row["sha256"] for row in rows}
+        if all(path.is_file() and sha256(path) == content for path, content in kept.items()):
+            return rows
+
+    # Imported here: a process that copies or aligns photographs starts several seconds sooner without torch.
+    import torch
+
+    from styleblend.synthetic import factors, renderer
+
+    # The workers are the parallelism; threads of several processes on the same cores slow one another down.
+    torch.set_num_threads(1)
+    source = task.source
+    numbers = [divmod(index, source.pictures_per_identity) for index in range(task.first, task.last)]
+    persons, pictures = zip(*numbers, strict=True)
+    sampled = factors.sample(source.seed, persons, pictures)
+    render = renderer.render(sampled, source.size_px, source.supersample)
+    rows = []
+    levels = ((render.images.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+    for (person, picture), pixels, landmarks in zip(numbers, levels, render.landmarks_px, strict=True):
+        place = Path("images") / f"{person:05d}" / f"{picture:03d}.png"
+        (task.work / place).parent.mkdir(parents=True, exist_ok=True)
+        image = Image.fromarray(pixels)
+        save_picture(image, task.work / place, model="styleblend.synthetic", kind="rendered")
+        rows.append(
+            {
+                "source": source.name,
+                "path": (source.name / place).as_posix(),
+                "sha256": sha256(task.work / place),
+                "licence": "CC0-1.0",
+                "terms": "rendered by StyleBlend; shows no real person",
+                "person": f"{source.name}-{person:05d}",
+                "render_seed": source.seed,
+                "render_person": person,
+                "render_picture": picture,
+                "landmarks": [round(value, 3) for value in landmarks.flatten().tolist()],
+            }
+        )
+    with whole_file(record) as partial:
+        partial.write_text(json.dumps(rows))
+    return rows

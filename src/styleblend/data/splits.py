@@ -1,0 +1,162 @@
+"""Training, validation and test faces with no person in two of them, and the pairs that are evaluated.
+
+A person is a label where there is one. Faces without a label are joined to one person when their identity
+embeddings are closer than a threshold, directly or over other faces (connected components), so that no two of
+them that close stand in two splits. It is only as good as the identity network, and errs towards few persons.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from styleblend.config import Split
+from styleblend.errors import StyleBlendError
+from styleblend.files import whole_folder
+
+FEWEST = 2  # persons in a split: a swap needs two
+BLOCK = 256
+
+Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Tables (face_id, person) and pairs (source_id, target_id), as they are written."""
+
+    train: pd.DataFrame
+    val: pd.DataFrame
+    test: pd.DataFrame
+    val_pairs: pd.DataFrame
+    test_pairs: pd.DataFrame
+
+    def write(self, out: Path) -> None:
+        """Write each table as `<out>/<name>.parquet`, all or none."""
+        with whole_folder(out) as partial:
+            for name in ("train", "val", "test", "val_pairs", "test_pairs"):
+                getattr(self, name).to_parquet(partial / f"{name}.parquet", index=False)
+
+
+def split(manifest: pd.DataFrame, perceived: pd.DataFrame, cfg: Split) -> Splits:
+    """Split by person, with shares of persons, and draw the pairs; the same for the same tables and seed.
+
+    Raises:
+        StyleBlendError: too few persons for three splits of at least two.
+    """
+    faces = manifest[["face_id", "person"]].merge(perceived[["face_id", "identity"]], on="face_id")
+    if len(faces) < len(manifest):
+        raise StyleBlendError(
+            f"{len(manifest) - len(faces)} of {len(manifest)} faces have no row in the perceived table: "
+            "run the stage perceive again"
+        )
+    faces = faces.sort_values("face_id", ignore_index=True)
+    vectors = np.stack(faces["identity"].to_list()).astype(np.float32)
+    faces["person"] = name_persons(faces["person"], vectors, cfg.cluster_similarity)
+    sizes = faces["person"].value_counts().sort_index()
+    n_val, n_test = (max(FEWEST, round(share * len(sizes))) for share in (cfg.val, cfg.test))
+    if len(sizes) < n_val + n_test + FEWEST:
+        raise StyleBlendError(_too_few(manifest, faces, vectors, len(sizes), cfg))
+
+    random = np.random.default_rng(cfg.seed)
+    order = random.permutation(sizes.index).tolist()
+    # A person with more than half of all faces (many that the network cannot tell apart) stays in training:
+    # as one of the few persons of the test it would be most of the test.
+    order.sort(key=lambda person: sizes[person] > len(faces) / 2)
+    members = {
+        "val": order[:n_val],
+        "test": order[n_val : n_val + n_test],
+        "train": order[n_val + n_test :],
+    }
+    tables = {
+        name: faces.loc[faces["person"].isin(persons), ["face_id", "person"]].reset_index(drop=True)
+        for name, persons in members.items()
+    }
+    return Splits(
+        **tables,
+        val_pairs=draw_pairs(tables["val"], cfg.val_pairs, seed=cfg.seed + 1),
+        test_pairs=draw_pairs(tables["test"], cfg.test_pairs, seed=cfg.seed + 2),
+    )
+
+
+def name_persons(labels: pd.Series, vectors: Vectors, similarity: float) -> list[str]:
+    """A person's name for each face: its label, or `cluster-N` for faces [n] without one.
+
+    vectors [n, D] have unit length. A cluster with a face closer than `similarity` to a labelled one takes
+    the nearest such label.
+    """
+    known = labels.notna().to_numpy()
+    names = labels.astype(object).to_numpy(copy=True)
+    unknown = np.flatnonzero(~known)
+    if not len(unknown):
+        return names.tolist()
+    clusters = cluster(vectors[unknown], similarity)
+    nearest_label: dict[int, str] = {}
+    if known.any():
+        labelled = names[known]
+        nearness: dict[int, float] = {}
+        for start in range(0, len(unknown), BLOCK):
+            block = vectors[unknown[start : start + BLOCK]] @ vectors[known].T
+            for number, row in zip(clusters[start : start + BLOCK], block, strict=True):
+                best = int(row.argmax())
+                if row[best] > max(similarity, nearness.get(number, -1.0)):
+                    nearness[number], nearest_label[number] = row[best], labelled[best]
+    names[unknown] = [nearest_label.get(number, f"cluster-{number}") for number in clusters]
+    return names.tolist()
+
+
+def cluster(vectors: Vectors, similarity: float) -> NDArray[np.int64]:
+    """Connected component of each unit vector [n, D]; edges are where the cosine is above `similarity`.
+
+    Components are numbered in the order of their first member. Memory grows with n, not with its square.
+    """
+    component = np.arange(len(vectors))
+    for start in range(0, len(vectors), BLOCK):
+        near = vectors[start : start + BLOCK] @ vectors[start:].T > similarity
+        row, column = np.nonzero(near)
+        edges = (component[row + start], component[column + start])
+        graph = coo_array((np.ones(len(row), dtype=bool), edges), shape=(len(vectors), len(vectors)))
+        component = connected_components(graph, directed=False)[1][component]
+    _, first, inverse = np.unique(component, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[inverse]
+
+
+def draw_pairs(faces: pd.DataFrame, wanted: int, seed: int) -> pd.DataFrame:
+    """Up to `wanted` distinct (source_id, target_id) of different persons, each face about equally often."""
+    ids, persons = faces["face_id"].to_numpy(), pd.factorize(faces["person"])[0]
+    random = np.random.default_rng(seed)
+    possible = len(ids) ** 2 - int((np.bincount(persons) ** 2).sum())
+    if possible <= 4 * wanted:
+        different = np.argwhere(persons[:, None] != persons[None, :])
+        chosen = random.permutation(different)[:wanted].tolist()
+    else:
+        drawn: dict[tuple[int, int], None] = {}
+        while len(drawn) < wanted:
+            sources, targets = random.permutation(len(ids)), random.permutation(len(ids))
+            keep = persons[sources] != persons[targets]
+            drawn.update(dict.fromkeys(zip(sources[keep].tolist(), targets[keep].tolist(), strict=True)))
+        chosen = list(drawn)[:wanted]
+    sources_ids, targets_ids = [ids[source] for source, _ in chosen], [ids[target] for _, target in chosen]
+    return pd.DataFrame({"source_id": sources_ids, "target_id": targets_ids}, dtype="str")
+
+
+def _too_few(manifest: pd.DataFrame, faces: pd.DataFrame, vectors: Vectors, persons: int, cfg: Split) -> str:
+    problem = f"{persons} persons ({len(faces)} faces) are too few for three splits of {FEWEST} persons or more"
+    unlabelled = int(manifest["person"].isna().sum())
+    if not unlabelled:
+        return f"{problem}: add pictures of more people, or lower split.val and split.test"
+    problem += f" ({unlabelled} faces have no label and are joined where closer than {cfg.cluster_similarity})"
+    labels = manifest.set_index("face_id")["person"].reindex(faces["face_id"])
+    for similarity in (0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999):
+        if similarity <= cfg.cluster_similarity:
+            continue
+        found = len(set(name_persons(labels, vectors, similarity)))
+        if found >= FEWEST + sum(max(FEWEST, round(share * found)) for share in (cfg.val, cfg.test)):
+            remedy = f"raise split.cluster_similarity to {similarity}, which gives {found} persons"
+            return f"{problem}: {remedy}, or label the pictures"
+    return f"{problem}: add pictures of more people"

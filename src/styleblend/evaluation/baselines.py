@@ -1,0 +1,102 @@
+"""Methods that need no training: the floor under every figure of the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from scipy.spatial import Delaunay, QhullError
+from torch import Tensor
+
+from styleblend import config, model
+from styleblend.errors import StyleBlendError
+from styleblend.evaluation.protocol import Batch, from_8bit, to_8bit
+
+Pixels = NDArray[np.uint8]
+
+
+def copy_target(batch: Batch) -> Tensor:
+    """The target itself: perfect attributes, no identity."""
+    return batch.target
+
+
+def copy_source(batch: Batch) -> Tensor:
+    """The source itself: perfect identity, no attributes."""
+    return batch.source
+
+
+def warp_blend(batch: Batch) -> Tensor:
+    """The source's face, warped onto the target's landmarks and blended in (Perez et al. 2003)."""
+    side = batch.target.shape[-1]
+    pictures = [
+        to_8bit(images).cpu().permute(0, 2, 3, 1).contiguous().numpy() for images in (batch.source, batch.target)
+    ]
+    # Landmarks are shares of the side; pixels count from their centres.
+    points = [batch.pairs.landmarks[rows].numpy() * side - 0.5 for rows in (batch.source_rows, batch.target_rows)]
+    blended = [warp_blend_one(*each) for each in zip(*pictures, *points, strict=True)]
+    return from_8bit(torch.from_numpy(np.stack(blended)).permute(0, 3, 1, 2))
+
+
+def warp_blend_one(
+    source: Pixels, target: Pixels, source_px: NDArray[np.float32], target_px: NDArray[np.float32]
+) -> Pixels:
+    """One pair of RGB pictures [H, W, 3] with landmarks [68, 2] in pixels.
+
+    A piecewise affine warp over the Delaunay triangles of the target's landmarks, then Poisson blending
+    within their hull. Landmarks that span no area leave the target as it is; where the blending has no room,
+    the warped face is pasted with a soft edge.
+    """
+    height, width = target.shape[:2]
+    try:
+        mesh = Delaunay(target_px.astype(np.float64))
+    except QhullError:
+        return target
+    pixels = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1).reshape(-1, 2).astype(np.float64)
+    triangle = mesh.find_simplex(pixels)
+    to_barycentric = mesh.transform[triangle]
+    first_two = np.einsum("nij,nj->ni", to_barycentric[:, :2], pixels - to_barycentric[:, 2])
+    weights = np.concatenate([first_two, 1 - first_two.sum(1, keepdims=True)], axis=1)
+    place = np.einsum("ni,nij->nj", weights, source_px[mesh.simplices[triangle]]).astype(np.float32)
+    maps = np.where(triangle[:, None] >= 0, place, -1).reshape(height, width, 2)
+    warped = cv2.remap(source, maps[..., 0], maps[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    mask = np.where(triangle >= 0, 255, 0).astype(np.uint8).reshape(height, width)
+    # The blending reads a pixel beyond the mask, which must lie in the picture.
+    mask[[0, -1]] = mask[:, [0, -1]] = 0
+    x, y, w, h = cv2.boundingRect(mask)
+    if w >= 3 and h >= 3:
+        try:
+            return np.asarray(
+                cv2.seamlessClone(warped, target, mask, (x + w // 2, y + h // 2), cv2.NORMAL_CLONE), np.uint8
+            )
+        except cv2.error:
+            pass
+    soft = cv2.GaussianBlur(mask.astype(np.float32) / 255, (0, 0), max(1.0, width / 64))[..., None]
+    return np.asarray(np.rint(warped * soft + target * (1 - soft)), np.uint8)
+
+
+def untrained_mixing(sizes: config.Model, networks: Path, seed: int) -> model.Swapper:
+    """A swapper before its training: pretrained encoder and decoder, and a blending of seeded random weights.
+
+    Raises:
+        StyleBlendError: a pretrained file is missing or does not fit the sizes.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        swapper = model.build(sizes)
+    for role, part in (("encoder", swapper.encoder), ("decoder", swapper.decoder)):
+        file = networks / f"{role}.safetensors"
+        try:
+            missing, unexpected = part.load_state_dict(load_file(file), strict=False)
+        except (OSError, SafetensorError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise StyleBlendError(f"{file} cannot start the {role} ({reason}): run `dvc repro pretrained`") from None
+        # The pathway of the target's features belongs to the training: a pretrained decoder has none.
+        wrong = [*unexpected, *(name for name in missing if "pathway" not in name)]
+        if wrong:
+            raise StyleBlendError(f"{file} does not fit the section model of params.yaml: {', '.join(wrong[:3])}")
+    return swapper.eval()

@@ -1,0 +1,314 @@
+"""The evaluation protocol: on which pairs, against which galleries, with which networks.
+
+Pairs: the written list of the test split; source and target are different persons, and nobody of the test
+split was seen in training. Pictures: what the product would return, so swapped faces are rounded to 8 bits
+before anything looks at them, and brought to the side of the data set's faces if the decoder's differs.
+
+Identity retrieval: the probe is a swapped face. The gallery holds every distinct source face of the pair
+list, so a person may stand in it with several faces, the probe's own source face among them. All are compared
+by cosine of the judge's embeddings. A hit at top-k means that fewer than k faces of other persons are at
+least as similar as the most similar face of the source's person. Target retrieval is the same with every
+distinct target face and the target's person: it should be rare. The judge is not the network of the training.
+
+Pose and expression: Euclidean distance between what the attribute network sees in the swapped and in the
+target face. Outside: mean absolute difference to the target outside the target's face
+(perception.regions), range [0, 1].
+
+Frechet distance: features of the judge, swapped faces against all faces of the test split; covariances are
+divided by N - 1. It has no interval: resampling with replacement biases it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import interpolate
+from tqdm import tqdm
+
+from styleblend import metrics
+from styleblend.errors import StyleBlendError
+from styleblend.perception.regions import face_region
+
+MODEL = "model"
+TRUE_SWAP = "true_swap"
+
+
+class Judge(Protocol):
+    """An identity network: pictures to unit vectors, and to features for the Frechet distance."""
+
+    name: str
+
+    def __call__(self, images: Tensor) -> Tensor: ...
+
+    def features(self, images: Tensor) -> Tensor: ...
+
+
+class Attributes(Protocol):
+    """Pictures to (yaw, pitch, roll) in degrees [N, 3] and expression coefficients [N, E]."""
+
+    name: str
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The faces of the test split, row by row, and the evaluation pairs as row numbers.
+
+    table: rows of the manifest with `person`; judge: [F, D]; landmarks: [F, 68, 2] in [0, 1];
+    yaw_pitch_roll_deg: [F, 3]; expression: [F, E]; person: [F] numbers of persons; source, target: [N] rows.
+    """
+
+    folder: Path
+    table: pd.DataFrame
+    judge: Tensor
+    landmarks: Tensor
+    yaw_pitch_roll_deg: Tensor
+    expression: Tensor
+    person: Tensor
+    source: Tensor
+    target: Tensor
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def pictures(self, rows: Tensor) -> Tensor:
+        """Faces as stored: uint8 [n, 3, S, S]."""
+        images = []
+        for path in self.table["path"].iloc[rows.numpy()]:
+            with Image.open(self.folder / path) as image:
+                images.append(np.asarray(image.convert("RGB")))
+        return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some of the pairs: row numbers of the faces, and the pictures in [-1, 1]."""
+
+    pairs: Pairs
+    source_rows: Tensor
+    target_rows: Tensor
+    source: Tensor
+    target: Tensor
+
+
+Method = Callable[[Batch], Tensor]
+"""Makes swapped faces [n, 3, S, S] in [-1, 1]: the model, a baseline, or the true swap."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of one method: one row a pair, features for the Frechet distance, and kept pictures."""
+
+    table: pd.DataFrame
+    features: Tensor
+    kept: Tensor
+
+
+def read_pairs(splits: Path, faces: Path, perceived: Path, split: str = "test") -> Pairs:
+    """The pairs of a split with all that is known of their faces.
+
+    Raises:
+        StyleBlendError: a file or a face is missing, or the list is empty.
+    """
+    members = _read(splits / f"{split}.parquet").set_index("face_id")["person"]
+    manifest = _read(faces / "manifest.parquet").set_index("face_id").drop(columns="person", errors="ignore")
+    seen = _read(perceived).set_index("face_id")
+    listed = _read(splits / f"{split}_pairs.parquet")
+    wanted = set(members.index) | set(listed["source_id"]) | set(listed["target_id"])
+    missing = sorted(wanted - (set(members.index) & set(manifest.index) & set(seen.index)))
+    if missing or listed.empty:
+        what = f"face {missing[0]} (and {len(missing) - 1} more) is missing" if missing else "the list is empty"
+        raise StyleBlendError(f"{split} pairs cannot be evaluated, {what}: run `dvc repro` to make them anew")
+    seen = seen.loc[members.index]
+
+    def column(name: str) -> Tensor:
+        return torch.from_numpy(np.stack(seen[name].to_list()).astype(np.float32))
+
+    angles = seen[["yaw_deg", "pitch_deg", "roll_deg"]].to_numpy(np.float32)
+    return Pairs(
+        folder=faces,
+        table=manifest.loc[members.index].assign(person=members),
+        judge=column("judge"),
+        landmarks=column("landmarks").reshape(-1, 68, 2),
+        yaw_pitch_roll_deg=torch.from_numpy(angles.copy()),
+        expression=column("expression"),
+        person=torch.from_numpy(pd.factorize(members)[0].astype(np.int64)),
+        source=torch.from_numpy(members.index.get_indexer(pd.Index(listed["source_id"])).astype(np.int64)),
+        target=torch.from_numpy(members.index.get_indexer(pd.Index(listed["target_id"])).astype(np.int64)),
+    )
+
+
+def to_8bit(images: Tensor) -> Tensor:
+    """[-1, 1] to uint8, rounded as when a picture is written.
+
+    Raises:
+        StyleBlendError: a value is not finite, so the model that made it is of no use.
+    """
+    if not images.isfinite().all():
+        raise StyleBlendError("swapped pictures hold values that are not finite: train the model again")
+    return images.clamp(-1, 1).add(1).mul(127.5).round().byte()
+
+
+def from_8bit(pixels: Tensor) -> Tensor:
+    """uint8 to [-1, 1]."""
+    return pixels.float() / 127.5 - 1
+
+
+@torch.no_grad()
+def measure(
+    pairs: Pairs,
+    methods: Mapping[str, Method],
+    judge: Judge,
+    attributes: Attributes,
+    batch_size: int,
+    keep: Sequence[int] = (),
+    device: str = "cpu",
+) -> dict[str, Measured]:
+    """Measure every method on every pair, batch by batch; memory does not grow with the number of pictures.
+
+    Args:
+        methods: by name; if TRUE_SWAP is among them, the others are compared with it too.
+        keep: pairs whose pictures are handed back (uint8), for a grid.
+    """
+    tables: dict[str, list[pd.DataFrame]] = {name: [] for name in methods}
+    features: dict[str, list[Tensor]] = {name: [] for name in methods}
+    kept: dict[str, list[Tensor]] = {name: [] for name in methods}
+    # The true swap comes first, since the others are compared with it.
+    order = sorted(methods, key=lambda name: name != TRUE_SWAP)
+    for rows in tqdm(torch.arange(len(pairs)).split(batch_size), desc="evaluate", disable=None):
+        s, t = pairs.source[rows], pairs.target[rows]
+        source, target = (from_8bit(pairs.pictures(faces)).to(device) for faces in (s, t))
+        batch = Batch(pairs, s, t, source, target)
+        region = face_region(pairs.landmarks[t], target.shape[-1])
+        truth: _Look | None = None
+        for name in order:
+            pixels = to_8bit(_sized(methods[name](batch), target.shape[-1])).cpu()
+            look = _look(from_8bit(pixels).to(device), judge, attributes)
+            tables[name].append(_compare(batch, look, region, truth))
+            features[name].append(look.features)
+            kept[name].append(pixels[torch.isin(rows, torch.tensor(keep, dtype=torch.int64))])
+            if name == TRUE_SWAP:
+                truth = look
+    ids = pd.DataFrame(
+        {
+            "source_id": pairs.table.index[pairs.source.numpy()],
+            "target_id": pairs.table.index[pairs.target.numpy()],
+        }
+    )
+    return {
+        name: Measured(
+            pd.concat([ids, pd.concat(tables[name], ignore_index=True)], axis=1),
+            torch.cat(features[name]),
+            torch.cat(kept[name]),
+        )
+        for name in methods
+    }
+
+
+@torch.no_grad()
+def real_features(pairs: Pairs, judge: Judge, batch_size: int, device: str = "cpu") -> Tensor:
+    """Features [F, .] of all faces of the split, the reference of the Frechet distance."""
+    rows = torch.arange(len(pairs.table)).split(batch_size)
+    return torch.cat([judge.features(from_8bit(pairs.pictures(part)).to(device)).cpu() for part in rows])
+
+
+def per_pair_figures(table: pd.DataFrame) -> pd.DataFrame:
+    """Figures whose means are the metrics, one row a pair: shares as 0 or 1, distances as they are."""
+    named = {
+        "id_retrieval_top1": table["source_rank"] <= 1,
+        "id_retrieval_top5": table["source_rank"] <= 5,
+        "target_retrieval_top1": table["target_rank"] <= 1,
+        "pose_nearer_target": table["pose_error_deg"] < table["pose_error_source_deg"],
+    }
+    means = table.drop(columns=["source_id", "target_id", "source_rank", "target_rank"])
+    return pd.concat([pd.DataFrame(named), means], axis=1).astype(np.float64)
+
+
+def summarise(table: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
+    """Mean and bootstrap 95 % interval of each figure: index `figure`, columns value, low, high, n."""
+    figures = per_pair_figures(table)
+    low, high = metrics.bootstrap_interval(figures.to_numpy(), resamples, seed)
+    summary = pd.DataFrame({"value": figures.mean(), "low": low, "high": high, "n": len(figures)})
+    return summary.rename_axis("figure")
+
+
+def groups(pairs: Pairs, yaw_bins_deg: Sequence[float]) -> pd.Series:
+    """Every pair's group by |yaw| of the target: `yaw_0_15`, `yaw_15_30`, `yaw_30_up` for the limits 15 and 30.
+
+    Categories hold all groups in order, those without a pair too.
+    """
+    limits = [0.0, *sorted(yaw_bins_deg), np.inf]
+    names = [
+        f"yaw_{low:g}_{'up' if high == np.inf else f'{high:g}'}"
+        for low, high in zip(limits[:-1], limits[1:], strict=True)
+    ]
+    yaw = pairs.yaw_pitch_roll_deg[pairs.target, 0].abs().numpy()
+    own = [names[k] for k in np.searchsorted(limits, yaw, side="right") - 1]
+    return pd.Series(pd.Categorical(own, categories=names))
+
+
+@dataclass(frozen=True)
+class _Look:
+    images: Tensor
+    embedding: Tensor
+    features: Tensor
+    yaw_pitch_roll_deg: Tensor
+    expression: Tensor
+
+
+def _look(images: Tensor, judge: Judge, attributes: Attributes) -> _Look:
+    seen = (images, judge(images), judge.features(images), *attributes(images))
+    return _Look(*(values.float().cpu() for values in seen))
+
+
+def _compare(batch: Batch, look: _Look, region: Tensor, truth: _Look | None) -> pd.DataFrame:
+    """One row a pair of everything that compares a swapped face with its source, its target and the true
+    swap.
+    """
+    pairs, s, t = batch.pairs, batch.source_rows, batch.target_rows
+    galleries = {"source": pairs.source.unique(), "target": pairs.target.unique()}
+    found = {
+        f"{role}_rank": metrics.retrieval_rank(
+            look.embedding, pairs.judge[gallery], pairs.person[rows], pairs.person[gallery]
+        )
+        for (role, gallery), rows in zip(galleries.items(), (s, t), strict=True)
+    }
+    found |= {
+        "id_similarity_source": metrics.cosine_similarity(look.embedding, pairs.judge[s]),
+        "id_similarity_target": metrics.cosine_similarity(look.embedding, pairs.judge[t]),
+        "pose_error_deg": metrics.pose_error_deg(look.yaw_pitch_roll_deg, pairs.yaw_pitch_roll_deg[t]),
+        "pose_error_source_deg": metrics.pose_error_deg(look.yaw_pitch_roll_deg, pairs.yaw_pitch_roll_deg[s]),
+        "expression_error": metrics.expression_error(look.expression, pairs.expression[t]),
+        "outside_l1": metrics.l1_outside(look.images, batch.target.cpu(), region),
+    }
+    if truth is not None:
+        found |= {
+            "psnr_true_swap_db": metrics.psnr_db(look.images, truth.images),
+            "ssim_true_swap": metrics.ssim(look.images, truth.images),
+            "id_similarity_true_swap": metrics.cosine_similarity(look.embedding, truth.embedding),
+            "pose_error_true_swap_deg": metrics.pose_error_deg(look.yaw_pitch_roll_deg, truth.yaw_pitch_roll_deg),
+            "expression_error_true_swap": metrics.expression_error(look.expression, truth.expression),
+        }
+    return pd.DataFrame({name: values.numpy() for name, values in found.items()})
+
+
+def _sized(images: Tensor, side: int) -> Tensor:
+    if images.shape[-1] == side:
+        return images
+    return interpolate(images, (side, side), mode="bicubic", antialias=True, align_corners=False)
+
+
+def _read(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except FileNotFoundError:
+        raise StyleBlendError(f"{path} is missing: run `dvc repro` to make it") from None

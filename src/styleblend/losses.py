@@ -1,0 +1,108 @@
+"""Training objectives (paper, section 2.4): one pure function an equation.
+
+Squared errors are means over their elements, not sums: a sum over pixels grows with the resolution and would
+swamp the identity terms. Each function returns a scalar, the mean over the batch, so the mean over workers
+with equally many samples is the loss of the whole batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def _mean_over_maps(values: Sequence[Tensor]) -> Tensor:
+    # Every scale of V counts alike, though a fine one has more patches.
+    return torch.stack([value.mean() for value in values]).mean()
+
+
+def adversarial(fake_scores: Sequence[Tensor]) -> Tensor:
+    """Eq. 5: -E[V(G(I_s, I_t))], mean over scales and patches."""
+    return -_mean_over_maps(fake_scores)
+
+
+def discriminator_hinge(real_scores: Sequence[Tensor], fake_scores: Sequence[Tensor]) -> Tensor:
+    """Eq. 6 and 7: -E[min(0, -1 + V(I))] - E[min(0, -1 - V(G(I_s, I_t)))]."""
+    real = _mean_over_maps([F.relu(1 - scores) for scores in real_scores])
+    fake = _mean_over_maps([F.relu(1 + scores) for scores in fake_scores])
+    return real + fake
+
+
+def r1(images: Tensor, scores: Sequence[Tensor]) -> Tensor:
+    """Not in the paper (Mescheder et al. 2018): 1/2 E[|grad_I V(I)|^2], V's output averaged over scales and
+    patches.
+
+    Args:
+        images: real pictures that require a gradient. scores: what V gave for them.
+    """
+    per_picture = torch.stack([value.mean((1, 2, 3)) for value in scores]).mean(0).sum()
+    (gradient,) = torch.autograd.grad(per_picture, images, create_graph=True)
+    return 0.5 * gradient.square().sum((1, 2, 3)).mean()
+
+
+def identity(swapped: Tensor, source: Tensor) -> Tensor:
+    """Eq. 8: 1 - cos(F_id(swapped), F_id(I_s)) of embeddings [N, D]."""
+    return (1 - F.cosine_similarity(swapped, source, dim=1)).mean()
+
+
+def contrastive(
+    swapped: Tensor,
+    source: Tensor,
+    target: Tensor,
+    negatives: Tensor,
+    target_is_negative: Tensor,
+    temperature: float,
+) -> Tensor:
+    """Eq. 9: -log(exp(S_s) / (exp(S_s) + exp(S_t) + sum_n exp(S_n))), S_x = cos(x, swapped) / temperature.
+
+    The paper's denominator is written without exp(S_s). InfoNCE, which it cites, has it, and so has this:
+    without it the loss has no lower end but -2 / temperature and pulls as hard on a face that already is the
+    source's as on one that is not.
+
+    Args:
+        swapped, source, target: embeddings [N, D]. negatives: [N, K, D], of other persons than the source.
+        target_is_negative: bool [N]; False where the target is the source's own person.
+    """
+    positive = F.cosine_similarity(source, swapped, dim=1)
+    from_target = F.cosine_similarity(target, swapped, dim=1).masked_fill(~target_is_negative, -torch.inf)
+    others = F.cosine_similarity(negatives, swapped[:, None], dim=2)
+    logits = torch.cat([positive[:, None], from_target[:, None], others], dim=1) / temperature
+    return -F.log_softmax(logits, dim=1)[:, 0].mean()
+
+
+def reconstruction(swapped: Tensor, target: Tensor, same_person: Tensor) -> Tensor:
+    """Eq. 10: 1/2 mean (swapped - I_t)^2 where `same_person` (bool [N]), 0 elsewhere; mean over all N."""
+    return 0.5 * ((swapped - target).square().mean((1, 2, 3)) * same_person).mean()
+
+
+def perceptual(swapped: Tensor, target: Tensor, same_person: Tensor) -> Tensor:
+    """Not in the paper: Eq. 10 on features [N, F] of a frozen network in place of pixels."""
+    return 0.5 * ((swapped - target).square().mean(1) * same_person).mean()
+
+
+def landmarks(swapped: Tensor, target: Tensor) -> Tensor:
+    """Eq. 11: 1/2 mean (F_lm(I_t) - F_lm(swapped))^2 over points [N, 19, 2], x and y in [0, 1]."""
+    return 0.5 * F.mse_loss(swapped, target)
+
+
+def swap_consistency(source_again: Tensor, source: Tensor, target_again: Tensor, target: Tensor) -> Tensor:
+    """Eq. 12: 1/2 mean (G(swapped, I_s) - I_s)^2 + 1/2 mean (G(I_t, swapped) - I_t)^2.
+
+    All pictures are [N, 3, S, S].
+    """
+    return 0.5 * F.mse_loss(source_again, source) + 0.5 * F.mse_loss(target_again, target)
+
+
+def outside(swapped: Tensor, target: Tensor, face: Tensor) -> Tensor:
+    """Not in the paper: mean |swapped - I_t| outside the face, weights 1 - face; mean over pictures.
+
+    Args:
+        swapped, target: [N, 3, S, S]. face: [N, 1, S, S] in [0, 1], 1 where the face is.
+    """
+    weight = 1 - face
+    distance = ((swapped - target).abs().mean(1, keepdim=True) * weight).sum((1, 2, 3))
+    # A face that fills the picture leaves nothing to compare: 0, not 0 / 0.
+    return (distance / weight.sum((1, 2, 3)).clamp_min(1)).mean()

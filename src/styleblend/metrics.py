@@ -1,0 +1,130 @@
+"""What is measured, one pure function a metric. No network is called here: embeddings and angles come in.
+
+Pictures are [N, 3, H, W] RGB in [-1, 1]. Results are float64, one value a pair where a metric has one, so
+that means, groups and intervals are taken in one place.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+Floats = NDArray[np.float64]
+
+
+def retrieval_rank(probes: Tensor, gallery: Tensor, wanted: Tensor, persons: Tensor) -> Tensor:
+    """Place of the right person when the gallery is sorted by cosine similarity to a probe; 1 is the best.
+
+    Counts the faces of other persons that are at least as similar as the most similar face of the right one,
+    so a tie, or a similarity that is not a number, counts against the probe.
+
+    Args:
+        probes: [N, D] embeddings of any length; gallery: [G, D].
+        wanted: [N] label of the right person; persons: [G] labels of the gallery.
+    Returns:
+        [N] int64 from 1 to G + 1.
+    """
+    similarity = F.normalize(probes.double(), dim=1) @ F.normalize(gallery.double(), dim=1).T
+    right = wanted[:, None] == persons[None, :]
+    if not right.any(1).all():
+        raise ValueError("a probe's person has no face in the gallery")
+    best = similarity.masked_fill(~right, -torch.inf).amax(1, keepdim=True)
+    return 1 + (~right & ~(similarity < best)).sum(1)
+
+
+def cosine_similarity(a: Tensor, b: Tensor) -> Tensor:
+    """[N, D], [N, D] -> [N], in [-1, 1]."""
+    return F.cosine_similarity(a.double(), b.double(), dim=1)
+
+
+def pose_error_deg(a: Tensor, b: Tensor) -> Tensor:
+    """L2 norm of the difference of (yaw, pitch, roll), [N, 3] in degrees -> [N]; full turns do not count."""
+    return ((a.double() - b.double() + 180) % 360 - 180).norm(dim=1)
+
+
+def expression_error(a: Tensor, b: Tensor) -> Tensor:
+    """L2 norm of the difference of expression coefficients of one network, [N, E] -> [N]."""
+    return (a.double() - b.double()).norm(dim=1)
+
+
+def frechet_distance(a: Tensor, b: Tensor) -> float:
+    """Squared Frechet distance of two Gaussians fitted to features (Heusel et al. 2017, Eq. 6).
+
+    |mean_a - mean_b|^2 + tr C_a + tr C_b - 2 tr (C_a C_b)^(1/2), where covariances are divided by N - 1. With
+    centred features X, C = X'X / (N - 1), so the eigenvalues of C_a C_b are the squared singular values of
+    R_a R_b' / sqrt((N_a - 1)(N_b - 1)), R being any square root of X'X. Their sum is the last trace. No root
+    of a singular matrix is taken, so the result is exact with fewer samples than features too.
+
+    Args:
+        a, b: [N_a, F] and [N_b, F], at least two rows each.
+    """
+    if min(len(a), len(b)) < 2:
+        raise ValueError(f"a covariance needs two samples, got {len(a)} and {len(b)}")
+    a, b = a.double(), b.double()
+    roots = []
+    for features in (a, b):
+        centred = (features - features.mean(0)) / (len(features) - 1) ** 0.5
+        # The triangular factor has the same X'X in at most F rows, which bounds the cost for large N.
+        roots.append(torch.linalg.qr(centred, mode="r").R)
+    traces = sum(root.square().sum() for root in roots)
+    cross = torch.linalg.svdvals(roots[0] @ roots[1].T).sum()
+    return float((a.mean(0) - b.mean(0)).square().sum() + traces - 2 * cross)
+
+
+def psnr_db(a: Tensor, b: Tensor) -> Tensor:
+    """Peak signal to noise ratio [N] in dB; the peak is the range of [-1, 1]. Infinite for equal pictures."""
+    return 10 * torch.log10(4 / (a.double() - b.double()).square().mean((1, 2, 3)))
+
+
+def ssim(a: Tensor, b: Tensor) -> Tensor:
+    """Structural similarity [N] (Wang et al. 2004, Eq. 13), mean over colours and places.
+
+    Gaussian window of 11 pixels with a standard deviation of 1.5, K1 0.01, K2 0.03, range 2; only places
+    where the whole window lies in the picture, which must have at least 11 pixels a side.
+    """
+    a, b = a.double(), b.double()
+    offsets = torch.arange(-5, 6, dtype=torch.float64, device=a.device)
+    line = torch.exp(-offsets.square() / (2 * 1.5**2))
+    line = line / line.sum()
+    channels = a.shape[1]
+
+    def local_mean(values: Tensor) -> Tensor:
+        rows = F.conv2d(values, line.view(1, 1, 11, 1).expand(channels, 1, 11, 1), groups=channels)
+        return F.conv2d(rows, line.view(1, 1, 1, 11).expand(channels, 1, 1, 11), groups=channels)
+
+    mean_a, mean_b = local_mean(a), local_mean(b)
+    var_a, var_b = local_mean(a * a) - mean_a**2, local_mean(b * b) - mean_b**2
+    covariance = local_mean(a * b) - mean_a * mean_b
+    c1, c2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2
+    similarity = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
+    return (similarity / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))).mean((1, 2, 3))
+
+
+def l1_outside(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
+    """Mean absolute difference [N] outside a mask, in units of the [0, 1] range.
+
+    Args:
+        mask: [N, 1, H, W] in [0, 1]; 1 is left out. A mask that covers the whole picture gives 0.
+    """
+    weight = 1 - mask.double()
+    difference = (a.double() - b.double()).abs().mean(1, keepdim=True) / 2
+    return (difference * weight).sum((1, 2, 3)) / weight.sum((1, 2, 3)).clamp(min=1e-12)
+
+
+def bootstrap_interval(values: Floats, resamples: int, seed: int, share: float = 0.95) -> tuple[Floats, Floats]:
+    """Percentile bootstrap interval of the mean (Efron 1979), pairs drawn with replacement.
+
+    Args:
+        values: [N, K]: N pairs, K metrics. All metrics see the same resamples.
+        share: of the resampled means that lie within the interval.
+    Returns:
+        lower and upper limits, [K] each.
+    """
+    n = len(values)
+    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
+    tail = 100 * (1 - share) / 2
+    low, high = np.percentile(counts @ values / n, [tail, 100 - tail], axis=0)
+    return low, high

@@ -1,0 +1,169 @@
+"""Facial attributes encoder E (paper, section 2.1): SE-ResNet, feature pyramid, style heads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import log2
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from styleblend.errors import StyleBlendError
+from styleblend.model.layers import SqueezeExcite, expect_shape, power_of_two
+
+
+class Encoding(NamedTuple):
+    """What E says about a picture."""
+
+    codes: Tensor
+    """[N, n_styles, style_dim], coarse styles first."""
+    features: tuple[Tensor, ...]
+    """Pyramid maps [N, pyramid_width, S, S], coarse to fine: 1/16, 1/8 and 1/4 of the input's side."""
+
+
+def sample_norm(channels: int) -> nn.Module:
+    """Normalisation of the encoder: over groups of 8 channels of one sample.
+
+    Batch norm would make a picture's codes depend on its neighbours in the batch, hence on the number of
+    workers, and change when E is frozen. The price: a face network's batch-norm statistics (model_ir_se50)
+    have no place here and must be folded into the convolutions, and a picture's overall contrast is lost
+    inside a block. The residual stream is not normalised, so brightness and contrast get through beside the
+    blocks.
+    """
+    return nn.GroupNorm(max(channels // 8, 1), channels)
+
+
+class ResidualBlock(nn.Module):
+    """IR-SE block: norm, conv, PReLU, strided conv, norm, channel gates; added to the (strided) input."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.residual = nn.Sequential(
+            sample_norm(inputs),
+            nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
+            nn.PReLU(outputs),
+            nn.Conv2d(outputs, outputs, 3, stride=stride, padding=1, bias=False),
+            sample_norm(outputs),
+            SqueezeExcite(outputs),
+        )
+        self.shortcut: nn.Module
+        if inputs == outputs:
+            self.shortcut = nn.MaxPool2d(1, stride) if stride > 1 else nn.Identity()
+        else:
+            self.shortcut = nn.Conv2d(inputs, outputs, 1, stride=stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.residual(x) + self.shortcut(x)
+        return out
+
+
+class StyleHeads(nn.Module):
+    """The style heads of one pyramid level, side by side: [N, inputs, side, side] to [N, heads, style_dim].
+
+    Each head is its own chain of stride-2 3x3 Conv + LeakyReLU down to one pixel, then a linear layer. All
+    heads see the same map, so the first convolution is one for all; after it every head is a group of a
+    grouped convolution.
+    """
+
+    def __init__(self, heads: int, inputs: int, width: int, side: int, style_dim: int) -> None:
+        super().__init__()
+        steps: list[nn.Module] = []
+        channels = inputs
+        for step in range(int(log2(side))):
+            groups = heads if step else 1
+            steps += [
+                nn.Conv2d(channels, heads * width, 3, stride=2, padding=1, groups=groups),
+                nn.LeakyReLU(0.01, inplace=True),
+            ]
+            channels = heads * width
+        self.reduce = nn.Sequential(*steps)
+        self.linear = nn.Conv2d(heads * width, heads * style_dim, 1, groups=heads)
+        self.heads = heads
+
+    def forward(self, features: Tensor) -> Tensor:
+        codes: Tensor = self.linear(self.reduce(features))
+        return codes.reshape(codes.shape[0], self.heads, -1)
+
+
+class Encoder(nn.Module):
+    """Pictures [N, 3, input_px, input_px] in [-1, 1] to an Encoding.
+
+    Args:
+        input_px: side of the input, a power of two from 32.
+        n_styles, style_dim: size of a style code W; the styles are spread evenly over the three pyramid
+        levels.
+        blocks, widths: residual blocks and channels of the four stages.
+        pyramid_width: channels of the pyramid. head_width: channels inside each style head.
+        stem_stride: 1 reads the input at full resolution and halves it in the first stage (IR-SE50, the
+        paper);
+            2 halves it in the first convolution, a quarter of the cost there, with the same sizes from then
+            on.
+
+    Raises:
+        StyleBlendError: a size does not fit; names it and its value.
+    """
+
+    mean_code: Tensor
+
+    def __init__(
+        self,
+        input_px: int,
+        n_styles: int,
+        style_dim: int,
+        blocks: Sequence[int],
+        widths: Sequence[int],
+        pyramid_width: int,
+        head_width: int,
+        stem_stride: int = 1,
+    ) -> None:
+        super().__init__()
+        power_of_two("input_px", input_px, 32)
+        if len(blocks) != 4 or len(widths) != 4 or min(blocks) < 1:
+            raise StyleBlendError(
+                f"encoder has blocks {tuple(blocks)}, widths {tuple(widths)}: give 4 each, blocks >= 1"
+            )
+        unfit = [width for width in widths if width % 8 and width > 8]
+        if unfit:
+            raise StyleBlendError(f"encoder widths {unfit} are not divisible by 8, as the groups of its norm need")
+        if n_styles < 3:
+            raise StyleBlendError(f"n_styles is {n_styles}: the three pyramid levels need at least 3")
+        if stem_stride not in (1, 2):
+            raise StyleBlendError(f"stem_stride is {stem_stride}: choose 1 or 2")
+        self.input_px = input_px
+        # No norm in the stem: it would take brightness and contrast from the whole residual stream, and the
+        # swapped face has to keep the target's. A frozen batch norm folds into this convolution.
+        self.stem = nn.Sequential(nn.Conv2d(3, widths[0], 3, stride=stem_stride, padding=1), nn.PReLU(widths[0]))
+        strides = (2 // stem_stride, 2, 2, 2)
+        stages = []
+        channels = widths[0]
+        for count, width, stride in zip(blocks, widths, strides, strict=True):
+            first = ResidualBlock(channels, width, stride)
+            stages.append(nn.Sequential(first, *(ResidualBlock(width, width, 1) for _ in range(count - 1))))
+            channels = width
+        self.stages = nn.ModuleList(stages)
+        self.laterals = nn.ModuleList(nn.Conv2d(width, pyramid_width, 1) for width in reversed(widths[1:]))
+        sides = (input_px // 16, input_px // 8, input_px // 4)
+        counts = [n_styles * (level + 1) // 3 - n_styles * level // 3 for level in range(3)]
+        self.heads = nn.ModuleList(
+            StyleHeads(count, pyramid_width, head_width, side, style_dim)
+            for count, side in zip(counts, sides, strict=True)
+        )
+        # Codes are learned as differences from the decoder's mean code (pSp); zeros until a decoder's is set.
+        self.register_buffer("mean_code", torch.zeros(n_styles, style_dim))
+
+    def forward(self, images: Tensor) -> Encoding:
+        expect_shape("images", images, None, 3, self.input_px, self.input_px)
+        x = self.stem(images)
+        maps = []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        level = self.laterals[0](maps[3])
+        features = [level]
+        for lateral, finer in zip(self.laterals[1:], (maps[2], maps[1]), strict=True):
+            level = lateral(finer) + F.interpolate(level, size=finer.shape[-2:], mode="bilinear", align_corners=True)
+            features.append(level)
+        codes = [heads(level) for heads, level in zip(self.heads, features, strict=True)]
+        return Encoding(torch.cat(codes, dim=1) + self.mean_code, tuple(features))

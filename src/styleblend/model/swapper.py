@@ -1,0 +1,101 @@
+"""The generator G: encoder, blending and decoder, and how they are built, saved and loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from styleblend import config
+from styleblend.errors import StyleBlendError
+from styleblend.model.blending import Blending
+from styleblend.model.decoder import Decoder, Noise
+from styleblend.model.discriminator import Discriminator
+from styleblend.model.encoder import Encoder
+
+WEIGHTS_FILE = "swapper.safetensors"
+DESCRIPTION_FILE = "model.json"
+
+
+class Swapper(nn.Module):
+    """G(I_s, I_t): the source's identity with the target's pose, expression, light and background."""
+
+    def __init__(self, encoder: Encoder, blending: Blending, decoder: Decoder) -> None:
+        super().__init__()
+        self.encoder, self.blending, self.decoder = encoder, blending, decoder
+
+    def forward(self, source: Tensor, target: Tensor, noise: Noise | None = None) -> Tensor:
+        """Swapped pictures [N, 3, R, R], about [-1, 1], from source and target [N, 3, input_px, input_px]."""
+        encoding = self.encoder(target)
+        codes = self.blending(self.encoder(source).codes, encoding.codes)
+        swapped: Tensor = self.decoder(codes, encoding.features, noise)
+        return swapped
+
+
+def build_encoder(model: config.Model) -> Encoder:
+    """E with new weights."""
+    return Encoder(
+        input_px=model.input_px,
+        n_styles=model.n_styles,
+        style_dim=model.style_dim,
+        blocks=model.encoder_blocks,
+        widths=model.encoder_widths,
+        pyramid_width=model.pyramid_width,
+        head_width=model.head_width,
+        stem_stride=model.stem_stride,
+    )
+
+
+def build_decoder(model: config.Model) -> Decoder:
+    """D with its pathway, with new weights."""
+    return Decoder(
+        style_dim=model.style_dim,
+        widths=model.decoder_widths,
+        feature_sides=(model.input_px // 16, model.input_px // 8, model.input_px // 4),
+        feature_width=model.pyramid_width,
+        pathway_resolutions=model.pathway_resolutions,
+    )
+
+
+def build_discriminator(model: config.Model) -> Discriminator:
+    """V with new weights. It sees pictures of the data set's side, whatever D draws."""
+    return Discriminator(model.input_px, model.discriminator_width, model.discriminator_scales)
+
+
+def build(model: config.Model) -> Swapper:
+    """G with new weights from the section `model` of params.yaml."""
+    blending = Blending(
+        model.n_styles, model.style_dim, model.blending_layers, model.blending_heads, model.blending_weights
+    )
+    return Swapper(build_encoder(model), blending, build_decoder(model))
+
+
+def save(swapper: Swapper, model: config.Model, folder: Path, **facts: Any) -> None:
+    """Write swapper.safetensors and model.json ({"model": sizes, **facts}) into an existing folder."""
+    state = {name: value.detach().cpu().contiguous() for name, value in swapper.state_dict().items()}
+    save_file(state, folder / WEIGHTS_FILE)
+    description = {"model": model.model_dump(mode="json"), **facts}
+    (folder / DESCRIPTION_FILE).write_text(json.dumps(description, indent=1) + "\n")
+
+
+def load(folder: Path) -> Swapper:
+    """The swapper of a folder that `save` wrote, in eval mode, on the CPU.
+
+    Raises:
+        StyleBlendError: a file is missing or damaged, or the weights do not fit the sizes in model.json.
+    """
+    try:
+        description = json.loads((folder / DESCRIPTION_FILE).read_text())
+        swapper = build(config.Model.model_validate(description["model"]))
+        swapper.load_state_dict(load_file(folder / WEIGHTS_FILE), strict=True)
+    except FileNotFoundError as error:
+        raise StyleBlendError(f"{folder} is no model folder: {error.filename or WEIGHTS_FILE} is missing") from None
+    except (json.JSONDecodeError, KeyError, ValidationError, SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise StyleBlendError(f"{folder} holds no usable model ({reason}): train or fetch it again") from None
+    return swapper.eval()

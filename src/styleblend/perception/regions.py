@@ -1,0 +1,40 @@
+"""Regions of an aligned face, drawn from its landmarks. Training and evaluation share them."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+
+_MARGIN = 0.08
+"""Points of the hull move outwards by this share: landmarks lie on the face's edge, not around it."""
+
+
+def face_region(landmarks: torch.Tensor, size_px: int, soften_px: float = 0.0) -> torch.Tensor:
+    """Mask of the face: the convex hull of its landmarks, raised over the forehead.
+
+    The 68 points end at the brows, but a swap may change the forehead too. So the brows' points are added
+    once more, moved up by the length of the nose.
+
+    Args:
+        landmarks: [N, 68, 2], x and y in [0, 1] of the picture.
+        size_px: side of the mask.
+        soften_px: standard deviation of a blur of the mask's edge; 0 leaves it hard.
+    Returns:
+        [N, 1, size_px, size_px] float32 in [0, 1] on the device of `landmarks`; 1 is face. No gradient.
+    """
+    points = landmarks.detach().float().cpu().numpy()
+    # Only the direction "up" and a length are taken from the nose, so the rule turns with the head.
+    up = points[:, 27] - points[:, 33]
+    forehead = points[:, 17:27] + up[:, None]
+    hulls = np.concatenate([points, forehead], axis=1)
+    centre = hulls.mean(axis=1, keepdims=True)
+    hulls = (centre + (hulls - centre) * (1 + _MARGIN)) * size_px - 0.5
+    masks = np.zeros((len(points), size_px, size_px), np.float32)
+    fraction = 4  # bits: OpenCV draws polygons with sub-pixel corners as fixed-point numbers
+    for mask, hull in zip(masks, hulls, strict=True):
+        corners = cv2.convexHull(np.round(hull * 2**fraction).astype(np.int32))
+        cv2.fillConvexPoly(mask, corners, 1.0, lineType=cv2.LINE_8, shift=fraction)
+        if soften_px > 0:
+            mask[:] = cv2.GaussianBlur(mask, (0, 0), soften_px, borderType=cv2.BORDER_REPLICATE)
+    return torch.from_numpy(masks)[:, None].to(landmarks.device)

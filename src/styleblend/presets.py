@@ -1,0 +1,138 @@
+"""Presets: files of overrides that change params.yaml as a whole, checked before anything is written.
+
+Presets do not pile up: each starts from the settings that params.yaml had before the first one, which are kept as
+params.yaml.bak.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from styleblend import config
+from styleblend.errors import StyleBlendError
+from styleblend.files import whole_file
+
+MISSING = "(not set)"
+NONE = "none"
+"""Name that takes a preset back."""
+MARK = "# Written by `styleblend preset"
+
+
+class PresetError(StyleBlendError):
+    """There is no such preset, or an option does not fit it."""
+
+
+def names(folder: Path) -> list[str]:
+    """Presets that there are."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def merged(values: Any, overrides: Any) -> Any:
+    """`values` with `overrides` on top, section by section; lists, and tables with number keys, are replaced."""
+    if not (_is_section(values) and _is_section(overrides)):
+        return overrides
+    return {**values, **{key: merged(values.get(key), value) for key, value in overrides.items()}}
+
+
+def changes(old: Any, new: Any, where: str = "") -> Iterator[str]:
+    """One line a changed value: `section.key: old -> new`."""
+    if _is_section(old) and _is_section(new):
+        for key in dict.fromkeys((*old, *new)):
+            yield from changes(old.get(key, MISSING), new.get(key, MISSING), f"{where}.{key}" if where else key)
+    elif old != new:
+        yield f"{where}: {_short(old)} -> {_short(new)}"
+
+
+def apply(
+    name: str,
+    params: Path,
+    presets: Path,
+    *,
+    folder: Path | None = None,
+    mirror: Path | None = None,
+    licence: str | None = None,
+    terms: str | None = None,
+) -> list[str]:
+    """Write the preset's values into params.yaml; its settings without any preset are kept as params.yaml.bak.
+
+    Args:
+        name: of presets/<name>.yaml, or `none` to go back to params.yaml.bak.
+        folder, licence, terms: of the preset's one folder of photographs.
+        mirror: folder with pretrained files, for a machine without internet.
+    Returns:
+        one line a change; none if everything was so already, and then nothing is written.
+    Raises:
+        StyleBlendError: unknown preset, an option that does not fit, or a result that is not valid.
+    """
+    choices = (*names(presets), NONE)
+    if name not in choices:
+        raise PresetError(f"there is no preset '{name}': choose from {', '.join(choices)}")
+    # Checked first, so that a mistake of the user's own is reported against params.yaml and not the preset.
+    config.load(params)
+    text = params.read_text()
+    backup = params.with_name(f"{params.name}.bak")
+    base = backup if MARK in text and backup.is_file() else params
+    old, original = yaml.safe_load(text), yaml.safe_load(base.read_text())
+    if name == NONE:
+        if base == params:
+            raise PresetError(f"{params} has no preset, or {backup} is gone: there is nothing to take back")
+        os.replace(backup, params)
+        return list(changes(old, original))
+
+    overrides = yaml.safe_load((presets / f"{name}.yaml").read_text())
+    project = params.absolute().parent
+    if licence is not None:
+        _only_folder_source(name, overrides)["licence"] = licence
+    if terms is not None:
+        _only_folder_source(name, overrides)["terms"] = terms
+    if folder is not None:
+        place = _folder(folder, "--folder", project)
+        _only_folder_source(name, overrides)["path"] = overrides["download"]["origin"] = place
+    if mirror is not None:
+        overrides.setdefault("pretrained", {})["mirror"] = _folder(mirror, "--mirror", project)
+    new = merged(original, overrides)
+    config.from_mapping(new, f"{params} with preset {name}")
+    lines = list(changes(old, new))
+    if lines:
+        if base == params:
+            shutil.copyfile(params, backup)
+        header = [line for line in text.splitlines() if line.startswith("#") and not line.startswith(MARK)][:1]
+        body = yaml.safe_dump(new, sort_keys=False, default_flow_style=None, allow_unicode=True, width=110)
+        with whole_file(params) as partial:
+            partial.write_text("\n".join([*header, f"{MARK} {name}`; params.yaml.bak is without it.", body]))
+    return lines
+
+
+def _is_section(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True, width=10**6)
+    text = text.removesuffix("\n...\n").strip()
+    return text if len(text) <= 90 else f"{text[:87]}..."
+
+
+def _only_folder_source(name: str, overrides: dict[str, Any]) -> dict[str, Any]:
+    sources = overrides.get("download", {}).get("sources", [])
+    folders: list[dict[str, Any]] = [source for source in sources if source["kind"] == "folder"]
+    if len(folders) != 1:
+        raise PresetError(
+            f"preset {name} has {len(folders)} folders of photographs, so --folder, --licence and --terms do "
+            "not fit: edit download.sources of params.yaml afterwards"
+        )
+    return folders[0]
+
+
+def _folder(path: Path, option: str, project: Path) -> str:
+    """An existing folder: relative inside the project, absolute outside, as DVC reads either."""
+    if not path.is_dir():
+        raise PresetError(f"{option} {path} {'is no folder' if path.exists() else 'does not exist'}: name a folder")
+    path = Path(os.path.abspath(path))
+    return str(path.relative_to(project) if path.is_relative_to(project) else path)

@@ -1,0 +1,58 @@
+"""What MLflow runs when it loads a registered version: model code and safetensors weights, nothing pickled.
+
+MLflow copies this file into the version and executes it on loading; nothing else imports it.
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel
+from PIL import Image
+
+from styleblend import model, provenance
+
+
+class RegisteredSwapper(PythonModel):
+    """Swaps aligned faces: columns `source` and `target` hold picture files as bytes, so does `swapped`."""
+
+    def load_context(self, context: Any) -> None:
+        """Read the weights. MLflow calls this once, with the version's files."""
+        self.swapper = model.load(Path(context.artifacts["swapper"]))
+
+    @torch.no_grad()
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """Swap row by row; the pictures are aligned as in training (FFHQ crop) and of any size.
+
+        Returns:
+            column `swapped`: PNG files, marked as synthetic.
+        """
+        swapped = [
+            self._png(self.swapper(self._tensor(source), self._tensor(target)))
+            for source, target in zip(model_input["source"], model_input["target"], strict=True)
+        ]
+        return pd.DataFrame({"swapped": swapped}, index=model_input.index)
+
+    def _tensor(self, data: bytes) -> torch.Tensor:
+        side = self.swapper.encoder.input_px
+        image = Image.open(io.BytesIO(data)).convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
+
+    @staticmethod
+    def _png(swapped: torch.Tensor) -> bytes:
+        pixels = swapped[0].clamp(-1, 1).add(1).mul(127.5).round().byte().permute(1, 2, 0).numpy()
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch) / "swapped.png"
+            provenance.save_picture(Image.fromarray(pixels), path, model="registered version", kind="swap")
+            return path.read_bytes()
+
+
+# MLflow finds the model of an executed file by this call.
+set_model(RegisteredSwapper())

@@ -1,0 +1,195 @@
+"""Stage evaluate: every figure of the model, of the baselines and of the true swap, on the written test
+pairs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from styleblend import config, metrics, model, reporting, tracking
+from styleblend.evaluation import baselines, benchmark, protocol
+from styleblend.evaluation.protocol import MODEL, TRUE_SWAP, Measured, Method, Pairs
+from styleblend.files import fingerprint, whole_file, whole_folder
+from styleblend.perception import attributes, identity
+from styleblend.stages.entry import run
+
+
+def evaluate(
+    splits: Path,
+    faces: Path,
+    perceived: Path,
+    networks: Path,
+    swapper: Path,
+    out: Path,
+    metrics_file: Path,
+    cfg: config.Evaluate,
+    sources: tuple[config.Source, ...],
+    track: config.Tracking,
+) -> dict[str, Any]:
+    """Measure, write the report folder `out` and the flat `metrics_file`, and log both to MLflow.
+
+    Args:
+        sources: of the section download; the true swap is rendered as its source's photographs were.
+    Returns:
+        what metrics_file holds: numbers, and the names of the networks that measured them.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    pairs = protocol.read_pairs(splits, faces, perceived)
+    judge = identity.load(networks, "identity_judge").to(device)
+    seer = attributes.load(networks).to(device)
+    methods = _methods(pairs, swapper, networks, cfg.seed, sources, device)
+    rows = min(cfg.grid_rows, len(pairs))
+    keep = sorted(np.random.default_rng(cfg.seed).choice(len(pairs), rows, replace=False).tolist())
+    measured = protocol.measure(pairs, methods, judge, seer, cfg.batch_size, keep, device)
+    real = protocol.real_features(pairs, judge, cfg.batch_size, device)
+
+    figures = pd.concat(
+        {name: protocol.summarise(each.table, cfg.bootstrap, cfg.seed) for name, each in measured.items()},
+        names=["method"],
+    ).reset_index()
+    groups = _by_group(pairs, measured[MODEL], cfg)
+    sizes = protocol.groups(pairs, cfg.yaw_bins_deg).value_counts(sort=False)
+    flat = _flat(figures, groups, measured, real, judge.name) | {
+        **{f"n_pairs_{name}": int(size) for name, size in sizes.items()},
+        "n_pairs": len(pairs),
+        "n_real_faces": len(real),
+        "n_persons": int(pairs.person.unique().numel()),
+        "network_judge": judge.name,
+        "network_attributes": seer.name,
+    }
+    manifest = pd.read_parquet(faces / "manifest.parquet")
+    catalogue = json.loads((networks / "networks.json").read_text())
+    warning = " ".join(reporting.caveat(manifest, catalogue).replace(">", "").replace("**", "").split())
+    description: dict[str, Any] = {
+        "text": protocol.__doc__,
+        "methods": list(methods),
+        "network_judge": judge.name,
+        "network_attributes": seer.name,
+        "gallery_source_faces": int(pairs.source.unique().numel()),
+        "gallery_target_faces": int(pairs.target.unique().numel()),
+        "warnings": [warning] if warning else [],
+    }
+    with whole_folder(out) as folder:
+        tables = [each.table.assign(method=name) for name, each in measured.items()]
+        pd.concat(tables, ignore_index=True).to_parquet(folder / "pairs.parquet", index=False)
+        figures.to_csv(folder / "figures.csv", index=False)
+        groups.to_csv(folder / "groups.csv", index=False)
+        retrieval = figures[figures["figure"].isin(["id_retrieval_top1", "target_retrieval_top1"])]
+        retrieval.to_csv(folder / "retrieval.csv", index=False)
+        (folder / "protocol.json").write_text(json.dumps(description, indent=1) + "\n")
+        reporting.figure_chart(figures, folder / "figures.png")
+        reporting.swap_grid(_grid(pairs, measured, keep), folder / "swap_grid.png", model="evaluate")
+    with whole_file(metrics_file) as partial:
+        partial.write_text(json.dumps(flat, indent=1) + "\n")
+
+    parent = json.loads((swapper / "run.json").read_text())["parent_run_id"]
+    key = fingerprint(swapper, splits, cfg.model_dump_json())
+    with tracking.child_run(track, parent, "evaluate", key, cfg.model_dump()) as child:
+        child.log_metrics({name: value for name, value in flat.items() if not isinstance(value, str)})
+        child.set_tags({name: value for name, value in flat.items() if isinstance(value, str)})
+        child.log_artifact(out, "evaluate")
+    print(f"evaluate: {len(pairs)} pairs, {len(methods)} methods; {out}/figures.csv and {out}/swap_grid.png")
+    for line in description["warnings"]:
+        print(f"evaluate: {line}")
+    return flat
+
+
+def _methods(
+    pairs: Pairs,
+    swapper: Path,
+    networks: Path,
+    seed: int,
+    sources: tuple[config.Source, ...],
+    device: str,
+) -> dict[str, Method]:
+    trained = model.load(swapper).to(device)
+    sizes = config.Model.model_validate(json.loads((swapper / "model.json").read_text())["model"])
+    untrained = baselines.untrained_mixing(sizes, networks, seed).to(device)
+    methods: dict[str, Method] = {
+        MODEL: lambda batch: trained(batch.source, batch.target),
+        "copy_target": baselines.copy_target,
+        "copy_source": baselines.copy_source,
+        "warp_blend": baselines.warp_blend,
+        "untrained_mixing": lambda batch: untrained(batch.source, batch.target),
+    }
+    if benchmark.has_true_swap(pairs):
+        supersample = {each.name: each.supersample for each in sources if each.kind == "rendered"}
+        methods[TRUE_SWAP] = lambda batch: benchmark.true_swaps(batch, supersample)
+    return methods
+
+
+def _by_group(pairs: Pairs, measured: Measured, cfg: config.Evaluate) -> pd.DataFrame:
+    """The model's figures in each pose group: columns group, figure, value, low, high, n."""
+    member = protocol.groups(pairs, cfg.yaw_bins_deg)
+    parts = {
+        name: protocol.summarise(measured.table[(member == name).to_numpy()], cfg.bootstrap, cfg.seed)
+        for name in member.unique()
+    }
+    return pd.concat(parts, names=["group"]).reset_index()
+
+
+def _flat(
+    figures: pd.DataFrame,
+    groups: pd.DataFrame,
+    measured: Mapping[str, Measured],
+    real: torch.Tensor,
+    judge: str,
+) -> dict[str, Any]:
+    """Flat names: the model's plain and with limits, others' as method/figure, groups' as figure_group."""
+    flat: dict[str, Any] = {}
+    for row in figures.to_dict("records"):
+        if row["method"] == MODEL:
+            flat |= {row["figure"]: row["value"]}
+            flat |= {f"{row['figure']}_low": row["low"], f"{row['figure']}_high": row["high"]}
+        else:
+            flat[f"{row['method']}/{row['figure']}"] = row["value"]
+    frechet = "frechet_" + "".join(letter if letter.isalnum() else "_" for letter in judge.lower())
+    for name, each in measured.items():
+        flat[frechet if name == MODEL else f"{name}/{frechet}"] = metrics.frechet_distance(each.features, real)
+    for row in groups.to_dict("records"):
+        flat[f"{row['figure']}_{row['group']}"] = row["value"]
+    return flat
+
+
+def _grid(pairs: Pairs, measured: Mapping[str, Measured], keep: list[int]) -> dict[str, torch.Tensor]:
+    columns = {
+        "source": pairs.pictures(pairs.source[keep]),
+        "target": pairs.pictures(pairs.target[keep]),
+        "swapped": measured[MODEL].kept,
+    }
+    if TRUE_SWAP in measured:
+        columns["true swap"] = measured[TRUE_SWAP].kept
+    return columns | {"warp + blend": measured["warp_blend"].kept}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    for name in ("splits", "faces", "perceived", "networks", "swapper", "out", "metrics"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    given = parser.parse_args()
+    cfg = config.load(given.params)
+    evaluate(
+        given.splits,
+        given.faces,
+        given.perceived,
+        given.networks,
+        given.swapper,
+        given.out,
+        given.metrics,
+        cfg.evaluate,
+        cfg.download.sources,
+        cfg.tracking,
+    )
+
+
+if __name__ == "__main__":
+    run("evaluate", main)

@@ -1,0 +1,113 @@
+"""Stage perceive: what the frozen networks see in each face, once, for training and evaluation to read."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
+from tqdm import tqdm
+
+from styleblend import config
+from styleblend.data.manifest import read_manifest
+from styleblend.data.sources import write_rows
+from styleblend.errors import StyleBlendError
+from styleblend.perception import attributes, identity, landmarks
+from styleblend.stages.entry import run
+
+VECTORS = ("identity", "judge", "landmarks", "expression")
+NUMBERS = ("yaw_deg", "pitch_deg", "roll_deg", "sharpness")
+PERCEIVED = pa.schema(
+    [("face_id", pa.string())]
+    + [(name, pa.list_(pa.float32())) for name in VECTORS]
+    + [(name, pa.float64()) for name in NUMBERS]
+)
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The frozen networks that look at faces, as perception's modules define them."""
+
+    identity: nn.Module
+    judge: nn.Module
+    landmarks: nn.Module
+    attributes: nn.Module
+
+
+def load(folder: Path, device: str) -> Networks:
+    """Load the networks that the stage pretrained put into `folder`."""
+    loaded = (
+        identity.load(folder, "identity"),
+        identity.load(folder, "identity_judge"),
+        landmarks.load(folder),
+        attributes.load(folder),
+    )
+    return Networks(*(network.to(device) for network in loaded))
+
+
+@torch.inference_mode()
+def perceive(faces: Path, networks: Networks, out: Path, cfg: config.Perceive, device: str = "cpu") -> pd.DataFrame:
+    """Measure every face of the manifest and write one row a face, in the manifest's order.
+
+    Raises:
+        StyleBlendError: the manifest or a face's picture is missing or unreadable.
+    """
+    manifest = read_manifest(faces)
+    rows: list[dict[str, Any]] = []
+    for start in tqdm(range(0, len(manifest), cfg.batch_size), desc="perceive", unit="batch", disable=None):
+        batch = manifest.iloc[start : start + cfg.batch_size]
+        pixels = np.stack([_pixels(faces / path) for path in batch["path"]])
+        images = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        angles, expression = networks.attributes(images)
+        seen = {
+            "identity": networks.identity(images),
+            "judge": networks.judge(images),
+            "landmarks": networks.landmarks(images).flatten(1),
+            "expression": expression,
+        }
+        columns: dict[str, Any] = {name: value.float().cpu().tolist() for name, value in seen.items()}
+        columns["face_id"] = batch["face_id"].tolist()
+        columns |= dict(zip(NUMBERS, angles.float().cpu().T.tolist(), strict=False))
+        columns["sharpness"] = [sharpness(picture) for picture in pixels]
+        rows += [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    write_rows(rows, PERCEIVED, out)
+    print(f"perceive: {len(rows)} faces")
+    return pd.read_parquet(out)
+
+
+def sharpness(pixels: NDArray[np.uint8]) -> float:
+    """Variance of the Laplacian of the grey picture in [0, 255]; pixels [H, W, 3]."""
+    return float(cv2.Laplacian(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.CV_64F).var())
+
+
+def _pixels(path: Path) -> NDArray[np.uint8]:
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except OSError as error:
+        raise StyleBlendError(f"face {path} cannot be read ({error}): run the stage align again") from None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--faces", type=Path, required=True)
+    parser.add_argument("--networks", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args()
+    cfg = config.load(given.params).perceive
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    perceive(given.faces, load(given.networks, device), given.out, cfg, device)
+
+
+if __name__ == "__main__":
+    run("perceive", main)

@@ -1,0 +1,157 @@
+"""Stage register: a model version in MLflow with all that is needed to repeat and to judge it, behind a gate."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from styleblend import config, reporting, tracking
+from styleblend.errors import StyleBlendError
+from styleblend.files import fingerprint, sha256, whole_file
+from styleblend.stages.entry import run
+
+
+def register(
+    swapper: Path,
+    evaluation: Path,
+    metrics_file: Path,
+    faces: Path,
+    networks: Path,
+    out: Path,
+    card: Path,
+    cfg: config.Register,
+    track: config.Tracking,
+) -> dict[str, Any]:
+    """Register the swapper, write its card, and give it the alias if the gate lets it pass.
+
+    A version that fails the gate is registered too, without the alias: its figures are worth keeping, and DVC
+    has nothing to run again.
+
+    Returns:
+        what `out` holds: name, version, run ids, alias or None, gate ("passed" or "failed") and the reasons.
+    Raises:
+        StyleBlendError: the gate names a figure that was not measured.
+    """
+    metrics = json.loads(metrics_file.read_text())
+    reasons = failures(cfg.gate, metrics)
+    verdict = "failed" if reasons else "passed"
+    model = json.loads((swapper / "model.json").read_text())
+    catalogue = json.loads((networks / "networks.json").read_text())
+    manifest = pd.read_parquet(faces / "manifest.parquet")
+    tags = {
+        "gate": verdict,
+        "git_revision": git_revision(),
+        "dvc_lock_sha256": sha256(Path("dvc.lock")) if Path("dvc.lock").exists() else "none yet",
+        "data_sha256": sha256(faces / "manifest.parquet"),
+        "data_licences": ", ".join(sorted(manifest["licence"].dropna().unique())),
+        "network_licences": ", ".join(sorted({str(entry["licence"]) for entry in catalogue.values()})),
+        "alignment": f"{model['alignment']['template']} {model['alignment']['size_px']} px",
+        "training_fingerprint": str(model.get("fingerprint", "unknown")),
+    }
+    sentence = "The gate passed." if not reasons else f"The gate failed: {'; '.join(reasons)}."
+    with whole_file(card) as partial:
+        partial.write_text(
+            reporting.model_card(
+                metrics=metrics,
+                protocol=json.loads((evaluation / "protocol.json").read_text()),
+                manifest=manifest,
+                networks=catalogue,
+                model=model,
+                tags=tags,
+                gate=sentence,
+            )
+        )
+    alias = None if reasons else cfg.alias
+    key = fingerprint(swapper, metrics_file)
+    parent = json.loads((swapper / "run.json").read_text())["parent_run_id"]
+    with tracking.child_run(track, parent, "register", key, {"gate": cfg.gate.model_dump()}) as child:
+        version = tracking.register_version(
+            track,
+            swapper,
+            {name: value for name, value in metrics.items() if not isinstance(value, str)},
+            tags,
+            {"card": card, "evaluation": evaluation, "metrics": metrics_file},
+            alias,
+            run=child,
+            key=key,
+        )
+        child.log_artifact(card)
+    tracking.finish_pipeline(track, child.parent_run_id)
+    registered = {
+        "name": version.name,
+        "version": version.version,
+        "run_id": version.run_id,
+        "parent_run_id": child.parent_run_id,
+        "alias": alias,
+        "gate": verdict,
+        "reasons": reasons,
+    }
+    with whole_file(out) as partial:
+        partial.write_text(json.dumps(registered, indent=1) + "\n")
+    named = f"alias {alias}" if alias else f"no alias, gate failed: {'; '.join(reasons)}"
+    print(f"register: {version.name} version {version.version}, {named}")
+    return registered
+
+
+def failures(gate: config.Gate, metrics: Mapping[str, Any]) -> list[str]:
+    """Why the gate stays shut, a clause a limit; empty when it opens. A figure that is not a number fails.
+
+    Raises:
+        StyleBlendError: a limit stands on a name that metrics.json lacks.
+    """
+    numbers = {name: value for name, value in metrics.items() if not isinstance(value, str)}
+    for name in (*gate.min, *gate.max):
+        if name not in numbers:
+            near = get_close_matches(name, numbers, n=3)
+            hint = f", did you mean {' or '.join(near)}" if near else ""
+            raise StyleBlendError(f"register.gate names '{name}', which was not measured{hint}: correct params.yaml")
+    low = [f"{name} is {numbers[name]:.4g}, below {limit:g}" for name, limit in gate.min.items()
+           if not numbers[name] >= limit]  # fmt: skip
+    high = [f"{name} is {numbers[name]:.4g}, above {limit:g}" for name, limit in gate.max.items()
+            if not numbers[name] <= limit]  # fmt: skip
+    return low + high
+
+
+def git_revision() -> str:
+    """The checked-out commit, with `-dirty` when files differ from it; `unknown` outside a repository."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    for name in ("swapper", "evaluation", "metrics", "faces", "networks", "out", "card"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    given = parser.parse_args()
+    cfg = config.load(given.params)
+    register(
+        given.swapper,
+        given.evaluation,
+        given.metrics,
+        given.faces,
+        given.networks,
+        given.out,
+        given.card,
+        cfg.register_,
+        cfg.tracking,
+    )
+
+
+if __name__ == "__main__":
+    run("register", main)

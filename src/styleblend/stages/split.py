@@ -1,0 +1,46 @@
+"""Stage split: training, validation and test faces of different persons, and the pairs of the evaluation."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+
+from styleblend import config
+from styleblend.data import splits
+from styleblend.data.manifest import read_manifest
+from styleblend.errors import StyleBlendError
+from styleblend.stages.entry import run
+
+
+def split(faces: Path, perceived: Path, out: Path, cfg: config.Split) -> splits.Splits:
+    """Write train, val, test and the two pair lists to `out`.
+
+    Raises:
+        StyleBlendError: a table is missing, or there are too few persons.
+    """
+    if not perceived.is_file():
+        raise StyleBlendError(f"{perceived} is missing: run the stage perceive first")
+    made = splits.split(read_manifest(faces), pd.read_parquet(perceived), cfg)
+    made.write(out)
+    parts = (("train", made.train), ("val", made.val), ("test", made.test))
+    counts = [f"{name} {len(table)} faces of {table['person'].nunique()} persons" for name, table in parts]
+    print(f"split: {', '.join(counts)}; {len(made.val_pairs)} and {len(made.test_pairs)} pairs of val and test")
+    if len(made.test_pairs) < cfg.test_pairs or len(made.val_pairs) < cfg.val_pairs:
+        print(f"split: there are no more pairs; asked were {cfg.val_pairs} and {cfg.test_pairs}")
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--faces", type=Path, required=True)
+    parser.add_argument("--perceived", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args()
+    split(given.faces, given.perceived, given.out, config.load(given.params).split)
+
+
+if __name__ == "__main__":
+    run("split", main)

@@ -1,0 +1,364 @@
+"""Both training stages on Ray Train: the only module that knows Ray.
+
+Every state that matters is in the state folder, written by the loop itself, so one rule serves a lost worker,
+a
+killed stage and a stopped machine: start again, read the newest checkpoint. Ray's own checkpoints are not
+used. On several machines the state folder, the inputs and the MLflow store must be visible to all of them.
+"""
+
+from __future__ import annotations
+
+import copy
+import fcntl
+import json
+import math
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from styleblend import config, tracking
+from styleblend.errors import StyleBlendError
+from styleblend.files import whole_file, whole_folder
+from styleblend.model import build, build_discriminator, load, save
+from styleblend.perception import attributes, identity, landmarks
+from styleblend.provenance import save_picture
+from styleblend.training import loop, probe
+from styleblend.training.batches import read_faces
+from styleblend.training.steps import Learner, Perception, Stage, choose_what_learns
+
+RESULT = "result"
+_ERROR = "error.txt"
+_PROGRESS = "progress.log"
+_LOCK_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a worker needs; paths are absolute, for workers run in a folder of their own."""
+
+    stage: Stage
+    fingerprint: str
+    model: config.Model
+    training: config.Training
+    tracking: config.Tracking
+    parent_run_id: str
+    state: Path
+    splits: Path
+    faces: Path
+    perceived: Path
+    networks: Path
+    encoder: Path | None
+    """Folder of the first stage's model; None in the first stage."""
+
+
+def run(job: Job) -> Path:
+    """Train until the end, going on from what is in job.state; returns the folder with the finished model.
+
+    Raises:
+        StyleBlendError: training gave up, an input is wrong, or another trainer works on the same state.
+    """
+    result = job.state / RESULT
+    with _lock(job.state / "trainer.lock", wait_s=0), _ended_by_sigterm():
+        (job.state / _ERROR).unlink(missing_ok=True)
+        if not (result / "run.json").exists():
+            with _shown(job.state / _PROGRESS):
+                _fit(job)
+    return result
+
+
+def _fit(job: Job) -> None:
+    # Read by Ray when it is imported or started here; nothing is sent anywhere, and reports are not held
+    # back.
+    os.environ |= {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        # Ray's default of 15 starves training whenever anything else runs on the machine.
+        "RAY_worker_niceness": "0",
+    }
+    cfg = job.training
+    if cfg.ray_address is None:
+        # The cluster of this run listens on this machine alone, and its processes end with it.
+        os.environ["RAY_AUTH_MODE"] = "disabled"
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    # Sockets live below the temporary folder, and their names must be short.
+    scratch = Path(tempfile.mkdtemp(prefix="styleblend-"))
+    storage = job.state / "ray" if cfg.ray_address else scratch / "storage"
+    threads = str(max(1, math.floor(cfg.cpus_per_worker)))
+    workers_env = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
+    try:
+        if cfg.ray_address is None:
+            needed = math.ceil(cfg.workers * cfg.cpus_per_worker)
+            ray.init(
+                num_cpus=max(needed, os.cpu_count() or 1),
+                include_dashboard=False,
+                # Ray would pass on every word of its own processes; what people want is in the progress file.
+                log_to_driver=False,
+                object_store_memory=100 * 2**20,
+                _temp_dir=str(scratch / "ray"),
+                runtime_env={"env_vars": workers_env},
+            )
+        else:
+            ray.init(address=cfg.ray_address, log_to_driver=False, runtime_env={"env_vars": workers_env})
+        resources = {"CPU": cfg.cpus_per_worker}
+        if cfg.gpus_per_worker:
+            resources["GPU"] = cfg.gpus_per_worker
+        trainer = TorchTrainer(
+            _work,
+            train_loop_config={"job": job},
+            scaling_config=ScalingConfig(
+                num_workers=cfg.workers,
+                use_gpu=cfg.gpus_per_worker > 0,
+                resources_per_worker=resources,
+            ),
+            run_config=RunConfig(
+                # A name that was used would bring back Ray's own idea of that run.
+                name=f"{job.state.name}-{time.time_ns()}",
+                storage_path=str(storage),
+                failure_config=FailureConfig(max_failures=cfg.max_failures),
+            ),
+        )
+        try:
+            # Once more, for Ray's start put a handler of its own in place that aborts the process.
+            with _ended_by_sigterm():
+                trainer.fit()
+        except Exception as error:
+            message = job.state / _ERROR
+            if message.exists():
+                raise StyleBlendError(message.read_text()) from error
+            raise
+    finally:
+        ray.shutdown()
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _work(settings: dict[str, Any]) -> None:
+    """What each worker does. A user's mistake is written down for the stage, for Ray wraps what workers raise."""
+    import ray.train
+    import ray.train.torch
+
+    job: Job = settings["job"]
+    message = job.state / _ERROR
+    if message.exists():
+        # Ray starts workers again after any error; this one will not go away.
+        raise StyleBlendError(message.read_text())
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    device = ray.train.torch.get_device()
+    if device.type == "cpu":
+        torch.set_num_threads(max(1, math.floor(job.training.cpus_per_worker)))
+    worker = loop.Worker(rank, world_size, device, mean_over_workers if world_size > 1 else loop.alone)
+    try:
+        train_job(job, worker)
+    except StyleBlendError as error:
+        with whole_file(message) as partial:
+            partial.write_text(str(error))
+        raise
+
+
+def mean_over_workers(tensors: Sequence[Tensor]) -> None:
+    """Replace tensors by their mean over the workers of torch.distributed, all in one exchange.
+
+    Gradients are averaged by this rather than by DistributedDataParallel: a step uses each network three
+    times and not every parameter at every step, which DDP allows only with searches for unused parameters,
+    and one sum in one order is what makes runs repeatable. The cost is that sending does not overlap with the
+    backward pass.
+    """
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    torch.distributed.all_reduce(flat)
+    flat /= torch.distributed.get_world_size()
+    for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(mean.view_as(tensor))
+
+
+def train_job(job: Job, worker: loop.Worker) -> None:
+    """Train as one of the workers; rank 0 also records the run and writes job.state / "result".
+
+    Raises:
+        StyleBlendError: an input is wrong, or the run collapsed.
+    """
+    learner = _new_learner(job, worker.device)
+    perception = Perception(
+        identity=identity.load(job.networks, "identity").to(worker.device),
+        landmarks=landmarks.load(job.networks).to(worker.device),
+        attributes=attributes.load(job.networks).to(worker.device),
+    )
+    faces, known = (
+        read_faces(job.splits / f"{split}.parquet", job.faces, job.perceived, job.model.input_px)
+        for split in ("train", "val")
+    )
+    pairs = probe.read_pairs(job.splits / "val_pairs.parquet", known, worker.device)
+    everything = (job.training, learner, perception, faces, pairs, job.state / "checkpoints", worker)
+    if worker.rank:
+        loop.train(*everything, loop.Silence())
+        return
+    # A worker that outlived a killed stage for a moment may still be writing.
+    with _lock(job.state / "writer.lock", wait_s=_LOCK_SECONDS), _recorded(job) as recorder:
+        history = loop.train(*everything, recorder)
+        with whole_folder(job.state / RESULT) as folder:
+            save(
+                learner.averaged,
+                job.model,
+                folder,
+                stage=job.stage,
+                step=job.training.steps,
+                fingerprint=job.fingerprint,
+                alignment={"template": "ffhq", "size_px": job.model.input_px},
+            )
+            judge = {name: value.cpu().contiguous() for name, value in learner.discriminator.state_dict().items()}
+            save_file(judge, folder / "discriminator.safetensors")
+            (folder / "history.json").write_text(json.dumps(history, indent=1) + "\n")
+            runs = {"parent_run_id": job.parent_run_id, "run_id": recorder.run.run_id}
+            (folder / "run.json").write_text(json.dumps(runs, indent=1) + "\n")
+
+
+def _new_learner(job: Job, device: torch.device) -> Learner:
+    """Networks and optimisers as the stage begins: equal on all workers."""
+    cfg = job.training
+    torch.manual_seed(cfg.seed)
+    discriminator = build_discriminator(job.model)
+    if job.encoder is None:
+        swapper = build(job.model)
+        fill(swapper.encoder, job.networks / "encoder.safetensors", new=())
+        fill(swapper.decoder, job.networks / "decoder.safetensors", new=("pathway.",))
+    else:
+        swapper = load(job.encoder)
+        fill(discriminator, job.encoder / "discriminator.safetensors", new=())
+    swapper.to(device).train()
+    discriminator.to(device).train()
+    learning = choose_what_learns(swapper, job.stage)
+    return Learner(
+        swapper=swapper,
+        averaged=copy.deepcopy(swapper).eval(),
+        discriminator=discriminator,
+        swapper_optimiser=torch.optim.Adam(learning, cfg.learning_rate, cfg.adam_betas),
+        discriminator_optimiser=torch.optim.Adam(
+            discriminator.parameters(), cfg.discriminator_learning_rate, cfg.adam_betas
+        ),
+    )
+
+
+def fill(network: torch.nn.Module, file: Path, new: tuple[str, ...]) -> None:
+    """Load weights strictly; only names that begin with one of `new` may be missing."""
+    try:
+        missing, unexpected = network.load_state_dict(load_file(file), strict=False)
+    except FileNotFoundError:
+        raise StyleBlendError(f"{file} is missing: run `dvc repro` for the stage that makes it") from None
+    except (RuntimeError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise StyleBlendError(f"{file} does not fit the section model of params.yaml: {reason}") from None
+    missing = [name for name in missing if not name.startswith(new)] if new else missing
+    if missing or unexpected:
+        raise StyleBlendError(
+            f"{file} does not fit the section model of params.yaml: missing {missing[:3]}, unexpected"
+            f" {unexpected[:3]}; use the sizes that its network was made with"
+        )
+
+
+class MlflowRecorder:
+    """A loop.Recorder that logs to a run and writes lines for the stage to show."""
+
+    def __init__(self, run: tracking.Run, job: Job) -> None:
+        self.run, self.job = run, job
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        self.run.log_metrics(values, step)
+
+    def picture(self, step: int, pixels: Tensor) -> None:
+        file = self.job.state / f"step-{step:07d}.png"
+        save_picture(Image.fromarray(pixels.numpy()), file, model=f"styleblend {self.job.stage}", kind="grid")
+        self.run.log_artifact(file, "probe")
+        file.unlink()
+
+    def line(self, text: str) -> None:
+        with (self.job.state / _PROGRESS).open("a") as stream:
+            stream.write(f"{self.job.stage}: {text}\n")
+
+
+@contextmanager
+def _recorded(job: Job) -> Iterator[MlflowRecorder]:
+    params = {"model": job.model.model_dump(mode="json"), job.stage: job.training.model_dump(mode="json")}
+    with tracking.child_run(job.tracking, job.parent_run_id, job.stage, job.fingerprint, params) as run:
+        yield MlflowRecorder(run, job)
+
+
+@contextmanager
+def _shown(path: Path) -> Iterator[None]:
+    """Print what workers write into a new file `path`, while the block runs and what is left at its end."""
+    path.write_text("")
+    done = threading.Event()
+
+    def follow() -> None:
+        with path.open() as stream:
+            ended = False
+            while not ended:
+                ended = done.wait(0.2)
+                if text := stream.read():
+                    print(text, end="", flush=True)
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+@contextmanager
+def _lock(path: Path, wait_s: float) -> Iterator[None]:
+    """Hold a lock file that the system itself releases when this process dies, whatever kills it.
+
+    Raises:
+        StyleBlendError: another live process holds it for longer than wait_s; names its id.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as stream:
+        deadline = time.monotonic() + wait_s
+        while True:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    stream.seek(0)
+                    raise StyleBlendError(
+                        f"process {stream.read().strip() or 'unknown'} is already training in {path.parent}:"
+                        " wait for it, or end it"
+                    ) from None
+                time.sleep(0.5)
+        stream.truncate(0)
+        stream.write(str(os.getpid()))
+        stream.flush()
+        yield
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends the block like ctrl-C does, so that Ray and its workers are shut down on the way out."""
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,72 @@
+"""What the two training stages share: from declared inputs to a finished model folder."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import styleblend
+from styleblend import config, tracking
+from styleblend.files import fingerprint, whole_folder
+from styleblend.training import ray_trainer
+from styleblend.training.steps import Stage
+
+_CODE = ("model", "training", "losses.py", "perception")
+"""Changing these begins the training anew. Comments count too: a run half of old code would be worth nothing."""
+
+
+def train_stage(
+    stage: Stage,
+    cfg: config.Config,
+    *,
+    splits: Path,
+    faces: Path,
+    perceived: Path,
+    networks: Path,
+    out: Path,
+    encoder: Path | None,
+    parent_run_id: str | None,
+) -> None:
+    """Run a training stage, or go on with it, and write the model folder `out`.
+
+    The live state is in .state/<stage>-<fingerprint> of the current folder, undeclared to DVC: a stage that
+    was killed goes on, one whose parameters, data or code changed begins anew. It is removed once `out` is
+    written.
+
+    Args:
+        parent_run_id: run of the pipeline; None finds or makes it.
+    Raises:
+        StyleBlendError: see ray_trainer.run.
+    """
+    training = cfg.train_encoder if stage == "train_encoder" else cfg.finetune_decoder
+    package = Path(styleblend.__file__).parent
+    key = fingerprint(
+        stage,
+        cfg.model.model_dump_json(),
+        training.model_dump_json(),
+        faces / "manifest.parquet",
+        perceived,
+        splits,
+        networks,
+        *([encoder] if encoder else []),
+        *(package / name for name in _CODE),
+    )
+    store = tracking.resolved(cfg.tracking)
+    job = ray_trainer.Job(
+        stage=stage,
+        fingerprint=key,
+        model=cfg.model,
+        training=training,
+        tracking=store,
+        parent_run_id=parent_run_id or tracking.start_pipeline(store, key, cfg.model_dump(mode="json")),
+        state=Path(".state", f"{stage}-{key}").resolve(),
+        splits=splits.resolve(),
+        faces=faces.resolve(),
+        perceived=perceived.resolve(),
+        networks=networks.resolve(),
+        encoder=encoder.resolve() if encoder else None,
+    )
+    result = ray_trainer.run(job)
+    with whole_folder(out) as partial:
+        shutil.copytree(result, partial, dirs_exist_ok=True)
+    shutil.rmtree(job.state)

@@ -1,0 +1,213 @@
+"""One generator step and one discriminator step. No engine: workers meet only in `average`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from styleblend import config, losses
+from styleblend.model.discriminator import Discriminator
+from styleblend.model.swapper import Swapper
+from styleblend.perception.landmarks import to_19
+from styleblend.perception.regions import face_region
+from styleblend.training.batches import Batch
+
+Stage = Literal["train_encoder", "finetune_decoder"]
+Average = Callable[[Sequence[Tensor]], None]
+"""Replaces tensors in place by their mean over the workers."""
+
+
+class Perception(NamedTuple):
+    """The frozen networks that training looks through; see styleblend.perception."""
+
+    identity: nn.Module
+    landmarks: nn.Module
+    attributes: nn.Module
+
+
+@dataclass(frozen=True)
+class Learner:
+    """All that changes while a stage trains."""
+
+    swapper: Swapper
+    averaged: Swapper
+    """Exponential moving average of `swapper`: what is probed and what the product uses."""
+    discriminator: Discriminator
+    swapper_optimiser: torch.optim.Adam
+    discriminator_optimiser: torch.optim.Adam
+
+
+class Outcome(NamedTuple):
+    """What a step gave: this worker's unweighted terms, its swapped pictures, and whether all gradients are
+    finite.
+
+    Gradients are compared after their mean over the workers, so all workers agree on `finite`.
+    """
+
+    terms: dict[str, Tensor]
+    swapped: Tensor
+    finite: bool
+
+
+def choose_what_learns(swapper: Swapper, stage: Stage) -> list[nn.Parameter]:
+    """Freeze and unfreeze the parts of G for a stage (section 3); returns the parameters that learn.
+
+    train_encoder: E, the SBM and the decoder's pathway, which is as new as they are; the synthesis of D is
+    frozen.
+    finetune_decoder: all of D; E and the SBM are frozen.
+    """
+    first = stage == "train_encoder"
+    swapper.encoder.requires_grad_(first)
+    swapper.blending.requires_grad_(first)
+    swapper.decoder.requires_grad_(True)
+    if first:
+        for parameter in swapper.decoder.synthesis_parameters():
+            parameter.requires_grad_(False)
+    return [parameter for parameter in swapper.parameters() if parameter.requires_grad]
+
+
+def resized(images: Tensor, side: int) -> Tensor:
+    """Decoder pictures at the side of the data set's: means of pixels when smaller, bilinear when larger."""
+    if images.shape[-1] == side:
+        return images
+    if images.shape[-1] > side:
+        return F.adaptive_avg_pool2d(images, side)
+    return F.interpolate(images, size=(side, side), mode="bilinear", align_corners=False)
+
+
+def generator_terms(
+    swapper: Swapper,
+    discriminator: Discriminator,
+    perception: Perception,
+    batch: Batch,
+    cfg: config.Training,
+    step: int,
+) -> tuple[dict[str, Tensor], Tensor]:
+    """The terms of Eq. 13, unweighted, and the swapped pictures. A term of weight 0 is not computed.
+
+    Three encodings (I_s, I_t, swapped) and three decodings (the swap and the two of Eq. 12) serve all terms.
+    """
+    weight = cfg.loss
+    side = swapper.encoder.input_px
+    noise = swapper.decoder.make_noise(batch.noise_seeds, batch.source.device)
+    with torch.autocast(batch.source.device.type, torch.bfloat16, enabled=cfg.precision == "bfloat16"):
+        source, target = swapper.encoder(batch.source), swapper.encoder(batch.target)
+
+        def swap(source_codes: Tensor, target_codes: Tensor, features: tuple[Tensor, ...]) -> Tensor:
+            codes = swapper.blending(source_codes, target_codes)
+            return resized(swapper.decoder(codes, features, noise), side).float()
+
+        swapped = swap(source.codes, target.codes, target.features)
+        terms: dict[str, Tensor] = {}
+        if weight.swap_consistency and step % cfg.swap_every == 0:
+            again = swapper.encoder(swapped)
+            source_again = swap(again.codes, source.codes, source.features)
+            target_again = swap(target.codes, again.codes, again.features)
+            terms["swap_consistency"] = losses.swap_consistency(source_again, batch.source, target_again, batch.target)
+        if weight.adversarial:
+            terms["adversarial"] = losses.adversarial([scores.float() for scores in discriminator(swapped)])
+    # The perception networks judge in float32: cosines near 1 have no digits left in bfloat16.
+    if weight.identity or weight.contrastive:
+        embedding = perception.identity(swapped)
+        if weight.identity:
+            terms["identity"] = losses.identity(embedding, batch.source_identity)
+        if weight.contrastive:
+            terms["contrastive"] = losses.contrastive(
+                embedding,
+                batch.source_identity,
+                batch.target_identity,
+                batch.negatives,
+                ~batch.same_person,
+                cfg.temperature,
+            )
+    if weight.reconstruction:
+        terms["reconstruction"] = losses.reconstruction(swapped, batch.target, batch.same_person)
+    if weight.perceptual:
+        with torch.no_grad():
+            wanted = perception.identity.features(batch.target)  # type: ignore[operator]
+        seen = perception.identity.features(swapped)  # type: ignore[operator]
+        terms["perceptual"] = losses.perceptual(seen, wanted, batch.same_person)
+    if weight.landmarks:
+        points = to_19(perception.landmarks(swapped))
+        terms["landmarks"] = losses.landmarks(points, to_19(batch.target_landmarks))
+    if weight.outside:
+        face = face_region(batch.target_landmarks, side, soften_px=side / 64)
+        terms["outside"] = losses.outside(swapped, batch.target, face)
+    return terms, swapped
+
+
+def generator_step(
+    learner: Learner, perception: Perception, batch: Batch, cfg: config.Training, step: int, average: Average
+) -> Outcome:
+    """Learn one step of Eq. 13, then move the averaged weights. Nothing moves if a gradient is not finite."""
+    with _as_judge(learner.discriminator):
+        terms, swapped = generator_terms(learner.swapper, learner.discriminator, perception, batch, cfg, step)
+        total = torch.stack([getattr(cfg.loss, name) * value for name, value in terms.items()]).sum()
+        finite = _learn(learner.swapper_optimiser, total, average)
+    if finite:
+        _follow(learner, cfg.ema_decay, step)
+    return Outcome({name: value.detach() for name, value in terms.items()}, swapped.detach(), finite)
+
+
+def discriminator_step(
+    learner: Learner, batch: Batch, swapped: Tensor, cfg: config.Training, average: Average
+) -> Outcome:
+    """Learn one step of Eq. 6 and 7.
+
+    The sources are the real pictures, `swapped` of the generator step the fakes.
+    """
+    discriminator = learner.discriminator
+    real = batch.source.requires_grad_(cfg.r1_gamma > 0)
+    with torch.autocast(real.device.type, torch.bfloat16, enabled=cfg.precision == "bfloat16"):
+        # One forward for both: spectral norm then takes one power iteration a step.
+        scores = discriminator(torch.cat([real, swapped]))
+    real_scores, fake_scores = zip(*(score.float().chunk(2) for score in scores), strict=True)
+    terms = {"discriminator": losses.discriminator_hinge(real_scores, fake_scores)}
+    total = terms["discriminator"]
+    if cfg.r1_gamma:
+        terms["r1"] = losses.r1(real, real_scores)
+        total = total + cfg.r1_gamma * terms["r1"]
+    finite = _learn(learner.discriminator_optimiser, total, average)
+    return Outcome({name: value.detach() for name, value in terms.items()}, swapped, finite)
+
+
+def _learn(optimiser: torch.optim.Optimizer, total: Tensor, average: Average) -> bool:
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    optimiser.zero_grad(set_to_none=True)
+    total.backward()
+    for parameter in parameters:
+        # A term that is off can leave a parameter without a gradient; every worker must bring the same
+        # tensors.
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    gradients = [parameter.grad for parameter in parameters]
+    average(gradients)
+    finite = bool(torch.isfinite(nn.utils.get_total_norm(gradients)))
+    if finite:
+        optimiser.step()
+    return finite
+
+
+@torch.no_grad()
+def _follow(learner: Learner, decay: float, step: int) -> None:
+    # Early on the average follows faster, or it would still be mostly the start after a short run.
+    decay = min(decay, (1 + step) / (10 + step))
+    for mean, now in zip(learner.averaged.parameters(), learner.swapper.parameters(), strict=True):
+        if now.requires_grad:
+            mean.lerp_(now, 1 - decay)
+
+
+@contextmanager
+def _as_judge(discriminator: Discriminator) -> Iterator[None]:
+    """V without gradients of its own and without moving its spectral norms, while G learns from it."""
+    discriminator.requires_grad_(False).eval()
+    try:
+        yield
+    finally:
+        discriminator.requires_grad_(True).train()

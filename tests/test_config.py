@@ -1,0 +1,120 @@
+"""params.yaml at the door: what is wrong is said in one line that names the key and the value."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from styleblend import config
+
+BAD: list[tuple[str, Any, str]] = [
+    ("train_encoder.stepz", 5, r"train_encoder\.stepz: unknown key"),
+    ("nosuch", {}, r"nosuch: unknown key"),
+    ("train_encoder.steps", 0, r"train_encoder\.steps: .*greater than or equal to 1, got 0"),
+    ("train_encoder.steps", "many", r"train_encoder\.steps: .*integer.*got 'many'"),
+    ("train_encoder.learning_rate", -1.0, r"train_encoder\.learning_rate: .*greater than 0, got -1\.0"),
+    ("train_encoder.loss.identity", -1, r"train_encoder\.loss\.identity: .*got -1"),
+    ("train_encoder.loss.identitty", 1, r"train_encoder\.loss\.identitty: unknown key"),
+    ("train_encoder.batch_size", 15, r"batch_size 15 does not divide evenly over 2 workers"),
+    ("train_encoder.same_person", 1.5, r"train_encoder\.same_person: .*less than or equal to 1, got 1\.5"),
+    ("finetune_decoder.precision", "float16", r"finetune_decoder\.precision: .*'float32' or 'bfloat16'"),
+    ("model.resolution", 100, r"model\.resolution is 100: it must be a power of two"),
+    ("model.decoder_widths", {4: 8}, r"model\.decoder_widths has blocks \[4\]"),
+    ("model.blending_heads", 7, r"not divisible by 7 heads"),
+    ("model.pathway_resolutions", [8, 128], r"\[128\] are no decoder blocks"),
+    ("align.size_px", 32, r"align\.size_px 32 and model\.input_px 64 differ"),
+    ("align.detector", "yunet", r"pretrained\.detector is not: set it to 'yunet'"),
+    ("align.detector", "eyes", r"align\.detector: .*got 'eyes'"),
+    ("split.val", 0.6, r"split\.val: .*less than 0\.5, got 0\.6"),
+    ("download.sources", [], r"download\.sources: .*at least 1"),
+    ("register.alias", "my alias!", r"register\.alias: .*got 'my alias!'"),
+    ("retrain.promote", "yes", r"retrain\.promote: .*'manual' or 'auto'"),
+    ("tracking", None, r"tracking: "),
+]
+
+
+@pytest.fixture(scope="session")
+def params(root: Path) -> dict[str, Any]:
+    values: dict[str, Any] = yaml.safe_load((root / "params.yaml").read_text())
+    return values
+
+
+def with_value(params: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
+    changed = deepcopy(params)
+    *sections, name = key.split(".")
+    place = changed
+    for section in sections:
+        place = place[section]
+    place[name] = value
+    return changed
+
+
+def test_the_committed_parameters_are_valid(root: Path) -> None:
+    """A fresh clone runs."""
+    assert config.load(root / "params.yaml").train_encoder.steps > 0
+
+
+@pytest.mark.parametrize(("key", "value", "message"), BAD, ids=lambda value: str(value)[:40])
+def test_a_bad_value_is_one_line_with_key_and_value(params: dict[str, Any], key: str, value: Any, message: str) -> None:
+    """The line begins with the file's name, says what is wrong and has no line break."""
+    with pytest.raises(config.ConfigError, match=message) as caught:
+        config.from_mapping(with_value(params, key, value), "params.yaml")
+    assert str(caught.value).startswith("params.yaml: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("section", ["tracking", "model", "download", "align", "train_encoder", "retrain"])
+def test_a_missing_section_is_named(params: dict[str, Any], section: str) -> None:
+    """Every section is required, so that params.yaml says what a run does."""
+    with pytest.raises(config.ConfigError, match=f"{section}: missing"):
+        config.from_mapping({key: value for key, value in params.items() if key != section}, "params.yaml")
+
+
+def test_several_mistakes_are_all_named(params: dict[str, Any]) -> None:
+    """A user mends them in one go."""
+    wrong = with_value(with_value(params, "evaluate.seed", -1), "perceive.batch", 3)
+    with pytest.raises(config.ConfigError, match=r"perceive\.batch.*evaluate\.seed|evaluate\.seed.*perceive\.batch"):
+        config.from_mapping(wrong, "params.yaml")
+
+
+def test_photographs_cannot_be_aligned_by_annotations(params: dict[str, Any]) -> None:
+    """A folder has no landmarks: the error names the source and the remedy."""
+    source = {"kind": "folder", "name": "mine", "path": "pictures", "licence": "own", "terms": "own"}
+    wrong = with_value(with_value(params, "download.sources", [source]), "download.origin", "pictures")
+    with pytest.raises(config.ConfigError, match=r"'annotations' cannot serve \['mine'\]: set it to 'yunet'"):
+        config.from_mapping(wrong, "params.yaml")
+
+
+def test_photographs_that_dvc_would_not_watch_are_refused(params: dict[str, Any]) -> None:
+    """Pictures outside download.origin could change without a stage running again."""
+    source = {"kind": "folder", "name": "mine", "path": "pictures", "licence": "own", "terms": "own"}
+    with pytest.raises(config.ConfigError, match=r"download\.origin.*does not hold the folder 'pictures'"):
+        config.from_mapping(with_value(params, "download.sources", [source]), "params.yaml")
+
+
+def test_sections_cannot_be_changed(root: Path) -> None:
+    """What was checked stays as it was checked."""
+    with pytest.raises(ValueError, match="frozen"):
+        config.load(root / "params.yaml").evaluate.seed = 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a: [1", "is not valid YAML"), ("- 1", "expected sections with keys, found list"), ("", "found NoneType")],
+)
+def test_a_file_that_is_no_table_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    """Broken YAML, a list and an empty file are each named as such, in one line."""
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(config.ConfigError, match=message) as caught:
+        config.load(tmp_path / "params.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    """The error says where to run."""
+    with pytest.raises(config.ConfigError, match=r"does not exist: run in the project's folder"):
+        config.load(tmp_path / "params.yaml")

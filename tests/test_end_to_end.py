@@ -1,0 +1,226 @@
+"""All stages at the smallest size: a real `dvc repro` with every real tool, and what a person may do afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+
+from styleblend import presets, provenance
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+TRAINING = {"batch_size": 4, "workers": 2, "negatives": 4, "log_every": 1}
+TINY: dict[str, Any] = {
+    "download": {
+        "sources": [
+            {
+                "kind": "rendered",
+                "name": "rendered",
+                "identities": 24,
+                "pictures_per_identity": 3,
+                "size_px": 112,
+                "supersample": 1,
+                "seed": 1,
+            }
+        ]
+    },
+    "validate": {"min_faces": 60},
+    "split": {"val": 0.2, "test": 0.3, "test_pairs": 24, "val_pairs": 6},
+    "train_encoder": TRAINING | {"steps": 4, "curriculum_steps": 2, "probe_every": 2, "checkpoint_every": 2},
+    "finetune_decoder": TRAINING | {"steps": 2, "curriculum_steps": 0, "probe_every": 2, "checkpoint_every": 1},
+    "evaluate": {"bootstrap": 100, "grid_rows": 3},
+}
+STAGES = (
+    "download", "pretrained", "align", "perceive", "validate", "split", "train_encoder", "finetune_decoder",
+    "evaluate", "register",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def project(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout of its own, with tiny settings, after its first `dvc repro`."""
+    folder = tmp_path_factory.mktemp("project")
+    for name in (".dvc/config", ".dvcignore", ".gitignore", "dvc.yaml", "params.yaml"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy(root / name, folder / name)
+    for name in ("src", "presets", "data/pretrained/small"):
+        shutil.copytree(root / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    if (root / "dvc.lock").exists():
+        shutil.copy(root / "dvc.lock", folder)
+    subprocess.run(["git", "init", "-q", folder], check=True)
+    write(folder, TINY)
+    done = repro(folder)
+    assert done.returncode == 0, done.stdout[-5000:]
+    return folder
+
+
+def write(project: Path, overrides: dict[str, Any]) -> None:
+    values = yaml.safe_load((project / "params.yaml").read_text())
+    (project / "params.yaml").write_text(yaml.safe_dump(presets.merged(values, overrides)))
+
+
+def command(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=project,
+        env=os.environ | {"PATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+
+
+def repro(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return command(project, "dvc", "repro", *arguments)
+
+
+def ran(output: str) -> list[str]:
+    """The stages that DVC ran, in order."""
+    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
+
+
+def versions(project: Path) -> str:
+    content: dict[str, str] = json.loads((project / "reports/registered.json").read_text())
+    return content["version"]
+
+
+def test_every_output_is_there(project: Path) -> None:
+    """Data, splits, both models, the evaluation with its grid, the card and the registered version."""
+    manifest = pd.read_parquet(project / "data/faces/manifest.parquet")
+    assert len(manifest) + len(pd.read_parquet(project / "data/faces/quarantine.parquet")) == 72
+    persons = [
+        set(pd.read_parquet(project / f"data/splits/{part}.parquet")["person"]) for part in ("train", "val", "test")
+    ]
+    assert all(persons) and not set.intersection(persons[0], persons[1] | persons[2])
+    for name in ("encoder", "swapper"):
+        assert (project / "data/models" / name / "swapper.safetensors").is_file()
+    metrics = json.loads((project / "reports/metrics.json").read_text())
+    for figure in ("id_retrieval_top1", "target_retrieval_top1", "pose_error_deg", "outside_l1", "psnr_true_swap_db"):
+        for name in (figure, f"copy_target/{figure}", f"warp_blend/{figure}"):
+            assert isinstance(metrics[name], float), name
+    assert metrics["n_pairs"] == 24
+    registered = json.loads((project / "reports/registered.json").read_text())
+    assert (registered["alias"], registered["gate"]) == ("candidate", "passed")
+    assert (project / "reports/model_card.md").read_text()
+    assert (project / "reports/data_docs/index.html").is_file()
+
+
+def test_every_picture_of_faces_is_marked(project: Path) -> None:
+    """Rendered photographs, aligned faces and grids all say that they were made."""
+    made = [*project.glob("data/raw/**/*.png"), *project.glob("data/faces/**/*.png")]
+    grids = [path for path in project.glob("reports/**/*.png") if "grid" in path.name]
+    assert len(made) >= 144
+    assert grids
+    for path in (*made[::20], *grids):
+        assert provenance.read_marks(path)["kind"] in ("rendered", "grid"), path
+
+
+def test_runs_nest_under_one_pipeline_run(project: Path) -> None:
+    """MLflow has one parent with a child for each training stage, evaluation and registration, all finished."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
+    parent = json.loads((project / "reports/registered.json").read_text())["parent_run_id"]
+    experiment = client.get_run(parent).info.experiment_id
+    runs = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent}'")
+    stages = {run.data.tags["styleblend.stage"]: run.info.status for run in runs}
+    assert stages == dict.fromkeys(("train_encoder", "finetune_decoder", "evaluate", "register"), "FINISHED")
+
+
+def test_a_second_repro_runs_nothing(project: Path) -> None:
+    """Nothing changed, so nothing runs, and `dvc status` has nothing to say but that all is in order."""
+    again = repro(project)
+    assert again.returncode == 0, again.stdout
+    assert ran(again.stdout) == []
+    status = command(project, "dvc", "status")
+    assert "Data and pipelines are up to date" in status.stdout
+
+
+def test_a_readme_changes_nothing(project: Path) -> None:
+    """Files that no stage uses are nobody's dependency."""
+    (project / "README.md").write_text("changed")
+    (project / "presets/photos.yaml").write_text("changed")
+    assert ran(repro(project, "--dry").stdout) == []
+
+
+def test_a_changed_loss_trains_again(project: Path) -> None:
+    """And leaves the data alone."""
+    file = project / "src/styleblend/losses.py"
+    before = file.read_text()
+    file.write_text(before + "\n# changed\n")
+    planned = ran(repro(project, "--dry").stdout)
+    file.write_text(before)
+    assert planned[0] == "train_encoder"
+    assert set(planned) <= {"train_encoder", "finetune_decoder", "evaluate", "register"}
+
+
+def test_report_says_how_good_it_is(project: Path) -> None:
+    """The closing lines name the version and where to look."""
+    done = command(project, "styleblend.cli", "report")
+    assert done.returncode == 0, done.stdout
+    assert f"version {versions(project)}" in done.stdout
+    assert "swap_grid.png" in done.stdout
+
+
+def test_the_registered_model_swaps(project: Path) -> None:
+    """Straight after a run, with the candidate, on two aligned faces of the data set."""
+    faces = sorted((project / "data/faces/images").iterdir())[:2]
+    done = command(project, "styleblend.cli", "swap", str(faces[0]), str(faces[1]), "--aligned", "-o", "out.png")
+    assert done.returncode == 0, done.stdout
+    with Image.open(project / "out.png") as image:
+        assert image.size == (64, 64)
+    assert provenance.read_marks(project / "out.png")["kind"] == "swap"
+
+
+def test_rendered_photographs_can_be_swapped(project: Path, yunet_file: Path) -> None:
+    """Not aligned, as they came: the real detector finds the face in them."""
+    pictures = sorted((project / "data/raw/rendered/images").rglob("*.png"))[:2]
+    arguments = ["swap", *map(str, pictures), "--detector-weights", str(yunet_file), "-o", "whole.png"]
+    done = command(project, "styleblend.cli", *arguments)
+    assert done.returncode == 0, done.stdout
+    with Image.open(project / "whole.png") as image:
+        assert image.size == (112, 112)
+
+
+def test_a_changed_evaluation_evaluates_and_registers_only(project: Path) -> None:
+    """The model is not trained again for another figure."""
+    write(project, {"evaluate": {"bootstrap": 101}})
+    done = repro(project)
+    assert done.returncode == 0, done.stdout
+    assert ran(done.stdout) == ["evaluate", "register"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "stage", "message"),
+    [
+        ({"evaluate": {"bootstrapp": 100}}, "evaluate", "evaluate.bootstrapp: unknown key"),
+        ({"perceive": {"batch_size": 0}}, "perceive", "perceive.batch_size: Input should be greater than or equal"),
+        ({"validate": {"min_faces": 10_000}}, "validate", "expectations on the data do not hold"),
+        ({"register": {"gate": {"min": {"nosuch": 1}}}}, "register", "register.gate names 'nosuch'"),
+    ],
+)
+def test_a_mistake_ends_the_pipeline_with_one_line(
+    project: Path, overrides: dict[str, Any], stage: str, message: str
+) -> None:
+    """No traceback; the stage's line says what and where; DVC ends with an exit code that is not 0."""
+    before = (project / "params.yaml").read_text()
+    write(project, overrides)
+    done = repro(project)
+    (project / "params.yaml").write_text(before)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stdout
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("styleblend ")]
+    assert line.startswith(f"styleblend {stage}: ")
+    assert message in line

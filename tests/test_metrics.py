@@ -1,0 +1,133 @@
+"""Each metric against an independent slow reference or a case with a known answer."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+
+from styleblend import metrics
+
+
+@pytest.fixture
+def random() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def test_retrieval_rank_equals_sorting_by_hand(random: torch.Generator) -> None:
+    """The rank of a person is the place of their first face, less their own faces, in the sorted gallery."""
+    probes, gallery = torch.randn(20, 4, generator=random), torch.randn(12, 4, generator=random)
+    persons = torch.arange(12) % 5
+    wanted = torch.arange(20) % 5
+    for probe, person, rank in zip(
+        probes, wanted, metrics.retrieval_rank(probes, gallery, wanted, persons), strict=True
+    ):
+        angles = [math.acos(float(probe @ face / probe.norm() / face.norm())) for face in gallery]
+        order = sorted(range(12), key=angles.__getitem__)
+        first = next(place for place, face in enumerate(order) if persons[face] == person)
+        assert int(rank) == first + 1
+
+
+def test_retrieval_counts_ties_and_nan_against_the_probe() -> None:
+    """A network that gives everybody one embedding, or none at all, has no hit."""
+    gallery, persons = torch.ones(3, 2), torch.arange(3)
+    assert metrics.retrieval_rank(torch.ones(1, 2), gallery, persons[:1], persons).tolist() == [3]
+    assert metrics.retrieval_rank(torch.full((1, 2), torch.nan), gallery, persons[:1], persons).tolist() == [3]
+    with pytest.raises(ValueError, match="no face in the gallery"):
+        metrics.retrieval_rank(torch.ones(1, 2), gallery, torch.tensor([7]), persons)
+
+
+def test_pose_and_expression_errors_are_euclidean() -> None:
+    """3-4-5 triangles; poses on both sides of a half turn are near."""
+    a, b = (
+        torch.tensor([[0.0, 3.0, 1.0], [179.0, 0.0, 0.0]]),
+        torch.tensor([[4.0, 0.0, 1.0], [-179.0, 0.0, 0.0]]),
+    )
+    assert metrics.pose_error_deg(a, b).tolist() == pytest.approx([5, 2])
+    assert metrics.expression_error(torch.tensor([[3.0, 4.0]]), torch.zeros(1, 2)).tolist() == [5]
+
+
+def test_cosine_similarity_ignores_length() -> None:
+    """Parallel vectors give 1, perpendicular ones 0."""
+    a = torch.tensor([[2.0, 0.0], [2.0, 0.0]])
+    assert metrics.cosine_similarity(a, torch.tensor([[5.0, 0.0], [0.0, 1.0]])).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(("n", "m", "features"), [(400, 300, 6), (9, 11, 24), (30, 9, 24)])
+def test_frechet_distance_equals_the_matrix_root(n: int, m: int, features: int, random: torch.Generator) -> None:
+    """The distance equals the textbook formula, with more and with fewer samples than features."""
+    a = torch.randn(n, features, generator=random, dtype=torch.float64) * torch.linspace(0.3, 3, features)
+    b = torch.randn(m, features, generator=random, dtype=torch.float64) + 0.5
+    ca, cb = np.cov(a.numpy(), rowvar=False), np.cov(b.numpy(), rowvar=False)
+    # tr (Ca Cb)^(1/2) by the symmetric root of Ca, which exists for any rank.
+    values, vectors = scipy.linalg.eigh(ca)
+    root = vectors @ np.diag(np.sqrt(values.clip(0))) @ vectors.T
+    cross = np.sqrt(scipy.linalg.eigvalsh(root @ cb @ root).clip(0)).sum()
+    expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(ca) + np.trace(cb) - 2 * cross
+    assert metrics.frechet_distance(a, b) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_frechet_distance_of_known_gaussians() -> None:
+    """Samples with exactly known mean and covariance give the closed form; equal sets give nothing."""
+    corners = torch.tensor([[1.0, 1], [1, -1], [-1, 1], [-1, -1]], dtype=torch.float64) * math.sqrt(3 / 4)
+    a, b = corners * torch.tensor([2.0, 3.0]), corners * torch.tensor([5.0, 1.0]) + torch.tensor([1.0, 2.0])
+    assert metrics.frechet_distance(a, b) == pytest.approx(1 + 4 + (5 - 2) ** 2 + (3 - 1) ** 2, rel=1e-6)
+    assert metrics.frechet_distance(a, a) == pytest.approx(0, abs=1e-12)
+
+
+def test_psnr_of_a_known_error() -> None:
+    """An error of a tenth of the range is 20 dB, of the whole range 0 dB."""
+    a = torch.full((2, 3, 4, 4), -1.0)
+    b = a.clone()
+    b[0] += 0.2
+    b[1] += 2
+    assert metrics.psnr_db(a, b).tolist() == pytest.approx([20, 0], abs=1e-5)
+
+
+def test_ssim_equals_a_slow_reference(random: torch.Generator) -> None:
+    """Each window is summed by hand from the definition."""
+    a = torch.rand(2, 3, 14, 13, generator=random) * 2 - 1
+    b = (a + 0.3 * torch.randn(a.shape, generator=random)).clamp(-1, 1)
+    line = [math.exp(-((k - 5) ** 2) / 4.5) for k in range(11)]
+    window = np.outer(line, line) / np.outer(line, line).sum()
+    for pair in range(2):
+        found = []
+        for channel in range(3):
+            x, y = a[pair, channel].double().numpy(), b[pair, channel].double().numpy()
+            for row in range(4):
+                for column in range(3):
+                    u, v = x[row : row + 11, column : column + 11], y[row : row + 11, column : column + 11]
+                    mu, mv = (window * u).sum(), (window * v).sum()
+                    du, dv = (window * (u - mu) ** 2).sum(), (window * (v - mv) ** 2).sum()
+                    both = (window * (u - mu) * (v - mv)).sum()
+                    found.append(
+                        (2 * mu * mv + 4e-4) * (2 * both + 3.6e-3) / ((mu**2 + mv**2 + 4e-4) * (du + dv + 3.6e-3))
+                    )
+        assert float(metrics.ssim(a, b)[pair]) == pytest.approx(np.mean(found), rel=1e-9)
+    assert metrics.ssim(a, a).tolist() == pytest.approx([1, 1])
+
+
+def test_l1_outside_sees_only_the_outside() -> None:
+    """A change within the mask costs nothing; outside, the mean is over the outside's pixels, range [0, 1]."""
+    a = torch.zeros(2, 3, 4, 4)
+    b = a.clone()
+    b[:, :, :2] = 1.0
+    mask = torch.zeros(2, 1, 4, 4)
+    mask[0, :, :2] = 1
+    mask[1, :, 3:] = 1
+    assert metrics.l1_outside(a, b, mask).tolist() == pytest.approx([0, 0.5 * 8 / 12])
+    assert metrics.l1_outside(a, b, torch.ones(2, 1, 4, 4)).tolist() == [0, 0]
+
+
+def test_bootstrap_interval_covers_the_mean_as_often_as_it_says() -> None:
+    """Over many samples of a known distribution, about 95 % of the intervals hold the true mean."""
+    values = np.random.default_rng(0).normal(3, 2, (60, 400))
+    low, high = metrics.bootstrap_interval(values, 600, seed=1)
+    covered = ((low < 3) & (high > 3)).mean()
+    assert 0.90 < covered < 0.98
+    again = metrics.bootstrap_interval(values, 600, seed=1)
+    assert np.array_equal(low, again[0]) and np.array_equal(high, again[1])
+    assert np.allclose((high - low).mean(), 2 * 1.96 * 2 / math.sqrt(60), rtol=0.1)

@@ -1,0 +1,121 @@
+"""The protocol: galleries, groups, rounding, and figures against values worked out by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import tiny_project
+from styleblend.errors import StyleBlendError
+from styleblend.evaluation import baselines, protocol
+from styleblend.perception import attributes, identity
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny")
+    tiny_project.make(folder)
+    return folder / "data"
+
+
+@pytest.fixture(scope="module")
+def pairs(root: Path) -> protocol.Pairs:
+    return protocol.read_pairs(root / "splits", root / "faces", root / "perceived.parquet")
+
+
+def test_pairs_follow_the_written_list(root: Path, pairs: protocol.Pairs) -> None:
+    """Row numbers lead back to the ids of the list, and the two persons of a pair differ."""
+    listed = pd.read_parquet(root / "splits/test_pairs.parquet")
+    assert pairs.table.index[pairs.source.numpy()].tolist() == listed["source_id"].tolist()
+    assert pairs.table.index[pairs.target.numpy()].tolist() == listed["target_id"].tolist()
+    assert (pairs.person[pairs.source] != pairs.person[pairs.target]).all()
+    assert pairs.pictures(pairs.source[:3]).shape == (3, 3, 32, 32)
+
+
+def test_a_lost_face_is_named(root: Path, tmp_path: Path) -> None:
+    """A pair whose face was never perceived is an error that names the face."""
+    seen = pd.read_parquet(root / "perceived.parquet")
+    seen.iloc[1:].to_parquet(tmp_path / "perceived.parquet")
+    with pytest.raises(StyleBlendError, match=seen["face_id"].iloc[0]):
+        protocol.read_pairs(root / "splits", root / "faces", tmp_path / "perceived.parquet")
+
+
+def test_rounding_is_that_of_a_written_picture() -> None:
+    """All 256 levels survive the way there and back; values beyond the range are cut; NaN is refused."""
+    levels = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
+    assert protocol.to_8bit(protocol.from_8bit(levels)).equal(levels)
+    assert protocol.to_8bit(torch.tensor([-3.0, 7.0, 0.2 / 127.5])).tolist() == [0, 255, 128]
+    with pytest.raises(StyleBlendError, match="not finite"):
+        protocol.to_8bit(torch.tensor([torch.nan]))
+
+
+def test_measurement_does_not_depend_on_the_batches(root: Path, pairs: protocol.Pairs) -> None:
+    """One batch or many: the same rows, and the kept pictures are those that were asked for, in order."""
+    judge, seer = identity.load(root / "networks", "identity_judge"), attributes.load(root / "networks")
+    methods = {"copy_source": baselines.copy_source}
+    whole = protocol.measure(pairs, methods, judge, seer, 10, keep=[1, 6])["copy_source"]
+    parts = protocol.measure(pairs, methods, judge, seer, 3, keep=[1, 6])["copy_source"]
+    pd.testing.assert_frame_equal(whole.table, parts.table, rtol=1e-3, atol=1e-5)
+    assert whole.kept.equal(pairs.pictures(pairs.source[[1, 6]])) and parts.kept.equal(whole.kept)
+
+
+def test_gallery_holds_each_source_face_once(root: Path, pairs: protocol.Pairs) -> None:
+    """The worst possible rank is one more than the faces of other persons among the distinct sources."""
+    judge, seer = identity.load(root / "networks", "identity_judge"), attributes.load(root / "networks")
+
+    class Blind:
+        name = "blind"
+
+        def __call__(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.full((len(images), 16), torch.nan)
+
+        features = staticmethod(judge.features)
+
+    rank = protocol.measure(pairs, {"m": baselines.copy_source}, Blind(), seer, 10)["m"].table["source_rank"]
+    distinct = pairs.source.unique()
+    for row, face in enumerate(pairs.source):
+        assert rank[row] == 1 + int((pairs.person[distinct] != pairs.person[face]).sum())
+
+
+def test_summary_by_hand() -> None:
+    """Shares count ranks within k and nearer poses; means are plain means."""
+    table = pd.DataFrame(
+        {
+            "source_id": list("abcd"),
+            "target_id": list("efgh"),
+            "source_rank": [1, 2, 5, 6],
+            "target_rank": [1, 9, 9, 9],
+            "pose_error_deg": [1.0, 2.0, 3.0, 4.0],
+            "pose_error_source_deg": [2.0, 2.0, 5.0, 1.0],
+            "outside_l1": [0.1, 0.1, 0.2, 0.2],
+        }
+    )
+    summary = protocol.summarise(table, 200, seed=0)
+    expected = {
+        "id_retrieval_top1": 0.25,
+        "id_retrieval_top5": 0.75,
+        "target_retrieval_top1": 0.25,
+        "pose_nearer_target": 0.5,
+        "pose_error_deg": 2.5,
+        "pose_error_source_deg": 2.5,
+        "outside_l1": 0.15,
+    }
+    assert summary["value"].to_dict() == pytest.approx(expected)
+    assert (summary["low"] <= summary["value"]).all() and (summary["value"] <= summary["high"]).all()
+
+
+def test_groups_hold_their_lower_limit(pairs: protocol.Pairs) -> None:
+    """Every pair is in the bin that holds its target's |yaw|; a limit belongs to the bin above."""
+    yaw = torch.zeros(len(pairs.table), 3)
+    yaw[:, 0] = torch.linspace(-15, 40, len(yaw))
+    yaw[pairs.target[0], 0] = -15.0
+    moved = protocol.Pairs(**{**vars(pairs), "yaw_pitch_roll_deg": yaw})
+    for row, name in enumerate(protocol.groups(moved, [15, 30])):
+        size = abs(float(yaw[pairs.target[row], 0]))
+        assert name == ("yaw_0_15" if size < 15 else "yaw_15_30" if size < 30 else "yaw_30_up")
+    assert protocol.groups(moved, [15, 30])[0] == "yaw_15_30"
+    assert np.unique(protocol.groups(moved, [])).tolist() == ["yaw_0_up"]

@@ -1,0 +1,193 @@
+"""Stages evaluate and register, end to end on a tiny project with real files, DVC-style paths and real
+MLflow.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import tiny_project
+from styleblend import config, model, provenance, reporting, tracking
+from styleblend.errors import StyleBlendError
+from styleblend.stages.evaluate import evaluate
+from styleblend.stages.register import failures, register
+
+CFG = config.Evaluate(bootstrap=100, grid_rows=3, yaw_bins_deg=(1, 85), batch_size=4)
+
+
+def run_evaluate(root: Path) -> dict[str, object]:
+    """The stage with the paths of a project; relative ones, as DVC gives them."""
+    data, reports = Path("data"), Path("reports")
+    return evaluate(
+        data / "splits", data / "faces", data / "perceived.parquet", data / "networks", data / "swapper",
+        reports / "evaluate", reports / "metrics.json", CFG, (tiny_project.SOURCE,), config.Tracking(),
+    )  # fmt: skip
+
+
+def run_register(cfg: config.Register) -> dict[str, object]:
+    """The stage with the paths of a project."""
+    data, reports = Path("data"), Path("reports")
+    return register(
+        data / "swapper", reports / "evaluate", reports / "metrics.json", data / "faces", data / "networks",
+        reports / "registered.json", reports / "model_card.md", cfg, config.Tracking(),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An evaluated project."""
+    root = tmp_path_factory.mktemp("project")
+    tiny_project.make(root)
+    before = Path.cwd()
+    os.chdir(root)
+    try:
+        run_evaluate(root)
+    finally:
+        os.chdir(before)
+    return root
+
+
+def test_metrics_are_flat_finite_and_beside_floor_and_ceiling(project: Path) -> None:
+    """Every figure of the model has an interval, and each baseline and the true swap stands beside it."""
+    metrics = json.loads((project / "reports/metrics.json").read_text())
+    assert metrics["network_judge"] == "judge-tiny" and metrics["network_attributes"] == "attributes-tiny"
+    numbers = {name: value for name, value in metrics.items() if not isinstance(value, str)}
+    assert all(np.isfinite(value) for value in numbers.values())
+    figures = {name.removesuffix("_low") for name in metrics if name.endswith("_low")}
+    assert {name for name, _, _ in reporting.KEY_FIGURES} <= figures
+    for name in figures:
+        assert metrics[f"{name}_low"] <= metrics[name] <= metrics[f"{name}_high"]
+        for method in ("copy_target", "copy_source", "warp_blend", "untrained_mixing"):
+            assert f"{method}/{name}" in metrics
+    assert metrics["n_pairs"] == 10 == sum(metrics[f"n_pairs_{g}"] for g in ("yaw_0_1", "yaw_1_85"))
+    assert metrics["n_pairs_yaw_85_up"] == 0 and "outside_l1_yaw_85_up" not in metrics
+    assert "frechet_judge_tiny" in metrics and "true_swap/frechet_judge_tiny" in metrics
+
+
+def test_baselines_have_the_values_that_they_must_have(project: Path) -> None:
+    """A copy of the target has its pose and is found as the target; a copy of the source is found as the
+    source.
+    """
+    metrics = json.loads((project / "reports/metrics.json").read_text())
+    assert metrics["copy_target/pose_error_deg"] == pytest.approx(0, abs=1e-3)
+    assert metrics["copy_target/outside_l1"] == 0
+    assert metrics["copy_target/target_retrieval_top1"] == metrics["copy_source/id_retrieval_top1"] == 1
+    assert metrics["copy_target/pose_nearer_target"] == 1 and metrics["copy_source/pose_nearer_target"] == 0
+    assert metrics["copy_source/psnr_true_swap_db"] < metrics["copy_target/psnr_true_swap_db"]
+    assert "true_swap/psnr_true_swap_db" not in metrics
+
+
+def test_report_folder_holds_tables_and_marked_pictures(project: Path) -> None:
+    """The tables agree with the metrics and the grid says that it is synthetic."""
+    reports = project / "reports/evaluate"
+    metrics = json.loads((project / "reports/metrics.json").read_text())
+    pairs = pd.read_parquet(reports / "pairs.parquet")
+    own = pairs[pairs["method"] == "model"]
+    assert len(own) == 10 and set(pairs["method"]) >= {"model", "true_swap", "warp_blend"}
+    assert own["outside_l1"].mean() == pytest.approx(metrics["outside_l1"])
+    assert (own["source_rank"] <= 1).mean() == pytest.approx(metrics["id_retrieval_top1"])
+    assert provenance.read_marks(reports / "swap_grid.png")["kind"] == "grid"
+    assert (reports / "figures.png").stat().st_size > 1000
+    assert set(pd.read_csv(reports / "retrieval.csv")["method"]) == set(pairs["method"])
+    protocol = json.loads((reports / "protocol.json").read_text())
+    assert "gallery" in protocol["text"] and protocol["warnings"] == []
+
+
+def test_second_evaluation_gives_the_same_file(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Metrics are a pure function of the inputs, and the run in MLflow is the same one."""
+    monkeypatch.chdir(project)
+    before = (project / "reports/metrics.json").read_text()
+    run_evaluate(project)
+    assert (project / "reports/metrics.json").read_text() == before
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking.resolved(config.Tracking()).uri)
+    runs = client.search_runs(["1"], "tags.`styleblend.stage` = 'evaluate'")
+    assert len(runs) == 1 and runs[0].info.status == "FINISHED"
+    assert runs[0].data.metrics["outside_l1"] == pytest.approx(json.loads(before)["outside_l1"])
+    assert runs[0].data.tags["network_judge"] == "judge-tiny"
+
+
+def test_gate_decides_the_alias_and_the_version_loads_alone(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A failed gate registers without an alias; a passed one sets it; the fetched model is the trained one."""
+    monkeypatch.chdir(project)
+    closed = run_register(config.Register(gate=config.Gate(min={"id_retrieval_top1": 1.1})))
+    assert closed["alias"] is None and closed["gate"] == "failed" and "below 1.1" in closed["reasons"][0]
+    assert "gate failed: id_retrieval_top1" in capsys.readouterr().out
+    with pytest.raises(StyleBlendError, match="no version or alias 'candidate'"):
+        tracking.find_version(config.Tracking(), "candidate")
+
+    opened = run_register(config.Register(gate=config.Gate(max={"id_retrieval_top1": 1})))
+    assert opened["alias"] == "candidate" and opened["version"] == closed["version"]
+    version = tracking.find_version(config.Tracking(), "candidate")
+    assert version.tags["gate"] == "passed" and version.tags["data_licences"] == "CC0-1.0"
+
+    fetched = model.load(tracking.fetch_version(config.Tracking(), "candidate", tmp_path / "model"))
+    trained = model.load(project / "data/swapper")
+    for (name, value), other in zip(trained.state_dict().items(), fetched.state_dict().values(), strict=True):
+        assert value.equal(other), name
+
+    # In a fresh process, elsewhere, the version runs the code that it carries.
+    code = f"""
+import io, warnings
+warnings.simplefilter("ignore")
+import mlflow, pandas as pd
+from PIL import Image
+mlflow.set_tracking_uri("sqlite:///{project}/mlflow.db")
+model = mlflow.pyfunc.load_model("models:/styleblend@candidate")
+face = open(r"{next((project / "data/faces/images").iterdir())}", "rb").read()
+swapped = model.predict(pd.DataFrame({{"source": [face], "target": [face]}}))["swapped"][0]
+assert Image.open(io.BytesIO(swapped)).size == (32, 32)
+import styleblend
+print(styleblend.__file__)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "/code/styleblend/" in done.stdout.splitlines()[-1]
+
+    card = (project / "reports/model_card.md").read_text()
+    for part in ("CC0-1.0", "consent", "true_swap", "yaw_1_85", "judge", "git_revision", "The gate passed."):
+        assert part in card, part
+    lines = reporting.closing_lines(project / "reports")
+    assert "version 1, alias candidate" in lines and "swap_grid.png" in lines
+
+
+def test_gate_names_a_figure_that_was_not_measured() -> None:
+    """A misspelt limit is an error with a hint, not a gate that is always open; NaN never passes."""
+    with pytest.raises(StyleBlendError, match="'id_retrieval_top', .* did you mean id_retrieval_top1"):
+        failures(config.Gate(min={"id_retrieval_top": 0}), {"id_retrieval_top1": 1.0})
+    nan = {"x": float("nan")}
+    assert failures(config.Gate(min={"x": 0}), nan) and failures(config.Gate(max={"x": 0}), nan)
+
+
+def test_photographs_have_no_true_swap_and_a_plain_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On photographs the figures come without a ceiling, and report and card say how little they mean."""
+    tiny_project.make(tmp_path, photographs=True)
+    monkeypatch.chdir(tmp_path)
+    metrics = run_evaluate(tmp_path)
+    assert not [name for name in metrics if "true_swap" in name]
+    run_register(config.Register())
+    assert "say little" in (tmp_path / "reports/model_card.md").read_text()
+    assert "say little" in reporting.closing_lines(tmp_path / "reports")
+
+
+def test_missing_input_is_one_line(project: Path, tmp_path: Path) -> None:
+    """The command names the missing file, without a traceback."""
+    arguments = ["--splits", "nowhere", "--faces", str(project / "data/faces"), "--perceived", "p.parquet"]
+    arguments += ["--networks", "n", "--swapper", "s", "--out", str(tmp_path / "o"), "--metrics", str(tmp_path / "m")]
+    params = Path(__file__).parents[1] / "params.yaml"
+    done = subprocess.run(
+        [sys.executable, "-m", "styleblend.stages.evaluate", "--params", str(params), *arguments],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "nowhere/test.parquet is missing" in done.stderr and not (tmp_path / "o").exists()

@@ -1,0 +1,229 @@
+"""The loop: resumes exactly, probes, goes back after a collapse, and stops with a clear error."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import tiny_training as tiny
+from styleblend import config, model
+from styleblend.errors import StyleBlendError
+from styleblend.training import checkpoint, loop, probe
+from styleblend.training.batches import Faces, read_faces
+from styleblend.training.steps import Learner, choose_what_learns
+
+PERCEPTION = tiny.perception()
+
+
+@dataclass
+class Notes:
+    """A recorder that remembers, and that ends the run where told to."""
+
+    stop_at: float = math.inf
+    lines: list[str] = field(default_factory=list)
+    figures: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    pictures: list[tuple[int, Tensor]] = field(default_factory=list)
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        self.figures.append((step, values))
+
+    def picture(self, step: int, pixels: Tensor) -> None:
+        self.pictures.append((step, pixels))
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
+        if text.startswith(f"step {self.stop_at}/"):
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Faces, probe.Pairs]:
+    inputs = tiny.write_inputs(tmp_path_factory.mktemp("inputs"))
+    train, val = (
+        read_faces(inputs["splits"] / f"{name}.parquet", inputs["faces"], inputs["perceived"], 32)
+        for name in ("train", "val")
+    )
+    return train, probe.read_pairs(inputs["splits"] / "val_pairs.parquet", val, torch.device("cpu"))
+
+
+def new_learner(cfg: config.Training) -> Learner:
+    torch.manual_seed(0)
+    swapper, discriminator = model.build(tiny.MODEL), model.build_discriminator(tiny.MODEL)
+    learning = choose_what_learns(swapper, "train_encoder")
+    return Learner(
+        swapper,
+        copy.deepcopy(swapper),
+        discriminator,
+        torch.optim.Adam(learning, cfg.learning_rate, cfg.adam_betas),
+        torch.optim.Adam(discriminator.parameters(), cfg.discriminator_learning_rate, cfg.adam_betas),
+    )
+
+
+def states(learner: Learner) -> dict[str, Tensor]:
+    """All tensors of a learner by name."""
+    found: dict[str, Tensor] = {}
+    for part in ("swapper", "averaged", "discriminator"):
+        found |= {f"{part}.{name}": value for name, value in getattr(learner, part).state_dict().items()}
+    for part in ("swapper_optimiser", "discriminator_optimiser"):
+        for number, slots in getattr(learner, part).state_dict()["state"].items():
+            found |= {f"{part}.{number}.{name}": torch.as_tensor(value) for name, value in slots.items()}
+    return found
+
+
+def train(cfg: config.Training, data, folder: Path, notes: Notes, learner: Learner | None = None):
+    learner = learner or new_learner(cfg)
+    return learner, loop.train(cfg, learner, PERCEPTION, *data, folder, loop.Worker(), notes)
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(data, tmp_path: Path) -> None:
+    """Stopped after step 3 and started again, all weights, optimisers, averages and probes are bit-equal."""
+    cfg = tiny.training(steps=5)
+    whole, history = train(cfg, data, tmp_path / "whole", Notes())
+    with pytest.raises(KeyboardInterrupt):
+        train(cfg, data, tmp_path / "parts", Notes(stop_at=3))
+    notes = Notes()
+    resumed, history_again = train(cfg, data, tmp_path / "parts", notes)
+    assert notes.lines[0] == "resumed at step 2 of 5"
+    assert history_again == history and [row["step"] for row in history] == [0, 2, 4, 5]
+    wanted = states(whole)
+    assert states(resumed).keys() == wanted.keys()
+    assert all(torch.equal(value, wanted[name]) for name, value in states(resumed).items())
+
+
+def test_what_a_run_records(data, tmp_path: Path) -> None:
+    """Terms under their own names at each log step, probes with a grid of three columns, lines with the pace."""
+    cfg = tiny.training(steps=2)
+    notes = Notes()
+    train(cfg, data, tmp_path, notes)
+    logged = {name for _, values in notes.figures for name in values}
+    terms = {f"loss/{name}" for name in (*config.LossWeights.model_fields, "discriminator")}
+    assert terms <= logged and {"same_person_probability", "seconds_per_step"} <= logged
+    assert {f"probe/{name}" for name in ("identity_to_source", "identity_to_target", "pose_error_deg")} <= logged
+    assert [step for step, _ in notes.pictures] == [0, 2]
+    assert notes.pictures[0][1].shape == (4 * 32, 3 * 32, 3) and notes.pictures[0][1].dtype == torch.uint8
+    assert any("s/step" in line for line in notes.lines)
+
+
+def test_probe_is_the_same_for_any_number_of_workers(data) -> None:
+    """Three workers that sum their shares see the figures of one."""
+    swapper = new_learner(tiny.training()).averaged
+    pairs = data[1]
+    one = probe.look(swapper, PERCEPTION, pairs, 0, 1, loop.alone)
+    shares: list[Tensor] = []
+    for rank in range(3):
+        probe.look(swapper, PERCEPTION, pairs, rank, 3, lambda tensors: shares.append(tensors[0].clone()))
+    mean = torch.stack(shares).mean(0)
+
+    def average(tensors) -> None:
+        tensors[0].copy_(mean)
+
+    several = probe.look(swapper, PERCEPTION, pairs, 1, 3, average)
+    assert several == pytest.approx(one, rel=1e-5)
+
+
+def test_probe_knows_a_copy_of_the_target(data) -> None:
+    """A swapper that hands back the target copies it; one that hands back the source does not."""
+    pairs = data[1]
+    embeddings = PERCEPTION.identity(pairs.source), PERCEPTION.identity(pairs.target)
+    pairs = probe.Pairs(pairs.source, pairs.target, *embeddings, pairs.target_landmarks)
+
+    class Returns(torch.nn.Module):
+        def __init__(self, which: int) -> None:
+            super().__init__()
+            self.which, self.encoder = which, model.build_encoder(tiny.MODEL)
+
+        def forward(self, source: Tensor, target: Tensor) -> Tensor:
+            return (source, target)[self.which]
+
+    copied = probe.look(Returns(1), PERCEPTION, pairs, 0, 1, loop.alone)  # type: ignore[arg-type]
+    assert copied["copies_target"] == 1 and copied["pose_error_deg"] == 0 and copied["outside_l1"] == 0
+    assert copied["identity_to_target"] == pytest.approx(1, abs=1e-5)
+    kept = probe.look(Returns(0), PERCEPTION, pairs, 0, 1, loop.alone)  # type: ignore[arg-type]
+    assert kept["copies_target"] == 0 and kept["identity_to_source"] == pytest.approx(1, abs=1e-5)
+
+
+def test_a_run_that_is_not_finite_goes_back_and_on_with_other_draws(data, tmp_path: Path, monkeypatch) -> None:
+    """NaN at step 2 of the first attempt: back to the last checkpoint, on with attempt 1, and to the end."""
+    real = loop.generator_step
+    seen: list[tuple[int, int]] = []
+
+    def once_broken(learner, perception, batch, cfg, step, average):
+        seen.append((step, batch.noise_seeds[0]))
+        if [number for number, _ in seen].count(2) == 1 and step == 2:
+            batch.target[0] = torch.nan
+        return real(learner, perception, batch, cfg, step, average)
+
+    monkeypatch.setattr(loop, "generator_step", once_broken)
+    notes = Notes()
+    learner, _ = train(tiny.training(steps=3), data, tmp_path, notes)
+    assert [step for step, _ in seen] == [0, 1, 2, 2] and seen[2][1] != seen[3][1]
+    assert any(line.startswith("rollback 1 to step 2: the gradients of step 2") for line in notes.lines)
+    assert all(torch.isfinite(value).all() for value in states(learner).values())
+    assert checkpoint.newest(tmp_path).name == "step-00000003-1-good.pt"
+
+
+def test_a_run_that_keeps_collapsing_stops_with_one_clear_line(data, tmp_path: Path) -> None:
+    """A learning rate that cannot work ends after max_rollbacks, with what was seen and what to do."""
+    cfg = tiny.training(steps=50, learning_rate=1e30, max_rollbacks=1)
+    with pytest.raises(StyleBlendError, match=r"after 1 rollbacks: .* not finite; lower learning_rate") as caught:
+        train(cfg, data, tmp_path, Notes())
+    assert "\n" not in str(caught.value)
+
+
+def test_copying_the_target_for_long_is_a_collapse(data, tmp_path: Path, monkeypatch) -> None:
+    """Three probes in a row that copy, past the curriculum, go back to the last good probe; fewer do not."""
+    real = probe.look
+    verdicts = iter([0.0, 0.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0])
+
+    def told(*arguments):
+        return {**real(*arguments), "copies_target": next(verdicts)}
+
+    monkeypatch.setattr(probe, "look", told)
+    notes = Notes()
+    _, history = train(tiny.training(steps=5, probe_every=1, curriculum_steps=0), data, tmp_path, notes)
+    assert any(line.startswith("rollback 1 to step 1: 3 probes in a row copy the target") for line in notes.lines)
+    assert [row["step"] for row in history] == [0, 1, 2, 3, 4, 5]
+    assert all(row["copies_target"] == 0 for row in history)
+
+
+def test_checkpoints_kept_are_the_last_two_and_the_newest_good(tmp_path: Path) -> None:
+    """Older files go; a file that does not fit or is damaged is named."""
+    parts: dict[str, checkpoint.Stateful] = {"layer": torch.nn.Linear(2, 2)}
+    for step, good in enumerate([True, True, False, False, False]):
+        checkpoint.save(tmp_path, parts, {"step": step}, step=step, rollbacks=0, good=good)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["step-00000001-0-good.pt", "step-00000003-0-doubtful.pt", "step-00000004-0-doubtful.pt"]
+    newest, good = checkpoint.newest(tmp_path), checkpoint.newest(tmp_path, good=True)
+    assert newest is not None and good is not None
+    assert checkpoint.load(newest, parts) == {"step": 4} and checkpoint.load(good, parts) == {"step": 1}
+    later = checkpoint.save(tmp_path, parts, {}, step=2, rollbacks=1, good=True)
+    assert checkpoint.newest(tmp_path) == later
+    with pytest.raises(StyleBlendError, match="does not fit this run"):
+        checkpoint.load(newest, {"layer": torch.nn.Linear(3, 2)})
+    with pytest.raises(StyleBlendError, match="does not fit this run"):
+        checkpoint.load(newest, {"other": torch.nn.Linear(2, 2)})
+    newest.write_bytes(newest.read_bytes()[:100])
+    with pytest.raises(StyleBlendError, match="does not fit this run"):
+        checkpoint.load(newest, parts)
+
+
+def test_a_loss_without_weights_is_refused(data, tmp_path: Path) -> None:
+    """Nothing to learn from is a user's mistake."""
+    off = dict.fromkeys(config.LossWeights.model_fields, 0.0)
+    with pytest.raises(StyleBlendError, match="give one a weight"):
+        train(tiny.training(loss=off), data, tmp_path, Notes())
+
+
+def test_pairs_of_unknown_faces_are_named(data, tmp_path: Path) -> None:
+    """A pair list of another split is refused."""
+    import pandas as pd
+
+    pd.DataFrame([("x", "tiny-0-0")], columns=["source_id", "target_id"]).to_parquet(tmp_path / "pairs.parquet")
+    with pytest.raises(StyleBlendError, match=r"unknown faces \['x'\]"):
+        probe.read_pairs(tmp_path / "pairs.parquet", data[0], torch.device("cpu"))

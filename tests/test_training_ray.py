@@ -1,0 +1,189 @@
+"""Both stages on Ray Train with two workers, killed and gone on with, as people run them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+import tiny_training as tiny
+from styleblend import config, model, tracking
+from styleblend.errors import StyleBlendError
+from styleblend.training import loop, ray_trainer
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+def write_params(folder: Path, **changes: object) -> None:
+    """The committed params.yaml at the tiny size."""
+    params = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+    params["model"] = tiny.MODEL.model_dump(mode="json")
+    params["align"]["size_px"] = tiny.SIDE_PX
+    settings = tiny.training(workers=2, **changes).model_dump(mode="json")
+    params["train_encoder"], params["finetune_decoder"] = settings, {**settings, "steps": 2}
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+
+
+class Stage:
+    """A stage as DVC starts it, in a process group of its own; on leaving the block nothing of it lives on."""
+
+    def __init__(self, folder: Path, inputs: dict[str, Path]) -> None:
+        self.marker = f"STYLEBLEND_TEST={uuid.uuid4()}"
+        name, value = self.marker.split("=")
+        arguments = [f"--{name}={path}" for name, path in inputs.items()]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "styleblend.stages.train_encoder", *arguments, "--out=encoder"],
+            cwd=folder,
+            env={**os.environ, "OMP_NUM_THREADS": "1", name: value},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def __enter__(self) -> Stage:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.communicate()
+
+    def read_until(self, text: str) -> str:
+        """The output up to a line with `text`."""
+        assert self.process.stdout is not None
+        read = ""
+        for line in self.process.stdout:
+            read += line
+            if text in line:
+                return read
+        raise AssertionError(f"the stage ended without '{text}':\n{read}")
+
+    def rest(self) -> str:
+        """The output until the end."""
+        return self.process.communicate()[0]
+
+    def living(self) -> list[str]:
+        """Processes that inherited this stage's environment: its own, and all that Ray started for it."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            try:
+                if entry.name.isdigit() and self.marker.encode() in (entry / "environ").read_bytes():
+                    found.append((entry / "comm").read_text())
+            except OSError:
+                continue
+        return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_killed_stage_goes_on_where_it_was(tmp_path: Path) -> None:
+    """SIGKILL to the group in the middle; a second start goes on. A trainer beside a live one is refused."""
+    inputs = tiny.write_inputs(tmp_path)
+    write_params(tmp_path, steps=40, probe_every=20, checkpoint_every=2, log_every=2)
+    with Stage(tmp_path, inputs) as first:
+        first.read_until("step 8/40")
+        with Stage(tmp_path, inputs) as beside:
+            output = beside.rest()
+        assert beside.process.returncode == 1
+        assert f"process {first.process.pid} is already training" in output
+    assert not (tmp_path / "encoder").exists()
+
+    with Stage(tmp_path, inputs) as again:
+        output = again.rest()
+    assert again.process.returncode == 0, output
+    assert int(output.split("resumed at step ")[1].split()[0]) >= 6 and "step 40/40" in output
+    facts = json.loads((tmp_path / "encoder" / "model.json").read_text())
+    assert facts["stage"] == "train_encoder" and facts["step"] == 40
+    assert facts["alignment"] == {"template": "ffhq", "size_px": 32}
+    assert [row["step"] for row in json.loads((tmp_path / "encoder" / "history.json").read_text())] == [0, 20, 40]
+    assert not any((tmp_path / ".state").iterdir())
+    model.load(tmp_path / "encoder")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_sigterm_ends_the_workers_and_mistakes_are_one_line(tmp_path: Path) -> None:
+    """SIGTERM leaves no process behind; a picture that is gone is named in the stage's last line."""
+    inputs = tiny.write_inputs(tmp_path)
+    write_params(tmp_path, steps=5000, probe_every=5000, checkpoint_every=1000)
+    with Stage(tmp_path, inputs) as stage:
+        stage.read_until("step 2/5000")
+        assert len(stage.living()) > 3
+        stage.process.send_signal(signal.SIGTERM)
+        stage.rest()
+        assert stage.process.returncode == 128 + signal.SIGTERM
+        deadline = time.monotonic() + 20
+        while stage.living() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert not stage.living() and not (tmp_path / "encoder").exists()
+
+    write_params(tmp_path, steps=3, max_failures=0)
+    (inputs["faces"] / "images" / "tiny-5-0.png").unlink()
+    with Stage(tmp_path, inputs) as stage:
+        last = stage.rest().strip().splitlines()[-1]
+    assert stage.process.returncode == 1
+    assert last.startswith("styleblend train_encoder: ") and "tiny-5-0.png cannot be read" in last
+
+
+def test_both_stages_leave_models_and_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One worker without Ray: the first stage keeps D's synthesis, the second changes D alone; both are in MLflow."""
+    inputs = tiny.write_inputs(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    store = tracking.resolved(config.Tracking())
+    parent = tracking.start_pipeline(store, "test", {})
+    folders = []
+    for stage in ("train_encoder", "finetune_decoder"):
+        job = ray_trainer.Job(
+            stage=stage,  # type: ignore[arg-type]
+            fingerprint="0" * 16,
+            model=tiny.MODEL,
+            training=tiny.training(steps=2),
+            tracking=store,
+            parent_run_id=parent,
+            state=tmp_path / stage,
+            encoder=folders[0] if folders else None,
+            **inputs,
+        )
+        ray_trainer.train_job(job, loop.Worker())
+        folders.append(job.state / ray_trainer.RESULT)
+    before, after = (load_file(folder / "swapper.safetensors") for folder in folders)
+    for name, value in load_file(inputs["networks"] / "decoder.safetensors").items():
+        assert torch.equal(before[f"decoder.{name}"], value), name
+    assert {name.split(".")[0] for name, value in after.items() if not torch.equal(value, before[name])} == {"decoder"}
+
+    from mlflow import MlflowClient  # after the package's own import of it, which turns telemetry off
+
+    client = MlflowClient(store.uri)
+    for folder in folders:
+        runs = json.loads((folder / "run.json").read_text())
+        logged = client.get_run(runs["run_id"])
+        assert runs["parent_run_id"] == parent == logged.data.tags["mlflow.parentRunId"]
+        assert logged.info.status == "FINISHED" and "loss/identity" in logged.data.metrics
+        assert len(client.list_artifacts(runs["run_id"], "probe")) == 2
+
+
+def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    """Only the pathway's weights may be missing from a pretrained decoder."""
+    tiny.write_networks(tmp_path / "networks")
+    decoder = model.build_decoder(tiny.MODEL)
+    file = tmp_path / "networks" / "decoder.safetensors"
+    with pytest.raises(StyleBlendError, match=r"missing \['pathway"):
+        ray_trainer.fill(decoder, file, new=())
+    ray_trainer.fill(decoder, file, new=("pathway.",))
+    assert torch.equal(decoder.constant, load_file(file)["constant"])
+    wider = model.build_decoder(tiny.MODEL.model_copy(update={"style_dim": 32}))
+    with pytest.raises(StyleBlendError, match="does not fit the section model"):
+        ray_trainer.fill(wider, file, new=("pathway.",))
+    with pytest.raises(StyleBlendError, match="is missing"):
+        ray_trainer.fill(decoder, tmp_path / "none.safetensors", new=())

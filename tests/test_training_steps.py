@@ -1,0 +1,208 @@
+"""One step: what moves, what does not, and that two workers do what one does."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+import tiny_training as tiny
+from styleblend import config, losses, model
+from styleblend.perception.landmarks import to_19
+from styleblend.perception.regions import face_region
+from styleblend.training.batches import Batch, Batches, Faces, read_faces
+from styleblend.training.loop import alone
+from styleblend.training.steps import (
+    Learner,
+    choose_what_learns,
+    discriminator_step,
+    generator_step,
+    generator_terms,
+    resized,
+)
+
+PERCEPTION = tiny.perception()
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Faces:
+    inputs = tiny.write_inputs(tmp_path_factory.mktemp("inputs"))
+    return read_faces(inputs["splits"] / "train.parquet", inputs["faces"], inputs["perceived"], 32)
+
+
+def new_learner(cfg: config.Training, stage: str = "train_encoder") -> Learner:
+    torch.manual_seed(0)
+    swapper, discriminator = model.build(tiny.MODEL), model.build_discriminator(tiny.MODEL)
+    for layer in swapper.decoder.layers:
+        torch.nn.init.constant_(layer.noise_weight, 0.1)
+    learning = choose_what_learns(swapper, stage)  # type: ignore[arg-type]
+    return Learner(
+        swapper,
+        copy.deepcopy(swapper),
+        discriminator,
+        torch.optim.Adam(learning, cfg.learning_rate, cfg.adam_betas),
+        torch.optim.Adam(discriminator.parameters(), cfg.discriminator_learning_rate, cfg.adam_betas),
+    )
+
+
+def batch_of(cfg: config.Training, faces: Faces, step: int, rank: int = 0, world_size: int = 1) -> Batch:
+    batches = Batches(cfg, faces, rank, world_size)
+    batch = batches.at(step, 0)
+    batches.close()
+    return batch
+
+
+@pytest.mark.parametrize("stage", ["train_encoder", "finetune_decoder"])
+def test_only_the_parts_of_a_stage_learn(stage: str, faces: Faces) -> None:
+    """What is frozen stays the same bit for bit; every parameter that learns moves within three steps."""
+    cfg = tiny.training()
+    learner = new_learner(cfg, stage)
+    before = copy.deepcopy(learner.swapper.state_dict())
+    for step in range(3):
+        assert generator_step(learner, PERCEPTION, batch_of(cfg, faces, step), cfg, step, alone).finite
+    for name, value in learner.swapper.state_dict().items():
+        part, _, rest = name.partition(".")
+        pathway = part == "decoder" and rest.startswith("pathway")
+        learns = (part != "decoder" or pathway) if stage == "train_encoder" else part == "decoder"
+        if name == "encoder.mean_code":
+            learns = False
+        # A decoder's last AdaIN takes away whatever a bias adds evenly to a channel of one sign, but never exactly.
+        assert torch.equal(value, before[name]) != learns, name
+
+
+def test_a_step_needs_no_parameter_that_gets_no_gradient(faces: Faces) -> None:
+    """Autograd itself reaches every learning parameter in one step, in both stages and in V."""
+    cfg = tiny.training()
+    for stage in ("train_encoder", "finetune_decoder"):
+        learner = new_learner(cfg, stage)
+        batch = batch_of(cfg, faces, 0)
+        terms, swapped = generator_terms(learner.swapper, learner.discriminator, PERCEPTION, batch, cfg, 0)
+        learning = [parameter for parameter in learner.swapper.parameters() if parameter.requires_grad]
+        for gradient in torch.autograd.grad(sum(terms.values()), learning, allow_unused=True):
+            assert gradient is not None
+        scores = losses.adversarial(learner.discriminator(swapped.detach()))
+        for gradient in torch.autograd.grad(scores, list(learner.discriminator.parameters()), allow_unused=True):
+            assert gradient is not None
+
+
+def test_terms_are_those_of_the_equations(faces: Faces) -> None:
+    """Every term equals its loss on pictures that the swapper gives by its own plain forward."""
+    cfg = tiny.training()
+    learner = new_learner(cfg)
+    swapper, batch = learner.swapper, batch_of(cfg, faces, 3)
+    assert 0 < batch.same_person.sum() < len(batch.same_person)
+    torch.nn.init.normal_(swapper.decoder.pathway["8"][2].weight)
+    with torch.no_grad():
+        noise = swapper.decoder.make_noise(batch.noise_seeds)
+        terms, swapped = generator_terms(swapper, learner.discriminator.eval(), PERCEPTION, batch, cfg, 3)
+        plain = swapper(batch.source, batch.target, noise)
+        torch.testing.assert_close(swapped, plain)
+        embedding = PERCEPTION.identity(plain)
+        wanted = {
+            "adversarial": losses.adversarial(learner.discriminator(plain)),
+            "identity": losses.identity(embedding, batch.source_identity),
+            "contrastive": losses.contrastive(
+                embedding, batch.source_identity, batch.target_identity, batch.negatives, ~batch.same_person, 0.07
+            ),
+            "reconstruction": losses.reconstruction(plain, batch.target, batch.same_person),
+            "perceptual": losses.perceptual(
+                PERCEPTION.identity.features(plain), PERCEPTION.identity.features(batch.target), batch.same_person
+            ),
+            "landmarks": losses.landmarks(to_19(PERCEPTION.landmarks(plain)), to_19(batch.target_landmarks)),
+            "swap_consistency": losses.swap_consistency(
+                swapper(plain, batch.source, noise), batch.source, swapper(batch.target, plain, noise), batch.target
+            ),
+            "outside": losses.outside(plain, batch.target, face_region(batch.target_landmarks, 32, 0.5)),
+        }
+    assert set(terms) == set(wanted) == set(config.LossWeights.model_fields)
+    for name, value in wanted.items():
+        torch.testing.assert_close(terms[name], value, msg=name)
+
+
+def test_terms_that_are_off_are_not_computed(faces: Faces) -> None:
+    """Weight 0 leaves a term out; Eq. 12 is taken at every k-th step."""
+    off = dict.fromkeys(config.LossWeights.model_fields, 0.0)
+    cfg = tiny.training(loss={**off, "swap_consistency": 1, "identity": 1}, swap_every=2)
+    learner = new_learner(cfg)
+    for step, names in ((0, {"swap_consistency", "identity"}), (1, {"identity"})):
+        terms, _ = generator_terms(
+            learner.swapper, learner.discriminator, PERCEPTION, batch_of(cfg, faces, step), cfg, step
+        )
+        assert set(terms) == names
+
+
+def test_two_workers_learn_what_one_learns(faces: Faces) -> None:
+    """Means of the gradients of two half batches are the gradients of the whole batch, in both networks."""
+    cfg = tiny.training(r1_gamma=0.1)
+
+    def gradients(rank: int, world_size: int) -> list[torch.Tensor]:
+        seen: list[torch.Tensor] = []
+
+        def keep(tensors) -> None:
+            seen.extend(tensor.double().clone() for tensor in tensors)
+
+        learner = new_learner(cfg)
+        batch = batch_of(cfg, faces, 2, rank, world_size)
+        outcome = generator_step(learner, PERCEPTION, batch, cfg, 2, keep)
+        discriminator_step(learner, batch, outcome.swapped, cfg, keep)
+        return seen
+
+    for whole, first, second in zip(gradients(0, 1), gradients(0, 2), gradients(1, 2), strict=True):
+        torch.testing.assert_close((first + second) / 2, whole, atol=2e-5, rtol=1e-3)
+
+
+def test_the_generator_step_leaves_the_discriminator_alone(faces: Faces) -> None:
+    """V's weights, spectral norms and gradients are untouched by G's step, and the reverse."""
+    cfg = tiny.training()
+    learner = new_learner(cfg)
+    batch = batch_of(cfg, faces, 0)
+    before = copy.deepcopy(learner.discriminator.state_dict())
+    outcome = generator_step(learner, PERCEPTION, batch, cfg, 0, alone)
+    assert all(torch.equal(value, before[name]) for name, value in learner.discriminator.state_dict().items())
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in learner.discriminator.parameters())
+    before = copy.deepcopy(learner.swapper.state_dict())
+    discriminator_step(learner, batch, outcome.swapped, cfg, alone)
+    assert all(torch.equal(value, before[name]) for name, value in learner.swapper.state_dict().items())
+
+
+def test_nothing_moves_when_a_gradient_is_not_finite(faces: Faces) -> None:
+    """A NaN in the batch is reported, and weights, optimiser and average stay as they were."""
+    cfg = tiny.training()
+    learner = new_learner(cfg)
+    batch = batch_of(cfg, faces, 0)
+    batch.target[0, 0, 0, 0] = torch.nan
+    before = copy.deepcopy(learner.swapper.state_dict())
+    outcome = generator_step(learner, PERCEPTION, batch, cfg, 0, alone)
+    assert not outcome.finite and not learner.swapper_optimiser.state_dict()["state"]
+    assert all(torch.equal(value, before[name]) for name, value in learner.swapper.state_dict().items())
+    assert all(torch.equal(value, before[name]) for name, value in learner.averaged.state_dict().items())
+
+
+def test_averaged_weights_follow(faces: Faces) -> None:
+    """After a step the average lies between old and new weights, nearer to the old ones once warm."""
+    cfg = tiny.training(ema_decay=0.75)
+    learner = new_learner(cfg)
+    before = learner.swapper.encoder.stem[0].weight.clone()
+    generator_step(learner, PERCEPTION, batch_of(cfg, faces, 0), cfg, 1000, alone)
+    after = learner.swapper.encoder.stem[0].weight
+    torch.testing.assert_close(learner.averaged.encoder.stem[0].weight, 0.75 * before + 0.25 * after)
+
+
+def test_bfloat16_steps_stay_near_float32(faces: Faces) -> None:
+    """Autocast changes terms by rounding only."""
+    learner = new_learner(tiny.training())
+    batch = batch_of(tiny.training(), faces, 0)
+    exact, rounded = (
+        generator_terms(learner.swapper, learner.discriminator, PERCEPTION, batch, tiny.training(precision=name), 0)[0]
+        for name in ("float32", "bfloat16")
+    )
+    for name, value in exact.items():
+        torch.testing.assert_close(rounded[name], value, atol=0.05, rtol=0.1, msg=name)
+
+
+def test_resized_takes_means_down_and_interpolates_up() -> None:
+    """A constant stays constant; halving is the mean of four pixels."""
+    x = torch.randn(1, 3, 4, 4)
+    torch.testing.assert_close(resized(x, 2)[0, 0, 0, 0], x[0, 0, :2, :2].mean())
+    assert resized(x, 4) is x and torch.allclose(resized(torch.ones(1, 3, 4, 4), 8), torch.ones(1, 3, 8, 8))

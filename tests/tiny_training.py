@@ -1,0 +1,132 @@
+"""A training job of the smallest size, on disk as the stages leave it: noise for faces, untrained networks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+
+from styleblend import config, model
+from styleblend.perception import attributes, identity, landmarks
+from styleblend.training.steps import Perception
+
+SIDE_PX = 32
+
+MODEL = config.Model(
+    resolution=SIDE_PX,
+    input_px=SIDE_PX,
+    style_dim=16,
+    encoder_blocks=(1, 1, 1, 1),
+    encoder_widths=(8, 8, 8, 16),
+    stem_stride=2,
+    pyramid_width=8,
+    head_width=8,
+    blending_layers=2,
+    blending_heads=2,
+    decoder_widths={4: 8, 8: 8, 16: 8, 32: 8},
+    pathway_resolutions=(8, 16),
+    discriminator_width=4,
+    discriminator_scales=1,
+)
+
+NETWORKS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "identity": (
+        identity.build,
+        {"name": "tiny", "trunk": "plain", "widths": [8, 8], "blocks": [], "embedding": 8, "side_px": SIDE_PX},
+    ),
+    "landmarks": (landmarks.build, {"name": "tiny", "widths": [8, 8], "side_px": SIDE_PX}),
+    "attributes": (
+        attributes.build,
+        {"name": "tiny", "widths": [8, 8], "coefficients": 4, "side_px": SIDE_PX},
+    ),
+}
+
+
+def training(**changes: Any) -> config.Training:
+    """Settings of a few tiny steps, every loss term on."""
+    weights = {name: 1.0 for name in config.LossWeights.model_fields}
+    settings: dict[str, Any] = {
+        "steps": 4,
+        "batch_size": 4,
+        "workers": 1,
+        "learning_rate": 1e-3,
+        "curriculum_steps": 4,
+        "curriculum_end": 0.3,
+        "same_person": 0.5,
+        "negatives": 3,
+        "probe_every": 2,
+        "checkpoint_every": 1,
+        "log_every": 1,
+        "loss": weights,
+    }
+    return config.Training.model_validate(settings | changes)
+
+
+def write_inputs(folder: Path) -> dict[str, Path]:
+    """Splits, faces, perceived and networks below `folder`; returns their paths by name."""
+    random = np.random.default_rng(0)
+    rows, known = [], []
+    for person in range(6):
+        colour = random.uniform(60, 200, 3)
+        for picture in range(3):
+            face_id = f"tiny-{person}-{picture}"
+            file = folder / "faces" / "images" / f"{face_id}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            pixels = (colour + random.normal(0, 30, (SIDE_PX, SIDE_PX, 3))).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(file)
+            points = 0.5 + 0.3 * np.stack([np.cos(np.arange(68.0)), np.sin(np.arange(68.0))], axis=1)
+            points[27], points[33] = (0.5, 0.4), (0.5, 0.55)
+            rows.append({"face_id": face_id, "path": f"images/{file.name}", "person": f"p{person}"})
+            embedding = random.normal(size=8)
+            known.append(
+                {
+                    "face_id": face_id,
+                    "identity": (embedding / np.linalg.norm(embedding)).astype(np.float32),
+                    "landmarks": (points + random.normal(0, 0.01, points.shape)).astype(np.float32).ravel(),
+                }
+            )
+    table = pd.DataFrame(rows)
+    table[["face_id", "path"]].to_parquet(folder / "faces" / "manifest.parquet")
+    pd.DataFrame(known).to_parquet(folder / "perceived.parquet")
+    splits = folder / "splits"
+    splits.mkdir()
+    in_val = table["person"].isin(["p4", "p5"])
+    table.loc[~in_val, ["face_id", "person"]].to_parquet(splits / "train.parquet")
+    table.loc[in_val, ["face_id", "person"]].to_parquet(splits / "val.parquet")
+    pairs = [(f"tiny-4-{k}", f"tiny-5-{k}") for k in range(3)] + [("tiny-5-0", "tiny-4-1")]
+    pd.DataFrame(pairs, columns=["source_id", "target_id"]).to_parquet(splits / "val_pairs.parquet")
+    write_networks(folder / "networks")
+    return {
+        "splits": splits,
+        "faces": folder / "faces",
+        "perceived": folder / "perceived.parquet",
+        "networks": folder / "networks",
+    }
+
+
+def write_networks(folder: Path) -> None:
+    """Untrained networks in the files that the stage `pretrained` leaves."""
+    folder.mkdir()
+    torch.manual_seed(1)
+    for role, (build, architecture) in NETWORKS.items():
+        save_file(build(architecture).state_dict(), folder / f"{role}.safetensors")
+        (folder / f"{role}.json").write_text(json.dumps({"architecture": architecture}))
+    save_file(model.build_encoder(MODEL).state_dict(), folder / "encoder.safetensors")
+    without_pathway = model.build_decoder(MODEL.model_copy(update={"pathway_resolutions": ()}))
+    save_file(without_pathway.state_dict(), folder / "decoder.safetensors")
+
+
+def perception() -> Perception:
+    """Untrained frozen networks."""
+    torch.manual_seed(1)
+    built: dict[str, nn.Module] = {
+        role: build(architecture).eval().requires_grad_(False) for role, (build, architecture) in NETWORKS.items()
+    }
+    return Perception(**built)
