@@ -25,6 +25,8 @@ PROJECT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("PREFECT_HOME", str(PROJECT / ".state" / "prefect"))
 # Prefect makes the folder itself, but not the one above it.
 Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
+# On a busy machine its server takes longer to start than the 20 s that it is given.
+os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 
@@ -203,6 +205,8 @@ def main() -> None:
             return
     except StyleBlendError as error:
         sys.exit(f"retrain: {error}")
+    # Prefect's own server for this run ends when Python exits, but not when a signal ends Python.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     state: State = retrain(project, return_state=True)
     if not state.is_completed():
         sys.exit(f"retrain: {state.message}")

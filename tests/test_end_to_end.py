@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,16 +44,10 @@ TINY: dict[str, Any] = {
     "finetune_decoder": TRAINING | {"steps": 2, "curriculum_steps": 0, "probe_every": 2, "checkpoint_every": 1},
     "evaluate": {"bootstrap": 100, "grid_rows": 3},
 }
-STAGES = (
-    "download", "pretrained", "align", "perceive", "validate", "split", "train_encoder", "finetune_decoder",
-    "evaluate", "register",
-)  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def project(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout of its own, with tiny settings, after its first `dvc repro`."""
-    folder = tmp_path_factory.mktemp("project")
+def checkout(root: Path, folder: Path) -> Path:
+    """A copy of the project as git would give it, with tiny settings."""
     for name in (".dvc/config", ".dvcignore", ".gitignore", "dvc.yaml", "params.yaml"):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(root / name, folder / name)
@@ -59,6 +57,13 @@ def project(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(root / "dvc.lock", folder)
     subprocess.run(["git", "init", "-q", folder], check=True)
     write(folder, TINY)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def project(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project after its first `dvc repro`."""
+    folder = checkout(root, tmp_path_factory.mktemp("project"))
     done = repro(folder)
     assert done.returncode == 0, done.stdout[-5000:]
     return folder
@@ -220,7 +225,92 @@ def test_a_mistake_ends_the_pipeline_with_one_line(
     done = repro(project)
     (project / "params.yaml").write_text(before)
     assert done.returncode != 0
-    assert "Traceback" not in done.stdout
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith("styleblend ")]
+    assert message in line_of(done.stdout, stage)
+
+
+def test_a_killed_training_goes_on(project: Path) -> None:
+    """SIGKILL to the whole group in the middle of a training stage; the next `dvc repro` does not start from zero."""
+    before = (project / "params.yaml").read_text()
+    write(project, {"train_encoder": {"steps": 400, "probe_every": 400, "checkpoint_every": 1}})
+    shutil.rmtree(project / ".state", ignore_errors=True)
+    with start(project, "dvc", "repro", "train_encoder") as process:
+        try:
+            wait_for(lambda: any(project.glob(".state/train_encoder-*/**/step-*3-*.pt")), process)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+    state = next(project.glob(".state/train_encoder-*"))
+    # The rest of the 400 steps would take minutes: it is enough to see how it begins.
+    with start(project, "dvc", "repro", "train_encoder") as process:
+        try:
+            wait_for(
+                lambda: re.search(r"resumed at step [1-9]", (state / "progress.log").read_text()) is not None, process
+            )
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+    (project / "params.yaml").write_text(before)
+
+
+@pytest.mark.photos
+def test_real_photographs_all_give_a_face(
+    root: Path, photos: Path, yunet_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """A person's own folder: each picture ends in the manifest; a broken one that is added, in the quarantine."""
+    mine = Path(shutil.copytree(photos, tmp_path_factory.mktemp("photographs") / "mine"))
+    (mine / "README.md").unlink()
+    folder = checkout(root, tmp_path_factory.mktemp("project"))
+    presets.apply("photos", folder / "params.yaml", folder / "presets", folder=mine, mirror=yunet_file.parent)
+    done = repro(folder, "split")
+    assert done.returncode == 0, done.stdout[-5000:]
+    inputs = {path for path in mine.rglob("*") if path.is_file()}
+    assert len(pd.read_parquet(folder / "data/faces/manifest.parquet")) == len(inputs) == 60
+    (mine / "broken.jpg").write_bytes(min(inputs).read_bytes()[:5000])
+    done = repro(folder, "align")
+    assert done.returncode == 0, done.stdout[-5000:]
+    assert ran(done.stdout) == ["download", "align"]
+    (reason,) = pd.read_parquet(folder / "data/faces/quarantine.parquet")["reason"]
+    assert "decode" in reason
+
+
+def test_a_folder_without_a_face_is_one_line(root: Path, yunet_file: Path, tmp_path: Path) -> None:
+    """So is an empty one; both say what to do."""
+    (tmp_path / "project").mkdir()
+    (tmp_path / "mine").mkdir()
+    folder = checkout(root, tmp_path / "project")
+    options = {"folder": tmp_path / "mine", "mirror": yunet_file.parent}
+    presets.apply("photos", folder / "params.yaml", folder / "presets", **options)
+    done = repro(folder, "align")
+    assert done.returncode != 0
+    assert "put photographs there" in line_of(done.stdout, "download")
+    Image.effect_noise((200, 200), 80).save(tmp_path / "mine" / "noise.png")
+    done = repro(folder, "align")
+    assert done.returncode != 0
+    assert "no face" in line_of(done.stdout, "align")
+
+
+def line_of(output: str, stage: str) -> str:
+    """The one line that a stage says to a person when it cannot go on."""
+    assert "Traceback" not in output
+    (line,) = [line for line in output.splitlines() if line.startswith("styleblend ")]
     assert line.startswith(f"styleblend {stage}: ")
-    assert message in line
+    return line
+
+
+def start(project: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return subprocess.Popen(
+        [sys.executable, "-m", *arguments],
+        cwd=project,
+        env=os.environ | {"PATH": path},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float = 300) -> None:
+    """Wait until something holds, while the process lives."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "the process ended before it came so far"
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.2)

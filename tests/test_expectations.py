@@ -15,9 +15,7 @@ from styleblend.config import Validate
 from styleblend.data.expectations import Report, check, tables
 
 # Great Expectations 1.24 imports modules of the standard library that Python 3.11 calls deprecated.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:module 'sre_.*' is deprecated:DeprecationWarning"
-)
+pytestmark = pytest.mark.filterwarnings("ignore:module 'sre_.*' is deprecated:DeprecationWarning")
 
 Tables = dict[str, pd.DataFrame]
 CFG = Validate(min_faces=20, mostly=0.9)

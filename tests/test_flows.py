@@ -151,6 +151,7 @@ def test_two_runs_never_overlap_and_ending_one_ends_its_training(root: Path, pro
         assert "another retraining runs in" in out
         process.send_signal(signal.SIGTERM)
         finish(process)
+        assert process.returncode == 128 + signal.SIGTERM
     finally:
         process.kill()
     stage = int((project / "pid").read_text())

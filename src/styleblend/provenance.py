@@ -44,9 +44,7 @@ def picture_format(path: Path) -> str:
     try:
         return _FORMATS[path.suffix.lower()]
     except KeyError:
-        raise StyleBlendError(
-            f"{path}: pictures are written as .png or .jpg; choose such an ending"
-        ) from None
+        raise StyleBlendError(f"{path}: pictures are written as .png or .jpg; choose such an ending") from None
 
 
 def save_picture(image: Image.Image, path: Path, *, model: str, kind: Kind) -> None:

@@ -31,7 +31,11 @@ class ResidualBlock(nn.Module):
 
 def residual_trunk(widths: list[int], blocks: list[int]) -> nn.Sequential:
     """[N, 3, S, S] -> [N, widths[-1], S / 2^len(widths), ...]: a stride-2 stem, then one stage a width."""
-    layers: list[nn.Module] = [nn.Conv2d(3, widths[0], 4, 2, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.LeakyReLU(0.1)]
+    layers: list[nn.Module] = [
+        nn.Conv2d(3, widths[0], 4, 2, 1, bias=False),
+        nn.BatchNorm2d(widths[0]),
+        nn.LeakyReLU(0.1),
+    ]
     width_in = widths[0]
     for stage, (width, count) in enumerate(zip(widths, blocks, strict=True)):
         for block in range(count):

@@ -116,8 +116,10 @@ def augmented(pixels: Tensor, random: torch.Generator) -> Tensor:
     """Bytes [N, 3, S, S] as pictures in [-1, 1] with another exposure, tint and sharpness."""
     n = len(pixels)
     images = pixels.float() / 127.5 - 1
-    gain = 1 + 0.30 * (torch.rand(n, 1, 1, 1, generator=random) - 0.5) + 0.30 * (
-        torch.rand(n, 3, 1, 1, generator=random) - 0.5
+    gain = (
+        1
+        + 0.30 * (torch.rand(n, 1, 1, 1, generator=random) - 0.5)
+        + 0.30 * (torch.rand(n, 3, 1, 1, generator=random) - 0.5)
     )
     images = ((images + 1) * gain - 1 + 0.2 * (torch.rand(n, 1, 1, 1, generator=random) - 0.5)).clamp(-1, 1)
     # What is looked at later was resampled once or drawn by a decoder, so it is softer than a fresh render.
@@ -151,7 +153,7 @@ def learn(
         schedule.load_state_dict(stored["schedule"])
         first = stored["step"]
     network.train()
-    started, total = time.monotonic(), 0.0
+    started = time.monotonic()
     for step in range(first, steps):
         random = torch.Generator().manual_seed(seed * 1_000_003 + step)
         rows = torch.randint(len(faces_of.images), (batch_size,), generator=random)
@@ -161,11 +163,9 @@ def learn(
         nn.utils.clip_grad_norm_(network.parameters(), 5.0)
         optimizer.step()
         schedule.step()
-        total += loss.item()
-        if (step + 1) % 200 == 0:
+        if (step + 1) % 200 == 0 or step + 1 == steps:
             pace = (time.monotonic() - started) / (step + 1 - first)
-            print(f"{name}: step {step + 1} of {steps}, loss {total / 200:.4f}, {pace:.3f} s a step", flush=True)
-            total = 0.0
+            print(f"{name}: step {step + 1} of {steps}, loss {loss.item():.4f}, {pace:.3f} s a step", flush=True)
             with whole_file(checkpoint) as partial:
                 torch.save(
                     {"network": network.state_dict(), "optimizer": optimizer.state_dict(),
@@ -187,13 +187,17 @@ class IdentityLearner(nn.Module):
         self.scale, self.margin = 24.0, margin
 
     def loss(self, images: Tensor, person: Tensor, factors: Tensor) -> Tensor:
-        """CosFace over the persons plus the squared error of the renderer's identity factors."""
+        """CosFace over the persons plus the squared error of the renderer's identity factors.
+
+        The factors teach most at first: each picture gives as many numbers as there are factors, where thousands
+        of persons with a few pictures each give a network little to hold on to.
+        """
         embedding = self.network(images)
         logits = embedding @ functional.normalize(self.centres, dim=1).T
         logits = logits - self.margin * functional.one_hot(person, logits.shape[1])
         # Factors come from the unit vector, so that its angles tell differences of shape.
         regression = functional.mse_loss(self.factors(embedding * embedding.shape[1] ** 0.5), factors)
-        return functional.cross_entropy(self.scale * logits, person) + 10 * regression
+        return functional.cross_entropy(self.scale * logits, person) + 60 * regression
 
 
 @torch.no_grad()

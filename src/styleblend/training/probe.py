@@ -58,7 +58,7 @@ def look(
 
     `copies_target` is 1 where swapping achieves no more than handing back the target: it is nearer to the
     target's person than to the source's, and no nearer to the source's than the target itself is (by two
-    standard errors).
+    standard errors and a hundredth).
     """
     side = swapper.encoder.input_px
     mine = torch.arange(rank, len(pairs.source), world_size, device=pairs.source.device)

@@ -71,7 +71,7 @@ def run(job: Job) -> Path:
         StyleBlendError: training gave up, an input is wrong, or another trainer works on the same state.
     """
     result = job.state / RESULT
-    with _lock(job.state / "trainer.lock", wait_s=0), _ended_by_sigterm():
+    with lock(job.state / "trainer.lock", wait_s=0), _ended_by_sigterm():
         (job.state / _ERROR).unlink(missing_ok=True)
         if not (result / "run.json").exists():
             with _shown(job.state / _PROGRESS):
@@ -99,7 +99,12 @@ def _fit(job: Job) -> None:
     from ray.train.torch import TorchTrainer
 
     # Sockets live below the temporary folder, and their names must be short.
+    # What a killed run left there is removed first.
+    note = job.state / "scratch.txt"
+    if note.exists():
+        shutil.rmtree(note.read_text(), ignore_errors=True)
     scratch = Path(tempfile.mkdtemp(prefix="styleblend-"))
+    note.write_text(str(scratch))
     storage = job.state / "ray" if cfg.ray_address else scratch / "storage"
     threads = str(max(1, math.floor(cfg.cpus_per_worker)))
     workers_env = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
@@ -210,7 +215,7 @@ def train_job(job: Job, worker: loop.Worker) -> None:
         loop.train(*everything, loop.Silence())
         return
     # A worker that outlived a killed stage for a moment may still be writing.
-    with _lock(job.state / "writer.lock", wait_s=_LOCK_SECONDS), _recorded(job) as recorder:
+    with lock(job.state / "writer.lock", wait_s=_LOCK_SECONDS), _recorded(job) as recorder:
         history = loop.train(*everything, recorder)
         with whole_folder(job.state / RESULT) as folder:
             save(
@@ -323,7 +328,7 @@ def _shown(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _lock(path: Path, wait_s: float) -> Iterator[None]:
+def lock(path: Path, wait_s: float) -> Iterator[None]:
     """Hold a lock file that the system itself releases when this process dies, whatever kills it.
 
     Raises:
