@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from styleblend.perception.alignment import crop, quad_from_landmarks
@@ -109,8 +110,6 @@ def test_rendering_into_a_crop_is_cropping_the_photograph() -> None:
     direct = as_bytes(render(faces, 64, 3, torch.from_numpy(quads).float()).images).astype(float)
     photographs = as_bytes(render(faces, 256, 2).images)
     for number in range(2):
-        from PIL import Image
-
         cut = crop(Image.fromarray(photographs[number]), quads[number] * 256 - 0.5, 64)
         assert np.abs(np.asarray(cut, dtype=float) - direct[number]).mean() < 5
         # A shift by one pixel would be seen.
@@ -171,11 +170,10 @@ def test_identity_moves_landmarks_and_looks_do_not() -> None:
 
 @pytest.mark.photos
 @pytest.mark.slow
-def test_a_real_detector_finds_the_faces(detector_file: Path) -> None:
+def test_a_real_detector_finds_the_faces(yunet_file: Path) -> None:
     """YuNet, which nobody trained on these pictures, finds the face in at least 99 % of 500 renders at 256 px."""
-    from PIL import Image
 
-    detector = Yunet(detector_file)
+    detector = Yunet(yunet_file)
     found = 0
     for first in range(0, 500, 25):
         persons = list(range(first, first + 25))
