@@ -270,8 +270,8 @@ def _ear(f: Values, side: float) -> Grid:
     size, angle, width = _columns(f, "ear_size", "ear_angle", "face_width")
     x, y, z = (0.05 * ball[..., 0], 0.20 * ball[..., 1] * size, 0.13 * ball[..., 2] * size)
     # The back of the ear stands off from the head by the angle.
-    out = side * (RADII[0] * width - 0.01 - side * 0.0 + (0.07 - z) * angle.sin())
-    position = torch.stack([out + x, y + 0.02, z * angle.cos() - 0.08 + 0 * out], dim=-1)
+    out = side * (RADII[0] * width - 0.01 + (0.07 - z) * angle.sin())
+    position = torch.stack([out + x, y + 0.02, z * angle.cos() - 0.08], dim=-1)
     return EAR, position, ball.expand(n, -1, -1, -1)
 
 
@@ -357,7 +357,7 @@ def _glasses_bridge(f: Values) -> Grid:
     (size,) = _columns(f, "glasses_size")
     half = (cx * 0.98 - 0.215 * size).clamp(min=0.03)
     x = half * t + 0 * tube
-    y = cy + 0.04 + 0.03 * (1 - t**2) - 0.02 * tube.cos() * -1
+    y = cy + 0.04 + 0.03 * (1 - t**2) + 0.02 * tube.cos()
     z = 0.98 + 0.02 * tube.sin() + 0 * x
     position = torch.stack([x, y.expand_as(x), z], dim=-1) * _glasses_worn(f)[..., None]
     return GLASSES, position, position

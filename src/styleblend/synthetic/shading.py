@@ -175,14 +175,11 @@ def lit(albedo: Tensor, normal: Tensor, f: Values, gloss: Tensor) -> Tensor:
     return albedo * (f["ambient"] + f["light"] * diffuse[:, None] * tint) + (f["light"] * shine[:, None])
 
 
-def background(f: Values, size_px: int) -> Tensor:
-    """Pictures [N, 3, S, S] in [0, 1] of a soft two-coloured pattern over [-1, 1] x [-1, 1]."""
-    line = (torch.arange(size_px, device=f["light"].device) + 0.5) / size_px * 2 - 1
-    return background_at(line[None, None, :], line[None, :, None], {k: v[:, :, None] for k, v in f.items()})
-
-
 def background_at(x: Tensor, y: Tensor, f: Values) -> Tensor:
-    """The same at places of the photograph, x and y in [-1, 1]; values are broadcast columns [N, 1, 1]."""
+    """A soft two-coloured pattern [N, 3, H, W] in [0, 1] at places of the photograph, x and y in [-1, 1].
+
+    Values are columns [N, 1, 1], broadcast over the places.
+    """
     turned = x * f["background_angle"].cos() + y * f["background_angle"].sin()
     across = y * f["background_angle"].cos() - x * f["background_angle"].sin()
     mix = (
