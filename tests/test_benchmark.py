@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import tiny_project
+from styleblend import pixels
 from styleblend.evaluation import benchmark, protocol
 
 
@@ -19,7 +20,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> protocol.Pairs:
 
 
 def _batch(pairs: protocol.Pairs, source: torch.Tensor, target: torch.Tensor) -> protocol.Batch:
-    pictures = (protocol.from_8bit(pairs.pictures(rows)) for rows in (source, target))
+    pictures = (pixels.from_8bit(pairs.pictures(rows)) for rows in (source, target))
     return protocol.Batch(pairs, source, target, *pictures)
 
 
@@ -27,14 +28,14 @@ def test_swap_with_oneself_gives_the_stored_face(pairs: protocol.Pairs) -> None:
     """With the target as its own source the data path gives back the very bytes of the data set."""
     rows = torch.arange(5)
     swapped = benchmark.true_swaps(_batch(pairs, rows, rows), {"rendered": tiny_project.SOURCE.supersample})
-    assert protocol.to_8bit(swapped).equal(pairs.pictures(rows))
+    assert pixels.to_8bit(swapped).equal(pairs.pictures(rows))
 
 
 def test_true_swap_differs_from_both_and_ignores_the_source_picture(pairs: protocol.Pairs) -> None:
     """Another identity changes the face; another picture of the same source person changes nothing."""
     supersample = {"rendered": tiny_project.SOURCE.supersample}
     source, target = torch.tensor([0, 1]), torch.tensor([4, 4])
-    swapped = protocol.to_8bit(benchmark.true_swaps(_batch(pairs, source, target), supersample))
+    swapped = pixels.to_8bit(benchmark.true_swaps(_batch(pairs, source, target), supersample))
     assert not swapped[0].equal(pairs.pictures(target)[0]) and not swapped[0].equal(pairs.pictures(source)[0])
     assert swapped[0].equal(swapped[1])
 

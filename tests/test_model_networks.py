@@ -1,4 +1,7 @@
-"""Encoder, blending, decoder and discriminator against slow references, and what they promise."""
+"""Encoder, blending, decoder and discriminator against slow references, and what they promise.
+
+Eq. 1 to 4 are in test_equations.py.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from styleblend.model.blending import Blending
 from styleblend.model.decoder import Decoder, StyledLayer
 from styleblend.model.discriminator import Discriminator
 from styleblend.model.encoder import Encoder
-from styleblend.model.layers import Blur, EqualConv2d, adain
+from styleblend.model.layers import Blur, EqualConv2d
 
 
 @pytest.fixture(autouse=True)
@@ -59,18 +62,6 @@ def test_blur_is_the_binomial_filter_with_zeros_outside() -> None:
     kernel = torch.tensor([[1, 2, 1], [2, 4, 2], [1, 2, 1]], dtype=torch.float64)[None, None] / 16
     wanted = torch.cat([convolved(x[:, k : k + 1], kernel) for k in range(3)], dim=1)
     torch.testing.assert_close(Blur().double()(x), wanted)
-
-
-def test_adain_follows_equation_4() -> None:
-    """Per sample and channel: subtract the mean, divide by the standard deviation, scale, shift."""
-    x, gamma, beta = torch.randn(2, 3, 4, 4) * 5 + 2, torch.randn(2, 3), torch.randn(2, 3)
-    out = adain(x, gamma, beta)
-    for n in range(2):
-        for c in range(3):
-            values = x[n, c].double()
-            deviation = (values - values.mean()).square().mean().sqrt()
-            wanted = (values - values.mean()) / deviation * gamma[n, c] + beta[n, c]
-            torch.testing.assert_close(out[n, c].double(), wanted, atol=1e-5, rtol=1e-5)
 
 
 def test_styled_layer_has_stylegan_order() -> None:
@@ -123,47 +114,6 @@ def test_noise_of_a_sample_depends_on_its_seed_alone() -> None:
     assert [maps.shape[-1] for maps in together] == [4, 4, 8, 8, 16, 16, 32, 32]
 
 
-def reference_blending(blending: Blending, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Eq. 1 and 2 for one sample [n, d] in loops over heads and elements."""
-
-    def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-        out = torch.zeros_like(q)
-        width = q.shape[1] // heads
-        for head in range(heads):
-            part = slice(head * width, (head + 1) * width)
-            for i in range(q.shape[0]):
-                scores = torch.stack([q[i, part] @ k[j, part] / math.sqrt(width) for j in range(k.shape[0])])
-                share = scores.exp() / scores.exp().sum()
-                out[i, part] = sum(share[j] * v[j, part] for j in range(k.shape[0]))
-        return out
-
-    source, target = source + blending.place, target + blending.place
-    for layer in blending.layers:
-        q_s, k_s, v_s = layer.qkv_s(layer.norm_s(source)).chunk(3, dim=1)
-        q_t, k_t, v_t = layer.qkv_t(layer.norm_t(target)).chunk(3, dim=1)
-        target = target + layer.out_t(attention(q_s, k_t, v_t, layer.heads))
-        source = source + layer.out_s(attention(q_t, k_s, v_s, layer.heads))
-        target, source = target + layer.forward_t(target), source + layer.forward_s(source)
-    of_t = (blending.exponent_t(blending.norm_t(target)) + blending.bias).exp()
-    of_s = blending.exponent_s(blending.norm_s(source)).exp()
-    return of_t / (of_s + of_t), of_s / (of_s + of_t)
-
-
-@pytest.mark.parametrize("weights", ["channel", "element"])
-def test_blending_follows_equations_1_to_3(weights: str) -> None:
-    """Weights equal a loop over heads and elements; they sum to 1 and mix the codes themselves."""
-    blending = randomised(Blending(5, 8, 2, 2, weights)).double()  # type: ignore[arg-type]
-    source, target = torch.randn(2, 2, 5, 8, dtype=torch.float64)
-    weight_t, weight_s = blending.weights(source, target)
-    for n in range(2):
-        wanted_t, wanted_s = reference_blending(blending, source[n], target[n])
-        torch.testing.assert_close(weight_t[n], wanted_t)
-        torch.testing.assert_close(weight_s[n], wanted_s)
-    torch.testing.assert_close(weight_t + weight_s, torch.ones_like(weight_t))
-    torch.testing.assert_close(blending(source, target), weight_t * target + weight_s * source)
-    assert weight_t.shape == (2, 5, 8 if weights == "channel" else 1)
-
-
 def test_blending_begins_nearly_even_and_keeps_equal_codes() -> None:
     """A new module mixes about half and half; a picture blended with itself keeps its code."""
     blending = Blending(10, 128, 4, 4)
@@ -171,6 +121,25 @@ def test_blending_begins_nearly_even_and_keeps_equal_codes() -> None:
     weight_t, _ = blending.weights(source, target)
     assert (weight_t - 0.5).abs().max() < 0.25
     torch.testing.assert_close(blending(source, source), source)
+
+
+def test_a_paced_blend_leaves_the_same_start_sooner() -> None:
+    """Pace changes no weight at first, and one step of Adam on the bias moves the mix that many times as far."""
+    moved = []
+    for pace in (1.0, 100.0):
+        torch.manual_seed(0)
+        blending = Blending(10, 128, 2, 4, pace=pace).double()
+        source, target = torch.randn(2, 3, 10, 128, dtype=torch.float64)
+        before = blending.weights(source, target)[0]
+        optimiser = torch.optim.Adam([blending.bias], 1e-4)
+        blending.weights(source, target)[0].sum().backward()
+        optimiser.step()
+        after = blending.weights(source, target)[0]
+        moved.append((before.detach(), torch.logit(after) - torch.logit(before)))
+    torch.testing.assert_close(moved[0][0], moved[1][0])
+    torch.testing.assert_close(moved[1][1], 100 * moved[0][1], rtol=1e-6, atol=0)
+    with pytest.raises(StyleBlendError, match="pace is 0.5"):
+        Blending(8, 16, 1, 2, pace=0.5)
 
 
 def test_a_pictures_encoding_does_not_depend_on_its_batch() -> None:

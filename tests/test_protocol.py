@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import tiny_project
+from styleblend import pixels
 from styleblend.errors import StyleBlendError
 from styleblend.evaluation import baselines, protocol
 from styleblend.perception import attributes, identity
@@ -47,15 +48,16 @@ def test_a_lost_face_is_named(root: Path, tmp_path: Path) -> None:
 def test_rounding_is_that_of_a_written_picture() -> None:
     """All 256 levels survive the way there and back; values beyond the range are cut; NaN is refused."""
     levels = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
-    assert protocol.to_8bit(protocol.from_8bit(levels)).equal(levels)
-    assert protocol.to_8bit(torch.tensor([-3.0, 7.0, 0.2 / 127.5])).tolist() == [0, 255, 128]
+    assert pixels.to_8bit(pixels.from_8bit(levels)).equal(levels)
+    assert pixels.to_8bit(torch.tensor([-3.0, 7.0, 0.2 / 127.5])).tolist() == [0, 255, 128]
     with pytest.raises(StyleBlendError, match="not finite"):
-        protocol.to_8bit(torch.tensor([torch.nan]))
+        pixels.to_8bit(torch.tensor([torch.nan]))
 
 
 def test_measurement_does_not_depend_on_the_batches(root: Path, pairs: protocol.Pairs) -> None:
     """One batch or many: the same rows, and the kept pictures are those that were asked for, in order."""
-    judge, seer = identity.load(root / "networks", "identity_judge"), attributes.load(root / "networks")
+    judge = identity.load(root / "networks", "identity_judge")
+    seer = attributes.load(root / "networks", "attributes_judge")
     methods = {"copy_source": baselines.copy_source}
     whole = protocol.measure(pairs, methods, judge, seer, 10, keep=[1, 6])["copy_source"]
     parts = protocol.measure(pairs, methods, judge, seer, 3, keep=[1, 6])["copy_source"]
@@ -65,7 +67,8 @@ def test_measurement_does_not_depend_on_the_batches(root: Path, pairs: protocol.
 
 def test_gallery_holds_each_source_face_once(root: Path, pairs: protocol.Pairs) -> None:
     """The worst possible rank is one more than the faces of other persons among the distinct sources."""
-    judge, seer = identity.load(root / "networks", "identity_judge"), attributes.load(root / "networks")
+    judge = identity.load(root / "networks", "identity_judge")
+    seer = attributes.load(root / "networks", "attributes_judge")
 
     class Blind:
         name = "blind"

@@ -13,10 +13,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import tiny_project
 from styleblend import config, model, provenance, reporting, tracking
 from styleblend.errors import StyleBlendError
+from styleblend.evaluation.inside import look_inside
 from styleblend.stages.evaluate import evaluate
 from styleblend.stages.register import failures, register
 
@@ -95,10 +97,28 @@ def test_report_folder_holds_tables_and_marked_pictures(project: Path) -> None:
     assert own["outside_l1"].mean() == pytest.approx(metrics["outside_l1"])
     assert (own["source_rank"] <= 1).mean() == pytest.approx(metrics["id_retrieval_top1"])
     assert provenance.read_marks(reports / "swap_grid.png")["kind"] == "grid"
+    assert provenance.read_marks(reports / "inside.png")["kind"] == "grid"
     assert (reports / "figures.png").stat().st_size > 1000
     assert set(pd.read_csv(reports / "retrieval.csv")["method"]) == set(pairs["method"])
     protocol = json.loads((reports / "protocol.json").read_text())
     assert "gallery" in protocol["text"] and protocol["warnings"] == []
+
+
+def test_inside_shows_codes_and_shares(project: Path, tmp_path: Path) -> None:
+    """Codes of a source are drawn as the decoder draws them alone, and the chart's numbers are shares of the source."""
+    swapper = model.load(project / "data/swapper")
+    torch.manual_seed(0)
+    source, target = torch.rand(2, 2, 3, 32, 32) * 2 - 1
+    inside = look_inside(swapper, source, target)
+    with torch.no_grad():
+        assert inside.pictures["swapped"].equal(swapper(source, target))
+        assert inside.pictures["decoded W_s"].equal(swapper.decoder(swapper.encoder(source).codes))
+        swapper.blending.bias.fill_(-50)
+    assert look_inside(swapper, source, target).from_source.min() > 0.99
+    again = look_inside(swapper, source, target)
+    torch.testing.assert_close(again.pictures["decoded W'"], again.pictures["decoded W_s"], atol=1e-3, rtol=0)
+    reporting.blending_chart(inside.from_source, tmp_path / "blending.png")
+    assert (tmp_path / "blending.png").stat().st_size > 1000
 
 
 def test_second_evaluation_gives_the_same_file(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import tiny_training as tiny
 from styleblend import config, model, tracking
@@ -85,6 +85,20 @@ class Stage:
             except OSError:
                 continue
         return found
+
+
+def test_a_new_encoder_takes_the_mean_code_alone(tmp_path: Path) -> None:
+    """Pretrained means every weight of the file; new means untouched weights beside the file's mean code."""
+    file = tmp_path / "encoder.safetensors"
+    stored = model.build_encoder(tiny.MODEL)
+    stored.mean_code.normal_()
+    save_file(stored.state_dict(), file)
+    for start in ("pretrained", "new"):
+        encoder = model.build_encoder(tiny.MODEL)
+        before = {name: value.clone() for name, value in encoder.state_dict().items()}
+        ray_trainer.start_encoder(encoder, file, start)
+        wanted = stored.state_dict() if start == "pretrained" else before | {"mean_code": stored.mean_code}
+        assert all(value.equal(wanted[name]) for name, value in encoder.state_dict().items())
 
 
 @pytest.mark.slow

@@ -99,6 +99,8 @@ def test_terms_are_those_of_the_equations(faces: Faces) -> None:
         plain = swapper(batch.source, batch.target, noise)
         torch.testing.assert_close(swapped, plain)
         embedding = PERCEPTION.identity(plain)
+        pose, expression = PERCEPTION.attributes(plain)
+        wanted_pose, wanted_expression = PERCEPTION.attributes(batch.target)
         wanted = {
             "adversarial": losses.adversarial(learner.discriminator(plain)),
             "identity": losses.identity(embedding, batch.source_identity),
@@ -113,6 +115,7 @@ def test_terms_are_those_of_the_equations(faces: Faces) -> None:
             "swap_consistency": losses.swap_consistency(
                 swapper(plain, batch.source, noise), batch.source, swapper(batch.target, plain, noise), batch.target
             ),
+            "attributes": losses.attributes(pose, wanted_pose, expression, wanted_expression),
             "outside": losses.outside(plain, batch.target, face_region(batch.target_landmarks, 32, 0.5)),
         }
     assert set(terms) == set(wanted) == set(config.LossWeights.model_fields)

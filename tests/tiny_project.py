@@ -14,8 +14,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from styleblend import config, model
-from styleblend.evaluation.protocol import to_8bit
 from styleblend.perception import alignment, attributes, identity
+from styleblend.pixels import to_8bit
 from styleblend.synthetic import factors, renderer
 
 SIZES = config.Model(
@@ -51,9 +51,9 @@ def make(root: Path, photographs: bool = False) -> None:
         folder.mkdir(parents=True)
 
     trunk = {"widths": [8, 8], "side_px": 32}
-    seer = {"name": "attributes-tiny", "coefficients": 7, **trunk}
+    seer = {"name": "attributes-tiny", "trunk": "plain", "blocks": [], "coefficients": 7, **trunk}
     judge = {"name": "judge-tiny", "trunk": "plain", "blocks": [], "embedding": 16, **trunk}
-    _network(networks, "attributes", attributes.build(seer), seer)
+    _network(networks, "attributes_judge", attributes.build(seer), seer)
     _network(networks, "identity_judge", identity.build(judge), judge)
     untrained = model.build(SIZES)
     _network(networks, "encoder", untrained.encoder, {})
@@ -65,14 +65,14 @@ def make(root: Path, photographs: bool = False) -> None:
         "origin": "made by this project, see its card",
     }
     (networks / "networks.json").write_text(
-        json.dumps({role: {"file": f"{role}.safetensors", **entry} for role in ("attributes", "identity_judge")})
+        json.dumps({role: {"file": f"{role}.safetensors", **entry} for role in ("attributes_judge", "identity_judge")})
     )
 
     people = [person for person in range(6) for _ in range(2)]
     sampled = factors.sample(SOURCE.seed, people, [0, 1] * 6)
     render = renderer.render(sampled, SOURCE.size_px, supersample=SOURCE.supersample)
     manifest, seen = [], []
-    look, see = identity.load(networks, "identity_judge"), attributes.load(networks)
+    look, see = identity.load(networks, "identity_judge"), attributes.load(networks, "attributes_judge")
     for row, person in enumerate(people):
         quad = alignment.quad_from_landmarks(render.landmarks_px[row].numpy())
         photograph = Image.fromarray(to_8bit(render.images[row]).permute(1, 2, 0).numpy())

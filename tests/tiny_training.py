@@ -44,7 +44,7 @@ NETWORKS: dict[str, tuple[Any, dict[str, Any]]] = {
     "landmarks": (landmarks.build, {"name": "tiny", "widths": [8, 8], "side_px": SIDE_PX}),
     "attributes": (
         attributes.build,
-        {"name": "tiny", "widths": [8, 8], "coefficients": 4, "side_px": SIDE_PX},
+        {"name": "tiny", "trunk": "plain", "widths": [8, 8], "blocks": [], "coefficients": 4, "side_px": SIDE_PX},
     ),
 }
 

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
+
 from styleblend import config, presets
 from styleblend.errors import StyleBlendError
 
@@ -56,9 +58,31 @@ def preset(given: argparse.Namespace) -> None:
         print("now run: dvc repro (`styleblend preset none` goes back)")
 
 
+def describe(given: argparse.Namespace) -> None:
+    """Print the networks of a preset, or of params.yaml, and what training them asks for."""
+    cfg = config.load(given.params) if given.preset is None else _with_preset(given.params, given.preset)
+    # torch takes seconds to import, and only this subcommand and `swap` need it.
+    from styleblend import describe
+
+    print(describe.text(describe.describe(cfg, given.gpus, given.image_batch, given.depth)))
+
+
+def _with_preset(params: Path, name: str) -> config.Config:
+    """The settings that `styleblend preset NAME` would write; nothing is written."""
+    folder = params.parent / "presets"
+    choices = presets.names(folder)
+    if name not in choices:
+        raise presets.PresetError(f"there is no preset '{name}': choose from {', '.join(choices)}")
+    config.load(params)
+    backup = params.with_name(f"{params.name}.bak")
+    base = backup if presets.MARK in params.read_text() and backup.is_file() else params
+    values, overrides = (yaml.safe_load(file.read_text()) for file in (base, folder / f"{name}.yaml"))
+    return config.from_mapping(presets.merged(values, overrides), f"{params} with preset {name}")
+
+
 def swap(given: argparse.Namespace) -> None:
     """Swap the face of one picture into another and mark the result."""
-    # torch and MLflow take seconds to import, and no other subcommand needs them.
+    # torch and MLflow take seconds to import, and most subcommands do not need them.
     from styleblend import provenance, swapping
 
     provenance.picture_format(given.output)
@@ -101,6 +125,17 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--licence", help="licence of the photographs, as their owner states it")
     add.add_argument("--terms", help="what may be done with them: consent, purpose, limits")
     add.set_defaults(run=preset)
+
+    add = commands.add_parser(
+        "describe", parents=[common], help="sizes of the networks, and what training asks for, without training"
+    )
+    add.add_argument("--preset", metavar="NAME", help="of presets/NAME.yaml on top of params.yaml; changes no file")
+    add.add_argument("--gpus", type=int, metavar="N", help="GPUs that share a step (default: workers of the stage)")
+    add.add_argument(
+        "--image-batch", type=int, metavar="N", help="pairs of pictures a GPU (default: batch_size / GPUs)"
+    )
+    add.add_argument("--depth", type=int, default=1, metavar="N", help="levels of modules to show (default: 1)")
+    add.set_defaults(run=describe)
 
     add = commands.add_parser("swap", parents=[common], help="put the source's identity into the target's face")
     add.add_argument("source", type=Path, help="picture whose face gives the identity")

@@ -139,6 +139,9 @@ class Model(Section):
     head_width: int = Field(32, ge=4, description="channels inside each style head; 512")
     blending_layers: int = Field(4, ge=1, description="cross-attention layers of the SBM; 4")
     blending_heads: int = Field(4, ge=1)
+    blending_pace: float = Field(
+        1, ge=1, description="how many times as fast as the rest the weights of Eq. 2 learn; short trainings need it"
+    )
     blending_weights: Literal["channel", "element"] = Field(
         "channel", description="Eq. 2: one softmax per style channel, or one scalar per style element"
     )
@@ -182,6 +185,7 @@ class LossWeights(Section):
     landmarks: Weight = Field(100, description="Eq. 11, lambda_4; coordinates in [0, 1]")
     swap_consistency: Weight = Field(1, description="Eq. 12, lambda_5")
     outside: Weight = Field(0, description="not in the paper: L1 to the target outside the face")
+    attributes: Weight = Field(0, description="not in the paper: pose and expression of the target")
     perceptual: Weight = Field(0, description="not in the paper: features of a frozen network, reconstructions only")
 
 
@@ -207,6 +211,9 @@ class Training(Section):
     curriculum_steps: int = Field(ge=0, description="length of the linear way from start to end")
     same_person: Probability = Field(
         0, description="share of self pairs whose source is another picture of the same person; 0 in the paper"
+    )
+    encoder_start: Literal["pretrained", "new"] = Field(
+        "pretrained", description="train_encoder only: E starts from the pretrained inversion of D, or from nothing"
     )
     swap_every: int = Field(1, ge=1, description="Eq. 12 is taken at every k-th step; 1 in the paper")
     probe_every: int = Field(100, ge=1, description="steps between validation probes")
@@ -269,7 +276,10 @@ class Pretrain(Section):
     identity_steps: int = Field(ge=1)
     judge_steps: int = Field(ge=1)
     geometry_steps: int = Field(ge=1)
-    autoencoder_steps: int = Field(ge=1)
+    attributes_judge_steps: int = Field(ge=1)
+    decoder_steps: int = Field(ge=1)
+    encoder_code_steps: int = Field(ge=1)
+    encoder_steps: int = Field(ge=1)
     seed: int = Field(0, ge=0)
 
 

@@ -88,6 +88,17 @@ def landmarks(swapped: Tensor, target: Tensor) -> Tensor:
     return 0.5 * F.mse_loss(swapped, target)
 
 
+def attributes(swapped_pose: Tensor, pose: Tensor, swapped_expression: Tensor, expression: Tensor) -> Tensor:
+    """Not in the paper: 1/2 mean (difference of pose / 20 degrees)^2 + 1/2 mean (difference of expression)^2.
+
+    It holds in profile, where half of the landmarks are hidden.
+
+    Args:
+        swapped_pose, pose: yaw, pitch, roll [N, 3] in degrees. swapped_expression, expression: [N, E].
+    """
+    return 0.5 * F.mse_loss(swapped_pose / 20, pose / 20) + 0.5 * F.mse_loss(swapped_expression, expression)
+
+
 def swap_consistency(source_again: Tensor, source: Tensor, target_again: Tensor, target: Tensor) -> Tensor:
     """Eq. 12: 1/2 mean (G(swapped, I_s) - I_s)^2 + 1/2 mean (G(I_t, swapped) - I_t)^2.
 

@@ -81,6 +81,31 @@ def figure_chart(figures: pd.DataFrame, path: Path) -> None:
         chart.savefig(partial, dpi=110)
 
 
+def blending_chart(from_source: Tensor, path: Path) -> None:
+    """Write a heat map of the source's share in each style element (rows) and channel (columns), mean over pairs.
+
+    Channels stand in the order of their mean share, the same in all rows, so that groups of channels show.
+
+    Args:
+        from_source: [n, n_styles, style_dim or 1] in [0, 1].
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    share = from_source.double().mean(0).cpu().numpy()
+    share = share[:, np.argsort(share.mean(0), kind="stable")]
+    chart = Figure(figsize=(7, 0.28 * len(share) + 1.4), layout="constrained")
+    FigureCanvasAgg(chart)
+    axes = chart.add_subplot()
+    image = axes.imshow(share, vmin=0, vmax=1, cmap="coolwarm", aspect="auto", interpolation="nearest")
+    axes.set_yticks(range(len(share)), [f"{row} ({mean:.2f})" for row, mean in enumerate(share.mean(1))], fontsize=7)
+    axes.set_ylabel("style element, coarse first\n(mean share)", fontsize=8)
+    axes.set_xlabel("channels, in the order of their share", fontsize=8)
+    chart.colorbar(image, label="share of the source")
+    with whole_file(path) as partial:
+        chart.savefig(partial, dpi=110)
+
+
 def figure_table(metrics: Mapping[str, Any], methods: Sequence[str]) -> str:
     """Key figures as a Markdown table: the model with its interval, then each other method."""
     lines = ["| Figure | " + " | ".join(methods) + " |", "|---" * (len(methods) + 1) + "|"]

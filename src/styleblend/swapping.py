@@ -17,6 +17,7 @@ from styleblend.errors import StyleBlendError
 from styleblend.model import Swapper, load
 from styleblend.perception.alignment import crop, quad_from_landmarks, side_px, to_aligned
 from styleblend.perception.detection import Detection, Yunet
+from styleblend.pixels import from_8bit, to_8bit
 from styleblend.weights import YUNET, obtain
 
 # The part of an aligned face that is pasted: an ellipse from forehead to chin, in [0, 1] of the crop.
@@ -69,7 +70,7 @@ def swap_aligned(source: Image.Image, target: Image.Image, model: Swapper) -> Im
     """The whole picture that the model draws, at its own resolution, from two aligned faces of any size."""
     side = model.encoder.input_px
     faces = [_as_tensor(face.resize((side, side), Image.Resampling.LANCZOS)) for face in (source, target)]
-    levels = model(*faces)[0].clamp(-1, 1).add(1).mul(127.5).round().byte()
+    levels = to_8bit(model(*faces)[0])
     return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())
 
 
@@ -196,4 +197,4 @@ def _ellipse(points: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _as_tensor(image: Image.Image) -> torch.Tensor:
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
+    return from_8bit(torch.from_numpy(np.array(image)).permute(2, 0, 1)[None])

@@ -21,7 +21,7 @@ from styleblend.config import Pretrained
 from styleblend.errors import StyleBlendError
 from styleblend.files import sha256, whole_file, whole_folder
 
-SMALL_ROLES = ("identity", "identity_judge", "landmarks", "attributes", "encoder", "decoder")
+SMALL_ROLES = ("identity", "identity_judge", "landmarks", "attributes", "attributes_judge", "encoder", "decoder")
 TIMEOUT_S = 30
 
 

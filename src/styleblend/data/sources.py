@@ -205,6 +205,7 @@ def _render(task: RenderTask) -> list[dict[str, Any]]:
     # Imported here: a process that copies or aligns photographs starts several seconds sooner without torch.
     import torch
 
+    from styleblend.pixels import to_8bit
     from styleblend.synthetic import factors, renderer
 
     # The workers are the parallelism; threads of several processes on the same cores slow one another down.
@@ -215,7 +216,7 @@ def _render(task: RenderTask) -> list[dict[str, Any]]:
     sampled = factors.sample(source.seed, persons, pictures)
     render = renderer.render(sampled, source.size_px, source.supersample)
     rows = []
-    levels = ((render.images.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+    levels = to_8bit(render.images).permute(0, 2, 3, 1).contiguous().numpy()
     for (person, picture), pixels, landmarks in zip(numbers, levels, render.landmarks_px, strict=True):
         place = Path("images") / f"{person:05d}" / f"{picture:03d}.png"
         (task.work / place).parent.mkdir(parents=True, exist_ok=True)

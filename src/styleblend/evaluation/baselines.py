@@ -15,7 +15,8 @@ from torch import Tensor
 
 from styleblend import config, model
 from styleblend.errors import StyleBlendError
-from styleblend.evaluation.protocol import Batch, from_8bit, to_8bit
+from styleblend.evaluation.protocol import Batch
+from styleblend.pixels import from_8bit, to_8bit
 
 Pixels = NDArray[np.uint8]
 

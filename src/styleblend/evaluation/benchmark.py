@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from styleblend.evaluation.protocol import Batch, Pairs, from_8bit, to_8bit
+from styleblend.evaluation.protocol import Batch, Pairs
 from styleblend.perception import alignment
+from styleblend.pixels import from_8bit, to_8bit
 from styleblend.synthetic import factors, renderer
 
 

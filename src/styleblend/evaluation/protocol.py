@@ -36,6 +36,7 @@ from tqdm import tqdm
 from styleblend import metrics
 from styleblend.errors import StyleBlendError
 from styleblend.perception.regions import face_region
+from styleblend.pixels import from_8bit, to_8bit
 
 MODEL = "model"
 TRUE_SWAP = "true_swap"
@@ -147,23 +148,6 @@ def read_pairs(splits: Path, faces: Path, perceived: Path, split: str = "test") 
     )
 
 
-def to_8bit(images: Tensor) -> Tensor:
-    """[-1, 1] to uint8, rounded as when a picture is written.
-
-    Raises:
-        StyleBlendError: a value is not finite, so the model that made it is of no use.
-    """
-    if not images.isfinite().all():
-        raise StyleBlendError("swapped pictures hold values that are not finite: train the model again")
-    return images.clamp(-1, 1).add(1).mul(127.5).round().byte()
-
-
-def from_8bit(pixels: Tensor) -> Tensor:
-    """uint8 to [-1, 1]."""
-    return pixels.float() / 127.5 - 1
-
-
-@torch.no_grad()
 def measure(
     pairs: Pairs,
     methods: Mapping[str, Method],

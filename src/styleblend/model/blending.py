@@ -16,9 +16,8 @@ class CrossAttention(nn.Module):
     """One multi-head cross-attention layer with its feed-forward parts, for both directions of Eq. 1.
 
     A_t = softmax(q_s k_t^T / sqrt(d)) v_t is added to the target's stream, A_s with the roles exchanged to
-    the source's; each stream then has a feed-forward part of its own. Norms stand before (pre-norm
-    transformer). q, k and
-    v have no biases: a key's bias cancels in the softmax.
+    the source's; each stream then has a feed-forward part of its own. Norms stand before (pre-norm transformer).
+    q, k and v have no biases: a key's bias cancels in the softmax.
     """
 
     def __init__(self, style_dim: int, heads: int) -> None:
@@ -59,9 +58,13 @@ class Blending(nn.Module):
 
     The codes get a learned place of each style element, for attention itself does not know the order of
     elements. `weights` "channel" gives every channel of every style element a weight of its own, "element"
-    one for each style element. Linear maps of the last layer's attentions are the exponents of Eq. 2; they
-    begin small, beside a learned bias for each element, so that the first mix is nearly even and any style
-    can move either way at once.
+    one for each style element. The exponents of Eq. 2 are linear maps of the normalised streams after the last
+    layer; they begin small, beside a learned bias for each element, so that the first mix is nearly even and any
+    style can move either way at once.
+
+    `pace` is how many times as fast as other parameters the bias learns: it is stored divided by `pace`, and Adam's
+    steps do not depend on the scale. The maps are paced alike, for a sum of style_dim terms. Who gives which channel
+    must be settled before the encoder can learn from the swaps, and a short training has no time for small steps.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class Blending(nn.Module):
         layers: int,
         heads: int,
         weights: Literal["channel", "element"] = "channel",
+        pace: float = 1.0,
     ) -> None:
         super().__init__()
         if layers < 1 or heads < 1 or style_dim % heads:
@@ -79,6 +83,8 @@ class Blending(nn.Module):
             )
         if weights not in ("channel", "element"):
             raise StyleBlendError(f"blending weights are {weights!r}: choose 'channel' or 'element'")
+        if pace < 1:
+            raise StyleBlendError(f"blending pace is {pace}: give at least 1")
         outputs = style_dim if weights == "channel" else 1
         self.n_styles, self.style_dim = n_styles, style_dim
         self.place = nn.Parameter(0.02 * torch.randn(n_styles, style_dim))
@@ -87,8 +93,9 @@ class Blending(nn.Module):
         self.exponent_s = nn.Linear(style_dim, outputs, bias=False)
         self.exponent_t = nn.Linear(style_dim, outputs, bias=False)
         self.bias = nn.Parameter(torch.zeros(n_styles, outputs))
+        self.pace, self.pace_of_maps = pace, max(1.0, pace / style_dim**0.5)
         for linear in (self.exponent_s, self.exponent_t):
-            nn.init.normal_(linear.weight, std=0.1 / style_dim**0.5)
+            nn.init.normal_(linear.weight, std=0.1 / style_dim**0.5 / self.pace_of_maps)
 
     def weights(self, source_codes: Tensor, target_codes: Tensor) -> tuple[Tensor, Tensor]:
         """(A_w^t, A_w^s) of Eq. 2, [N, n_styles, style_dim or 1] each; they sum to 1."""
@@ -98,7 +105,8 @@ class Blending(nn.Module):
         for layer in self.layers:
             source, target = layer(source, target)
         # e^a / (e^a + e^b) is the sigmoid of a - b, which cannot overflow.
-        difference = self.exponent_t(self.norm_t(target)) - self.exponent_s(self.norm_s(source)) + self.bias
+        mapped = self.exponent_t(self.norm_t(target)) - self.exponent_s(self.norm_s(source))
+        difference = self.pace_of_maps * mapped + self.pace * self.bias
         return torch.sigmoid(difference), torch.sigmoid(-difference)
 
     def forward(self, source_codes: Tensor, target_codes: Tensor) -> Tensor:

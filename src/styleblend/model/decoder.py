@@ -36,8 +36,9 @@ class StyledLayer(nn.Module):
         if self.blur is not None:
             x = self.blur(x)
         if noise is not None:
-            x = x + noise.to(x.dtype) * self.noise_weight[:, None, None]
-        x = F.leaky_relu(x + self.bias[:, None, None], 0.2)
+            x = x + noise.to(x.dtype) * self.noise_weight[:, None, None].to(x.dtype)
+        # Under autocast a float32 bias would make the whole map float32 again.
+        x = F.leaky_relu(x + self.bias[:, None, None].to(x.dtype), 0.2)
         scale, shift = self.style(code).chunk(2, dim=1)
         return adain(x, 1 + scale, shift)
 
@@ -49,10 +50,9 @@ class Decoder(nn.Module):
         style_dim: dimensions of a style element.
         widths: channels of the block at each resolution 4, 8, ..., R. Each block takes two style elements.
         feature_sides: sides of the encoder's pyramid maps, coarse to fine. feature_width: their channels.
-        pathway_resolutions: after the blocks of these resolutions the target's features are added: the
-        pyramid map
-            of the nearest side, resized, through a 1x1 and a 3x3 convolution. The last begins at zero, so
-            that a loaded decoder draws what it drew before. Empty: no pathway.
+        pathway_resolutions: after the blocks of these resolutions the target's features are added: the pyramid map
+            of the nearest side, resized, through a 1x1 and a 3x3 convolution. The last begins at zero, so that a
+            loaded decoder draws what it drew before. Empty: no pathway.
 
     Raises:
         StyleBlendError: a size does not fit; names it and its value.
@@ -79,8 +79,8 @@ class Decoder(nn.Module):
             )
         self.style_dim = style_dim
         self.n_styles = 2 * len(self.resolutions)
-        # Not ones, as in StyleGAN: AdaIN of a constant channel without noise divides by the root of its
-        # epsilon.
+        # Not ones, as in StyleGAN: AdaIN of a constant channel without noise divides by the root of
+        # its epsilon.
         self.constant = nn.Parameter(torch.randn(1, widths[4], 4, 4))
         layers = [StyledLayer(None, widths[4], style_dim), StyledLayer(widths[4], widths[4], style_dim)]
         for lower, side in zip(self.resolutions, self.resolutions[1:], strict=False):
@@ -113,8 +113,12 @@ class Decoder(nn.Module):
             noise: a map [N, 1, S, S] for each style layer, as `make_noise` gives it; None is no noise.
         """
         expect_shape("codes", codes, None, self.n_styles, self.style_dim)
-        if noise is not None and len(noise) != self.n_styles:
-            raise StyleBlendError(f"noise has {len(noise)} maps: give one for each of the {self.n_styles} styles")
+        if noise is not None:
+            if len(noise) != self.n_styles:
+                raise StyleBlendError(f"noise has {len(noise)} maps: give one for each of the {self.n_styles} styles")
+            for k, given in enumerate(noise):
+                side = self.resolutions[k // 2]
+                expect_shape(f"noise[{k}]", given, codes.shape[0], 1, side, side)
         if features is not None and self.pathway:
             if len(features) != len(self.feature_shapes):
                 raise StyleBlendError(f"features has {len(features)} maps: expected {len(self.feature_shapes)}")

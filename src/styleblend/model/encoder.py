@@ -92,14 +92,11 @@ class Encoder(nn.Module):
 
     Args:
         input_px: side of the input, a power of two from 32.
-        n_styles, style_dim: size of a style code W; the styles are spread evenly over the three pyramid
-        levels.
+        n_styles, style_dim: size of a style code W; the styles are spread evenly over the three pyramid levels.
         blocks, widths: residual blocks and channels of the four stages.
         pyramid_width: channels of the pyramid. head_width: channels inside each style head.
-        stem_stride: 1 reads the input at full resolution and halves it in the first stage (IR-SE50, the
-        paper);
-            2 halves it in the first convolution, a quarter of the cost there, with the same sizes from then
-            on.
+        stem_stride: 1 reads the input at full resolution and halves it in the first stage (IR-SE50, the paper);
+            2 halves it in the first convolution, a quarter of the cost there, with the same sizes from then on.
 
     Raises:
         StyleBlendError: a size does not fit; names it and its value.
@@ -131,7 +128,7 @@ class Encoder(nn.Module):
             raise StyleBlendError(f"n_styles is {n_styles}: the three pyramid levels need at least 3")
         if stem_stride not in (1, 2):
             raise StyleBlendError(f"stem_stride is {stem_stride}: choose 1 or 2")
-        self.input_px = input_px
+        self.input_px, self.n_styles, self.style_dim = input_px, n_styles, style_dim
         # No norm in the stem: it would take brightness and contrast from the whole residual stream, and the
         # swapped face has to keep the target's. A frozen batch norm folds into this convolution.
         self.stem = nn.Sequential(nn.Conv2d(3, widths[0], 3, stride=stem_stride, padding=1), nn.PReLU(widths[0]))
@@ -145,6 +142,7 @@ class Encoder(nn.Module):
         self.stages = nn.ModuleList(stages)
         self.laterals = nn.ModuleList(nn.Conv2d(width, pyramid_width, 1) for width in reversed(widths[1:]))
         sides = (input_px // 16, input_px // 8, input_px // 4)
+        self.feature_shapes = [(pyramid_width, side, side) for side in sides]
         counts = [n_styles * (level + 1) // 3 - n_styles * level // 3 for level in range(3)]
         self.heads = nn.ModuleList(
             StyleHeads(count, pyramid_width, head_width, side, style_dim)

@@ -36,8 +36,7 @@ class EqualConv2d(nn.Module):
     """Convolution with an equalised learning rate (Karras et al. 2018): weight * gain / sqrt(fan_in).
 
     The stored weight has unit variance, so that Adam's steps are of one relative size in all layers. There is
-    no
-    bias: in the decoder it comes after the noise. With `up` the input is doubled first, nearest neighbour.
+    no bias: in the decoder it comes after the noise. With `up` the input is doubled first, nearest neighbour.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int, gain: float = sqrt(2), up: bool = False) -> None:
@@ -53,8 +52,8 @@ class EqualConv2d(nn.Module):
         if not self.up:
             return F.conv2d(x, weight, padding=weight.shape[-1] // 2)
         # Doubling and then convolving is one transposed convolution whose kernel is the sum of four shifted
-        # ones (the same picture to rounding, borders included): 4 instead of 9 products a pixel, 3 times
-        # faster on a CPU.
+        # ones (the same picture to rounding, borders included): 4 instead of 9 products a pixel, 3
+        # times faster on a CPU.
         kernel = F.pad(weight.flip(2, 3), (1, 1, 1, 1))
         kernel = kernel[:, :, 1:] + kernel[:, :, :-1]
         kernel = kernel[..., 1:] + kernel[..., :-1]

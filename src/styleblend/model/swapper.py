@@ -17,20 +17,48 @@ from styleblend.model.blending import Blending
 from styleblend.model.decoder import Decoder, Noise
 from styleblend.model.discriminator import Discriminator
 from styleblend.model.encoder import Encoder
+from styleblend.model.layers import expect_shape
 
 WEIGHTS_FILE = "swapper.safetensors"
 DESCRIPTION_FILE = "model.json"
 
 
 class Swapper(nn.Module):
-    """G(I_s, I_t): the source's identity with the target's pose, expression, light and background."""
+    """G(I_s, I_t): the source's identity with the target's pose, expression, light and background.
+
+    Raises:
+        StyleBlendError: the three parts do not fit each other; says where.
+    """
 
     def __init__(self, encoder: Encoder, blending: Blending, decoder: Decoder) -> None:
         super().__init__()
+        codes = {
+            "encoder": (encoder.n_styles, encoder.style_dim),
+            "blending": (blending.n_styles, blending.style_dim),
+            "decoder": (decoder.n_styles, decoder.style_dim),
+        }
+        if len(set(codes.values())) > 1:
+            shown = ", ".join(f"{name} {styles} x {dim}" for name, (styles, dim) in codes.items())
+            raise StyleBlendError(f"codes differ: {shown}; give all three the same n_styles and style_dim")
+        if decoder.pathway and decoder.feature_shapes != encoder.feature_shapes:
+            raise StyleBlendError(
+                f"the decoder's pathway takes maps {decoder.feature_shapes}, the encoder gives"
+                f" {encoder.feature_shapes}: set feature_sides and feature_width to these"
+            )
         self.encoder, self.blending, self.decoder = encoder, blending, decoder
 
     def forward(self, source: Tensor, target: Tensor, noise: Noise | None = None) -> Tensor:
-        """Swapped pictures [N, 3, R, R], about [-1, 1], from source and target [N, 3, input_px, input_px]."""
+        """Swapped pictures [N, 3, R, R], about [-1, 1], from source and target [N, 3, input_px, input_px].
+
+        `noise` as Decoder.make_noise gives it; None is none, and then nothing reaches the noise weights, which
+        DistributedDataParallel would take for unused parameters in the stage that trains the decoder.
+
+        Raises:
+            StyleBlendError: a shape does not fit; names it.
+        """
+        side = self.encoder.input_px
+        expect_shape("source", source, None, 3, side, side)
+        expect_shape("target", target, source.shape[0], 3, side, side)
         encoding = self.encoder(target)
         codes = self.blending(self.encoder(source).codes, encoding.codes)
         swapped: Tensor = self.decoder(codes, encoding.features, noise)
@@ -70,7 +98,12 @@ def build_discriminator(model: config.Model) -> Discriminator:
 def build(model: config.Model) -> Swapper:
     """G with new weights from the section `model` of params.yaml."""
     blending = Blending(
-        model.n_styles, model.style_dim, model.blending_layers, model.blending_heads, model.blending_weights
+        model.n_styles,
+        model.style_dim,
+        model.blending_layers,
+        model.blending_heads,
+        model.blending_weights,
+        model.blending_pace,
     )
     return Swapper(build_encoder(model), blending, build_decoder(model))
 

@@ -8,19 +8,28 @@ from typing import Any
 from torch import Tensor, nn
 
 from styleblend.perception import frozen
-from styleblend.perception.layers import plain_trunk, resized
+from styleblend.perception.layers import plain_trunk, residual_trunk, resized
 
 POSE_SCALE_DEG = 20.0  # a network learns best on numbers of about 1
 
 
 class AttributeNetwork(nn.Module):
-    """Aligned faces to (yaw, pitch, roll) and expression coefficients."""
+    """Aligned faces to (yaw, pitch, roll) and expression coefficients.
 
-    def __init__(self, name: str, widths: list[int], coefficients: int, side_px: int) -> None:
+    Args:
+        trunk: "residual" or "plain", as in IdentityNetwork; widths: channels a stage; blocks: residual blocks a stage
+        coefficients: expression coefficients; side_px: side to which pictures are brought
+    """
+
+    def __init__(
+        self, name: str, trunk: str, widths: list[int], blocks: list[int], coefficients: int, side_px: int
+    ) -> None:
         super().__init__()
+        if trunk not in ("residual", "plain"):
+            raise ValueError(f"trunk '{trunk}' is unknown: choose 'residual' or 'plain'")
         self.name = name
         self.side_px = side_px
-        self.trunk = plain_trunk(widths)
+        self.trunk = residual_trunk(widths, blocks) if trunk == "residual" else plain_trunk(widths)
         cells = (side_px // 2 ** len(widths)) ** 2
         self.head = nn.Linear(widths[-1] * cells, 3 + coefficients)
 
@@ -36,6 +45,6 @@ def build(architecture: dict[str, Any]) -> AttributeNetwork:
     return AttributeNetwork(**architecture)
 
 
-def load(folder: Path, role: str = "attributes") -> AttributeNetwork:
-    """The attribute network of a run, frozen."""
+def load(folder: Path, role: str) -> AttributeNetwork:
+    """The network of role `attributes` (training) or `attributes_judge` (manifest and evaluation), frozen."""
     return frozen.load(folder, role, build)

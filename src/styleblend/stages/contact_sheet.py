@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from styleblend.files import whole_folder
+from styleblend.pixels import to_8bit
 from styleblend.provenance import save_picture
 from styleblend.stages.entry import run
 from styleblend.synthetic.factors import Factors, joined, sample, swap
@@ -20,7 +21,7 @@ def sheet(faces: Factors, columns: int) -> Image.Image:
     """Renders of `faces`, row by row."""
     images = render(faces, SIDE_PX).images
     rows = images.reshape(-1, columns, 3, SIDE_PX, SIDE_PX).permute(0, 3, 1, 4, 2)
-    pixels = ((rows + 1) * 127.5).round().byte().reshape(-1, columns * SIDE_PX, 3)
+    pixels = to_8bit(rows).reshape(-1, columns * SIDE_PX, 3)
     return Image.fromarray(pixels.numpy())
 
 

@@ -1,6 +1,4 @@
-"""Stage evaluate: every figure of the model, of the baselines and of the true swap, on the written test
-pairs.
-"""
+"""Stage evaluate: every figure of the model, of the baselines and of the true swap on the written test pairs."""
 
 from __future__ import annotations
 
@@ -16,9 +14,11 @@ import torch
 
 from styleblend import config, metrics, model, reporting, tracking
 from styleblend.evaluation import baselines, benchmark, protocol
+from styleblend.evaluation.inside import look_inside
 from styleblend.evaluation.protocol import MODEL, TRUE_SWAP, Measured, Method, Pairs
 from styleblend.files import fingerprint, whole_file, whole_folder
 from styleblend.perception import attributes, identity
+from styleblend.pixels import from_8bit, to_8bit
 from styleblend.stages.entry import run
 
 
@@ -44,8 +44,9 @@ def evaluate(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     pairs = protocol.read_pairs(splits, faces, perceived)
     judge = identity.load(networks, "identity_judge").to(device)
-    seer = attributes.load(networks).to(device)
-    methods = _methods(pairs, swapper, networks, cfg.seed, sources, device)
+    seer = attributes.load(networks, "attributes_judge").to(device)
+    trained = model.load(swapper).to(device)
+    methods = _methods(pairs, trained, swapper, networks, cfg.seed, sources, device)
     rows = min(cfg.grid_rows, len(pairs))
     keep = sorted(np.random.default_rng(cfg.seed).choice(len(pairs), rows, replace=False).tolist())
     measured = protocol.measure(pairs, methods, judge, seer, cfg.batch_size, keep, device)
@@ -77,6 +78,8 @@ def evaluate(
         "gallery_target_faces": int(pairs.target.unique().numel()),
         "warnings": [warning] if warning else [],
     }
+    shown = {role: pairs.pictures(rows_[keep]) for role, rows_ in (("source", pairs.source), ("target", pairs.target))}
+    inside = look_inside(trained, *(from_8bit(pictures).to(device) for pictures in shown.values()))
     with whole_folder(out) as folder:
         tables = [each.table.assign(method=name) for name, each in measured.items()]
         pd.concat(tables, ignore_index=True).to_parquet(folder / "pairs.parquet", index=False)
@@ -87,6 +90,9 @@ def evaluate(
         (folder / "protocol.json").write_text(json.dumps(description, indent=1) + "\n")
         reporting.figure_chart(figures, folder / "figures.png")
         reporting.swap_grid(_grid(pairs, measured, keep), folder / "swap_grid.png", model="evaluate")
+        drawn = {name: to_8bit(pictures).cpu() for name, pictures in inside.pictures.items()}
+        reporting.swap_grid(shown | drawn, folder / "inside.png", model="evaluate")
+        reporting.blending_chart(inside.from_source, folder / "blending.png")
     with whole_file(metrics_file) as partial:
         partial.write_text(json.dumps(flat, indent=1) + "\n")
 
@@ -104,13 +110,13 @@ def evaluate(
 
 def _methods(
     pairs: Pairs,
+    trained: model.Swapper,
     swapper: Path,
     networks: Path,
     seed: int,
     sources: tuple[config.Source, ...],
     device: str,
 ) -> dict[str, Method]:
-    trained = model.load(swapper).to(device)
     sizes = config.Model.model_validate(json.loads((swapper / "model.json").read_text())["model"])
     untrained = baselines.untrained_mixing(sizes, networks, seed).to(device)
     methods: dict[str, Method] = {

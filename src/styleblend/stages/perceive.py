@@ -22,6 +22,7 @@ from styleblend.data.manifest import read_manifest
 from styleblend.data.sources import write_rows
 from styleblend.errors import StyleBlendError
 from styleblend.perception import attributes, identity, landmarks
+from styleblend.pixels import from_8bit
 from styleblend.stages.entry import run
 
 VECTORS = ("identity", "judge", "landmarks", "expression")
@@ -49,7 +50,7 @@ def load(folder: Path, device: str) -> Networks:
         identity.load(folder, "identity"),
         identity.load(folder, "identity_judge"),
         landmarks.load(folder),
-        attributes.load(folder),
+        attributes.load(folder, "attributes_judge"),
     )
     return Networks(*(network.to(device) for network in loaded))
 
@@ -66,7 +67,7 @@ def perceive(faces: Path, networks: Networks, out: Path, cfg: config.Perceive, d
     for start in tqdm(range(0, len(manifest), cfg.batch_size), desc="perceive", unit="batch", disable=None):
         batch = manifest.iloc[start : start + cfg.batch_size]
         pixels = np.stack([_pixels(faces / path) for path in batch["path"]])
-        images = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        images = from_8bit(torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2))
         angles, expression = networks.attributes(images)
         seen = {
             "identity": networks.identity(images),

@@ -24,8 +24,7 @@ class Render:
 
     images: [N, 3, S, S] RGB in [-1, 1]; face_mask: [N, 1, S, S] in [0, 1], skin of the face with eyes and mouth;
     landmarks_px: [N, 68, 2], five_px: [N, 5, 2] (eyes, nose tip, mouth corners) as x, y, where the centre of the
-    first pixel is (0, 0);
-    yaw_pitch_roll_deg: [N, 3]; expression: [N, 7], see factors.EXPRESSION
+    first pixel is (0, 0); yaw_pitch_roll_deg: [N, 3]; expression: [N, 7], see factors.EXPRESSION
     """
 
     images: Tensor

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from styleblend import config
 from styleblend.errors import StyleBlendError
+from styleblend.pixels import from_8bit
 
 Indices = NDArray[np.int64]
 
@@ -58,7 +59,7 @@ class Faces:
                     " run the stage align again"
                 )
             rows.append(torch.from_numpy(pixels.copy()))
-        return torch.stack(rows).permute(0, 3, 1, 2).float() / 127.5 - 1
+        return from_8bit(torch.stack(rows).permute(0, 3, 1, 2))
 
 
 def read_faces(split: Path, faces: Path, perceived: Path, size_px: int) -> Faces:

@@ -98,8 +98,7 @@ def train(
     """Train until step cfg.steps; returns the rows of the validation probe.
 
     Args:
-        learner: new, or whatever: a checkpoint in `folder` replaces all of it and training goes on from
-        there.
+        learner: new, or whatever: a checkpoint in `folder` replaces all of it and training goes on there.
         faces: of the training split. pairs: of the validation split.
         folder: checkpoints, seen by all workers; rank 0 writes it.
 
@@ -223,8 +222,7 @@ def _probe(
     """Log a probe of the averaged weights and judge it.
 
     While the curriculum lasts, copying the target is the right answer of most samples; only after it does a
-    probe
-    that copies count as doubtful, and only several in a row are a collapse: a short run is slow, not broken.
+    probe that copies count as doubtful, and only several in a row are a collapse: a short run is slow, not broken.
 
     Raises:
         Collapse: the last DOUBTFUL_PROBES probes copied the target.

@@ -21,14 +21,13 @@ from torch.nn import functional
 
 from styleblend.config import Model, Pretrain
 from styleblend.files import sha256, whole_file
-from styleblend.model.decoder import Decoder
-from styleblend.model.encoder import Encoder
 from styleblend.model.swapper import build_decoder, build_encoder
 from styleblend.perception import attributes, identity, landmarks
 from styleblend.perception.alignment import quad_from_landmarks
-from styleblend.perception.layers import central
+from styleblend.pixels import from_8bit, to_8bit
 from styleblend.synthetic.factors import EXPRESSION, IDENTITY, Factors, sample
 from styleblend.synthetic.renderer import photograph_landmarks, render
+from styleblend.training.prior import Generator, Inverter, Judges, drawing_loss, framing
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -42,16 +41,21 @@ SEEDS = {"identity": 101, "judge": 202, "test": 303}
 class Faces:
     """Aligned rendered faces in memory with their truth.
 
-    images: [N, 3, 64, 64] uint8; person: [N]; identity: [N, I]; landmarks: [N, 68, 2] in [0, 1];
-    pose_deg: [N, 3]; expression: [N, 7]
+    images: [N, 3, 64, 64] uint8; person: [N]; factors: [N, F], identity first, then looks, attributes and framing;
+    landmarks: [N, 68, 2] in [0, 1]; pose_deg: [N, 3]; expression: [N, 7]
     """
 
     images: Tensor
     person: Tensor
-    identity: Tensor
+    factors: Tensor
     landmarks: Tensor
     pose_deg: Tensor
     expression: Tensor
+
+    @property
+    def identity(self) -> Tensor:
+        """Identity factors [N, I]."""
+        return self.factors[:, : len(IDENTITY)]
 
 
 def draw(seed: int, persons: int, pictures: int, start: int, stop: int, own_looks: bool) -> tuple[Factors, Tensor]:
@@ -82,6 +86,15 @@ def _quads(framing: Factors) -> Tensor:
     return torch.from_numpy(np.stack([quad_from_landmarks(face) for face in points])).float()
 
 
+def everything(drawn: Factors, quads: Tensor) -> Tensor:
+    """All that determines the pictures [N, F]. Framing is told against the crop of the average face.
+
+    So it does not depend on whose face it is, and a swap keeps the target's.
+    """
+    average = Factors(torch.zeros_like(drawn.identity), drawn.looks, drawn.attributes)
+    return torch.cat([drawn.identity, drawn.looks, drawn.attributes, framing(quads, _quads(average))], dim=1)
+
+
 def faces(cache: Path, seed: int, persons: int, pictures: int, own_looks: bool = False) -> Faces:
     """Render a pretraining set, or read what an earlier, interrupted call has rendered of it."""
     cache.mkdir(parents=True, exist_ok=True)
@@ -94,28 +107,28 @@ def faces(cache: Path, seed: int, persons: int, pictures: int, own_looks: bool =
         file = cache / f"{seed}-{persons}x{pictures}{'-own' if own_looks else ''}-{start}.npz"
         if not file.exists():
             made = render(drawn, SIDE_PX, 2, quads)
-            pixels = ((made.images + 1) * 127.5).round().clamp(0, 255).byte().numpy()
+            pixels = to_8bit(made.images).numpy()
             with whole_file(file) as partial:
                 np.savez(partial, images=pixels, landmarks=((made.landmarks_px + 0.5) / SIDE_PX).numpy())
         with np.load(file) as stored:
             images.append(torch.from_numpy(stored["images"]))
-            truths.append((drawn, torch.from_numpy(stored["landmarks"])))
+            truths.append((drawn, torch.from_numpy(stored["landmarks"]), everything(drawn, quads)))
         if start // CHUNK % 20 == 0:
             print(f"faces of seed {seed}: {stop} of {total}, {time.monotonic() - started:.0f} s", flush=True)
     return Faces(
         torch.cat(images),
         torch.arange(total) // pictures,
-        torch.cat([drawn.identity for drawn, _ in truths]),
-        torch.cat([points for _, points in truths]),
-        torch.cat([drawn.yaw_pitch_roll_deg() for drawn, _ in truths]),
-        torch.cat([drawn.expression() for drawn, _ in truths]),
+        torch.cat([factors for _, _, factors in truths]),
+        torch.cat([points for _, points, _ in truths]),
+        torch.cat([drawn.yaw_pitch_roll_deg() for drawn, _, _ in truths]),
+        torch.cat([drawn.expression() for drawn, _, _ in truths]),
     )
 
 
 def augmented(pixels: Tensor, random: torch.Generator) -> Tensor:
     """Bytes [N, 3, S, S] as pictures in [-1, 1] with another exposure, tint and sharpness."""
     n = len(pixels)
-    images = pixels.float() / 127.5 - 1
+    images = from_8bit(pixels)
     gain = (
         1
         + 0.30 * (torch.rand(n, 1, 1, 1, generator=random) - 0.5)
@@ -125,6 +138,17 @@ def augmented(pixels: Tensor, random: torch.Generator) -> Tensor:
     # What is looked at later was resampled once or drawn by a decoder, so it is softer than a fresh render.
     blurred = functional.avg_pool2d(functional.pad(images, (1, 1, 1, 1), mode="replicate"), 3, 1)
     return torch.lerp(images, blurred, torch.rand(n, 1, 1, 1, generator=random))
+
+
+def joined(*parts: Faces) -> Faces:
+    """The faces of several sets; persons of different sets stay different."""
+    first = torch.tensor([0, *(int(part.person.max()) + 1 for part in parts)]).cumsum(0)
+    person = torch.cat([part.person + shift for part, shift in zip(parts, first, strict=False)])
+    rest = {
+        name: torch.cat([getattr(part, name) for part in parts])
+        for name in ("images", "factors", "landmarks", "pose_deg", "expression")
+    }
+    return Faces(person=person, **rest)
 
 
 def learn(
@@ -137,13 +161,24 @@ def learn(
     learning_rate: float,
     state: Path,
     seed: int,
+    as_they_are: bool = False,
+    momentum: bool = True,
 ) -> None:
     """Minimise `loss_of(pictures, rows, random)` with AdamW and a one-cycle rate; continues after an interruption.
 
-    `network` holds everything that learns. The batch of a step is a pure function of (seed, step).
+    Args:
+        network: everything that learns. The batch of a step is a pure function of (seed, step).
+        as_they_are: pictures are not augmented. momentum: without it, betas are StyleGAN's (0, 0.99).
     """
-    optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps + 1, pct_start=0.1)
+    optimizer = torch.optim.AdamW(
+        network.parameters(),
+        learning_rate,
+        betas=(0.9, 0.999) if momentum else (0.0, 0.99),
+        weight_decay=1e-4 if momentum else 0,
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, learning_rate, total_steps=steps + 1, pct_start=0.1 if momentum else 0.02, cycle_momentum=momentum
+    )
     checkpoint = state / f"{name}.pt"
     first = 0
     if checkpoint.exists():
@@ -157,7 +192,8 @@ def learn(
     for step in range(first, steps):
         random = torch.Generator().manual_seed(seed * 1_000_003 + step)
         rows = torch.randint(len(faces_of.images), (batch_size,), generator=random)
-        loss = loss_of(augmented(faces_of.images[rows], random), rows, random)
+        pixels = faces_of.images[rows]
+        loss = loss_of(from_8bit(pixels) if as_they_are else augmented(pixels, random), rows, random)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 5.0)
@@ -203,7 +239,7 @@ class IdentityLearner(nn.Module):
 @torch.no_grad()
 def rank1(network: identity.IdentityNetwork, test: Faces, gallery_size: int) -> float:
     """Share of pictures whose nearest first picture, among `gallery_size` unseen persons, is of the same person."""
-    embeddings = torch.cat([network(chunk.float() / 127.5 - 1) for chunk in test.images.split(200)])
+    embeddings = torch.cat([network(from_8bit(chunk)) for chunk in test.images.split(200)])
     hits: list[Tensor] = []
     persons = int(test.person.max()) + 1
     for first in range(0, persons - gallery_size + 1, gallery_size):
@@ -247,27 +283,47 @@ def train_geometry(
 
     def loss_of(images: Tensor, rows: Tensor, random: torch.Generator) -> Tensor:
         placed = functional.l1_loss(learner.points(images), learned_from.landmarks[rows])
-        pose, expression = learner.attributes(images)
-        posed = functional.mse_loss(pose, learned_from.pose_deg[rows]) / attributes.POSE_SCALE_DEG**2
-        return 20 * placed + 4 * posed + functional.mse_loss(expression, learned_from.expression[rows])
+        return 20 * placed + attribute_loss(learner.attributes, images, learned_from, rows)
 
     learn("geometry", learner, loss_of, learned_from, steps, 64, 2e-3, state, seed)
     return learner
 
 
+def attribute_loss(network: attributes.AttributeNetwork, images: Tensor, truth: Faces, rows: Tensor) -> Tensor:
+    """Squared errors of pose, in units of POSE_SCALE_DEG, and of expression."""
+    pose, expression = network(images)
+    posed = functional.mse_loss(pose, truth.pose_deg[rows]) / attributes.POSE_SCALE_DEG**2
+    return 4 * posed + functional.mse_loss(expression, truth.expression[rows])
+
+
+def train_attributes_judge(
+    architecture: dict[str, Any], learned_from: Faces, steps: int, state: Path, seed: int
+) -> attributes.AttributeNetwork:
+    """The attribute network of the evaluation: no training looks through it."""
+    torch.manual_seed(seed)
+    network = attributes.build(architecture)
+
+    def loss_of(images: Tensor, rows: Tensor, random: torch.Generator) -> Tensor:
+        return attribute_loss(network, images, learned_from, rows)
+
+    learn("attributes_judge", network, loss_of, learned_from, steps, 64, 3e-3, state, seed)
+    return network
+
+
 @torch.no_grad()
-def geometry_errors(learner: GeometryLearner, test: Faces) -> dict[str, float]:
-    """Landmark error as a share of the eye distance, pose error in degrees, R2 of each expression coefficient."""
-    points, pose, expression = [], [], []
-    for chunk in test.images.split(200):
-        images = chunk.float() / 127.5 - 1
-        points.append(learner.points(images))
-        outcome = learner.attributes(images)
-        pose.append(outcome[0])
-        expression.append(outcome[1])
+def landmark_errors(network: landmarks.LandmarkNetwork, test: Faces) -> dict[str, float]:
+    """Mean landmark error as a share of the eye distance."""
+    points = torch.cat([network(from_8bit(chunk)) for chunk in test.images.split(200)])
     truth = test.landmarks
     eyes = (truth[:, 36:42].mean(1) - truth[:, 42:48].mean(1)).norm(dim=1)
-    measured = {"landmark_nme": ((torch.cat(points) - truth).norm(dim=2).mean(1) / eyes).mean().item()}
+    return {"landmark_nme": ((points - truth).norm(dim=2).mean(1) / eyes).mean().item()}
+
+
+@torch.no_grad()
+def attribute_errors(network: attributes.AttributeNetwork, test: Faces) -> dict[str, float]:
+    """Mean absolute pose error in degrees, and R2 of each expression coefficient."""
+    pose, expression = zip(*(network(from_8bit(chunk)) for chunk in test.images.split(200)), strict=True)
+    measured = {}
     for k, name in enumerate(("yaw", "pitch", "roll")):
         measured[f"{name}_error_deg"] = (torch.cat(pose)[:, k] - test.pose_deg[:, k]).abs().mean().item()
     residual = (torch.cat(expression) - test.expression).var(0) / test.expression.var(0)
@@ -275,45 +331,66 @@ def geometry_errors(learner: GeometryLearner, test: Faces) -> dict[str, float]:
     return measured
 
 
-class Autoencoder(nn.Module):
-    """Encoder and decoder, joined through the style codes alone: the pathway of target features stays out."""
-
-    def __init__(self, encoder: Encoder, decoder: Decoder) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.decoder = decoder
-
-    def forward(self, images: Tensor) -> Tensor:
-        out: Tensor = self.decoder(self.encoder(images).codes)
-        return out
-
-
-def train_autoencoder(model: Model, learned_from: Faces, steps: int, state: Path, seed: int) -> Autoencoder:
-    """A decoder that draws rendered faces and the encoder that inverts it into style codes (W+)."""
+def train_decoder(model: Model, judges: Judges, learned_from: Faces, steps: int, state: Path, seed: int) -> Generator:
+    """A decoder that draws rendered faces, with the mapping from factors to style codes (W+)."""
     torch.manual_seed(seed)
     decoder = build_decoder(model.model_copy(update={"pathway_resolutions": ()}))
-    learner = Autoencoder(build_encoder(model), decoder)
+    learner = Generator(decoder, len(IDENTITY), learned_from.factors.shape[1] - len(IDENTITY))
 
     def loss_of(images: Tensor, rows: Tensor, random: torch.Generator) -> Tensor:
-        drawn = learner(images)
-        error = drawn - images
-        # The face counts twice, and edges once more: squared errors alone leave eyes and mouths blurred.
-        edges = (error[..., 1:] - error[..., :-1]).abs().mean() + (error[..., 1:, :] - error[..., :-1, :]).abs().mean()
-        return error.abs().mean() + central(error, SIDE_PX).abs().mean() + 2 * error.square().mean() + edges
+        return drawing_loss(learner(learned_from.factors[rows]), images, learned_from.landmarks[rows], judges)
 
-    learn("autoencoder", learner, loss_of, learned_from, steps, 32, 4e-3, state, seed)
+    learn("decoder", learner, loss_of, learned_from, steps, 16, 4e-2, state, seed, as_they_are=True, momentum=False)
+    return learner
+
+
+def train_inverter(
+    model: Model,
+    generator: Generator,
+    judges: Judges,
+    learned_from: Faces,
+    steps: tuple[int, int],
+    state: Path,
+    seed: int,
+) -> Inverter:
+    """The encoder that finds the style codes of a face for a decoder that is done.
+
+    Args:
+        steps: first with the codes' error alone, which is quick, then with what is drawn from them, too
+    """
+    torch.manual_seed(seed)
+    learner = Inverter(build_encoder(model), generator)
+    learner.centre(learned_from.factors)
+
+    def codes_of(images: Tensor, rows: Tensor, random: torch.Generator) -> Tensor:
+        return learner.code_loss(learner.encoder(images).codes, learned_from.factors[rows])
+
+    def loss_of(images: Tensor, rows: Tensor, random: torch.Generator) -> Tensor:
+        codes = learner.encoder(images).codes
+        drawn = drawing_loss(generator.decoder(codes), images, learned_from.landmarks[rows], judges)
+        return learner.code_loss(codes, learned_from.factors[rows]) + drawn
+
+    learn("encoder_codes", learner.encoder, codes_of, learned_from, steps[0], 32, 2e-3, state, seed, as_they_are=True)
+    learn("encoder", learner.encoder, loss_of, learned_from, steps[1], 16, 1e-3, state, seed + 1, as_they_are=True)
     return learner
 
 
 @torch.no_grad()
-def reconstruction_psnr_db(learner: Autoencoder, test: Faces) -> float:
-    """Mean PSNR of reconstructed test faces, in dB, pictures in [-1, 1]."""
-    values = []
-    for chunk in test.images.split(200):
-        images = chunk.float() / 127.5 - 1
-        squared = (learner(images).clamp(-1, 1) - images).square().mean((1, 2, 3))
-        values.append(10 * torch.log10(4 / squared))
-    return torch.cat(values).mean().item()
+def drawing_accuracy(draw_: Callable[[Tensor, Tensor], Tensor], judges: Judges, test: Faces) -> dict[str, float]:
+    """How well pictures drawn by `draw_(images, factors)` show the test faces.
+
+    Returns:
+        psnr_db of the whole picture in [-1, 1], identity_cosine of the training network, pose_error_deg (mean of the
+        three angles' absolute differences as the attribute network sees them)
+    """
+    values: dict[str, list[Tensor]] = {"psnr_db": [], "identity_cosine": [], "pose_error_deg": []}
+    for pixels, factors in zip(test.images.split(200), test.factors.split(200), strict=True):
+        images = from_8bit(pixels)
+        drawn = draw_(images, factors).clamp(-1, 1)
+        values["psnr_db"].append(10 * torch.log10(4 / (drawn - images).square().mean((1, 2, 3))))
+        values["identity_cosine"].append((judges.identity(drawn) * judges.identity(images)).sum(1))
+        values["pose_error_deg"].append((judges.attributes(drawn)[0] - judges.attributes(images)[0]).abs().mean(1))
+    return {name: torch.cat(parts).mean().item() for name, parts in values.items()}
 
 
 def as_written(network: Network) -> Network:
@@ -332,7 +409,12 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     },
     "landmarks": {"name": "small_landmarks", "widths": [16, 32, 64, 128], "side_px": SIDE_PX},
     "attributes": {
-        "name": "small_attributes", "coefficients": len(EXPRESSION), "widths": [24, 48, 96, 128], "side_px": SIDE_PX,
+        "name": "small_attributes", "trunk": "plain", "widths": [24, 48, 96, 128], "blocks": [],
+        "coefficients": len(EXPRESSION), "side_px": SIDE_PX,
+    },
+    "attributes_judge": {
+        "name": "small_attributes_judge", "trunk": "residual", "widths": [32, 48, 96, 128], "blocks": [1, 1, 1, 1],
+        "coefficients": len(EXPRESSION), "side_px": SIDE_PX,
     },
 }  # fmt: skip
 
@@ -369,6 +451,7 @@ def pretrain(cfg: Pretrain, model: Model, state: Path, out: Path) -> dict[str, d
     test = faces(cache, SEEDS["test"], cfg.test_identities, cfg.pictures_per_identity)
     test_own = faces(cache, SEEDS["test"], cfg.test_identities, cfg.pictures_per_identity, own_looks=True)
     measured: dict[str, dict[str, float]] = {}
+    trained: dict[str, identity.IdentityNetwork] = {}
 
     def keep(
         network: nn.Module, role: str, architecture: dict[str, Any], seed: int, steps: int, **accuracy: float
@@ -383,22 +466,35 @@ def pretrain(cfg: Pretrain, model: Model, state: Path, out: Path) -> dict[str, d
         ("identity", learned, cfg.identity_steps, 0.15, cfg.seed),
         ("identity_judge", judged, cfg.judge_steps, 0.0, cfg.seed + 1),
     ):
-        network = as_written(train_identity(role, ARCHITECTURES[role], people, steps, margin, state, seed))
-        keep(network, role, ARCHITECTURES[role], seed, steps,
-             rank1_of_100=rank1(network, test_own, 100),
-             rank1_of_100_with_a_strangers_looks_and_frame=rank1(network, test, 100))  # fmt: skip
+        known = as_written(train_identity(role, ARCHITECTURES[role], people, steps, margin, state, seed))
+        trained[role] = known
+        keep(known, role, ARCHITECTURES[role], seed, steps,
+             rank1_of_100=rank1(known, test_own, 100),
+             rank1_of_100_with_a_strangers_looks_and_frame=rank1(known, test, 100))  # fmt: skip
     geometry = as_written(
         train_geometry(
             ARCHITECTURES["landmarks"], ARCHITECTURES["attributes"], judged, cfg.geometry_steps, state, cfg.seed + 2
         )
     )
-    errors = geometry_errors(geometry, test_own)
-    points = {"landmark_nme": errors.pop("landmark_nme")}
-    keep(geometry.points, "landmarks", ARCHITECTURES["landmarks"], cfg.seed + 2, cfg.geometry_steps, **points)
-    keep(geometry.attributes, "attributes", ARCHITECTURES["attributes"], cfg.seed + 2, cfg.geometry_steps, **errors)
-    autoencoder = as_written(train_autoencoder(model, judged, cfg.autoencoder_steps, state, cfg.seed + 3))
-    psnr = reconstruction_psnr_db(autoencoder, test_own)
+    keep(geometry.points, "landmarks", ARCHITECTURES["landmarks"], cfg.seed + 2, cfg.geometry_steps,
+         **landmark_errors(geometry.points, test_own))  # fmt: skip
+    keep(geometry.attributes, "attributes", ARCHITECTURES["attributes"], cfg.seed + 2, cfg.geometry_steps,
+         **attribute_errors(geometry.attributes, test_own))  # fmt: skip
+    seer = ARCHITECTURES["attributes_judge"]
+    seer_seed, steps = cfg.seed + 5, cfg.attributes_judge_steps
+    # It learns from the people that the training's attribute network did not see.
+    network = as_written(train_attributes_judge(seer, learned, steps, state, seer_seed))
+    keep(network, "attributes_judge", seer, seer_seed, steps, **attribute_errors(network, test_own))
+    judges = Judges(trained["identity"].requires_grad_(False), geometry.attributes.requires_grad_(False))
+    drawn_from = joined(learned, judged)
     sizes = model.model_dump(mode="json")
-    for role, part in (("encoder", autoencoder.encoder), ("decoder", autoencoder.decoder)):
-        keep(part, role, sizes, cfg.seed + 3, cfg.autoencoder_steps, reconstruction_psnr_db=psnr)
+    generator = train_decoder(model, judges, drawn_from, cfg.decoder_steps, state, cfg.seed + 3)
+    as_written(generator.decoder)
+    accuracy = drawing_accuracy(lambda images, factors: generator(factors), judges, test_own)
+    keep(generator.decoder, "decoder", sizes, cfg.seed + 3, cfg.decoder_steps, **accuracy)
+    steps_of = (cfg.encoder_code_steps, cfg.encoder_steps)
+    inverter = train_inverter(model, generator, judges, drawn_from, steps_of, state, cfg.seed + 6)
+    as_written(inverter.encoder)
+    accuracy = drawing_accuracy(lambda images, factors: inverter(images), judges, test_own)
+    keep(inverter.encoder, "encoder", sizes, cfg.seed + 6, sum(steps_of), **accuracy)
     return measured

@@ -13,6 +13,7 @@ from torch import Tensor
 from styleblend.errors import StyleBlendError
 from styleblend.model.swapper import Swapper
 from styleblend.perception.regions import face_region
+from styleblend.pixels import to_8bit
 from styleblend.training.batches import Faces
 from styleblend.training.steps import Average, Perception, resized
 
@@ -103,4 +104,5 @@ def grid(swapper: Swapper, pairs: Pairs, rows: int = 6) -> Tensor:
     source, target = pairs.source[:rows], pairs.target[:rows]
     swapped = resized(swapper(source, target), source.shape[-1])
     rows_of = torch.cat([source, target, swapped], dim=3).clamp(-1, 1)
-    return ((torch.cat(list(rows_of), dim=1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu()
+    # A run that has gone wrong is shown, too.
+    return to_8bit(torch.cat(list(rows_of), dim=1).nan_to_num()).permute(1, 2, 0).cpu()

@@ -1,9 +1,8 @@
 """Both training stages on Ray Train: the only module that knows Ray.
 
-Every state that matters is in the state folder, written by the loop itself, so one rule serves a lost worker,
-a
-killed stage and a stopped machine: start again, read the newest checkpoint. Ray's own checkpoints are not
-used. On several machines the state folder, the inputs and the MLflow store must be visible to all of them.
+Every state that matters is in the state folder, written by the loop itself, so one rule serves a lost worker, a killed
+stage and a stopped machine: start again, read the newest checkpoint. Ray's own checkpoints are not used. On several
+machines the state folder, the inputs and the MLflow store must be visible to all of them.
 """
 
 from __future__ import annotations
@@ -80,8 +79,7 @@ def run(job: Job) -> Path:
 
 
 def _fit(job: Job) -> None:
-    # Read by Ray when it is imported or started here; nothing is sent anywhere, and reports are not held
-    # back.
+    # Read by Ray when it is imported or started here; nothing is sent anywhere, none is held back.
     os.environ |= {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
@@ -203,7 +201,7 @@ def train_job(job: Job, worker: loop.Worker) -> None:
     perception = Perception(
         identity=identity.load(job.networks, "identity").to(worker.device),
         landmarks=landmarks.load(job.networks).to(worker.device),
-        attributes=attributes.load(job.networks).to(worker.device),
+        attributes=attributes.load(job.networks, "attributes").to(worker.device),
     )
     faces, known = (
         read_faces(job.splits / f"{split}.parquet", job.faces, job.perceived, job.model.input_px)
@@ -241,7 +239,7 @@ def _new_learner(job: Job, device: torch.device) -> Learner:
     discriminator = build_discriminator(job.model)
     if job.encoder is None:
         swapper = build(job.model)
-        fill(swapper.encoder, job.networks / "encoder.safetensors", new=())
+        start_encoder(swapper.encoder, job.networks / "encoder.safetensors", cfg.encoder_start)
         fill(swapper.decoder, job.networks / "decoder.safetensors", new=("pathway.",))
     else:
         swapper = load(job.encoder)
@@ -258,6 +256,14 @@ def _new_learner(job: Job, device: torch.device) -> Learner:
             discriminator.parameters(), cfg.discriminator_learning_rate, cfg.adam_betas
         ),
     )
+
+
+def start_encoder(encoder: torch.nn.Module, file: Path, start: str) -> None:
+    """Load a pretrained inversion of the decoder; of it a "new" encoder takes the decoder's mean code alone."""
+    own = {name: value.clone() for name, value in encoder.state_dict().items() if name != "mean_code"}
+    fill(encoder, file, new=())
+    if start == "new":
+        encoder.load_state_dict(own, strict=False)
 
 
 def fill(network: torch.nn.Module, file: Path, new: tuple[str, ...]) -> None:

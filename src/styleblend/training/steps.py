@@ -44,8 +44,7 @@ class Learner:
 
 
 class Outcome(NamedTuple):
-    """What a step gave: this worker's unweighted terms, its swapped pictures, and whether all gradients are
-    finite.
+    """What a step gave: this worker's unweighted terms, its swapped pictures, and whether its gradients are finite.
 
     Gradients are compared after their mean over the workers, so all workers agree on `finite`.
     """
@@ -58,8 +57,7 @@ class Outcome(NamedTuple):
 def choose_what_learns(swapper: Swapper, stage: Stage) -> list[nn.Parameter]:
     """Freeze and unfreeze the parts of G for a stage (section 3); returns the parameters that learn.
 
-    train_encoder: E, the SBM and the decoder's pathway, which is as new as they are; the synthesis of D is
-    frozen.
+    train_encoder: E, the SBM and the decoder's pathway, which is as new as they are; D's synthesis is frozen.
     finetune_decoder: all of D; E and the SBM are frozen.
     """
     first = stage == "train_encoder"
@@ -136,6 +134,11 @@ def generator_terms(
     if weight.landmarks:
         points = to_19(perception.landmarks(swapped))
         terms["landmarks"] = losses.landmarks(points, to_19(batch.target_landmarks))
+    if weight.attributes:
+        with torch.no_grad():
+            pose, expression = perception.attributes(batch.target)
+        swapped_pose, swapped_expression = perception.attributes(swapped)
+        terms["attributes"] = losses.attributes(swapped_pose, pose, swapped_expression, expression)
     if weight.outside:
         face = face_region(batch.target_landmarks, side, soften_px=side / 64)
         terms["outside"] = losses.outside(swapped, batch.target, face)
@@ -182,8 +185,8 @@ def _learn(optimiser: torch.optim.Optimizer, total: Tensor, average: Average) ->
     optimiser.zero_grad(set_to_none=True)
     total.backward()
     for parameter in parameters:
-        # A term that is off can leave a parameter without a gradient; every worker must bring the same
-        # tensors.
+        # A term that is off can leave a parameter without a gradient; every worker must bring
+        # the same tensors.
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
     gradients = [parameter.grad for parameter in parameters]

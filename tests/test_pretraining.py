@@ -1,0 +1,126 @@
+"""The recipe of the small networks: what is drawn, what is learned from it, and that it can be run again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import tiny_project
+from styleblend import config
+from styleblend.files import sha256
+from styleblend.model import build_decoder, build_encoder
+from styleblend.perception import attributes, identity, landmarks
+from styleblend.pixels import from_8bit
+from styleblend.synthetic.factors import IDENTITY
+from styleblend.training import pretraining, prior
+from styleblend.weights import SMALL_ROLES
+
+MODEL = tiny_project.SIZES.model_copy(
+    update={"resolution": 64, "input_px": 64, "decoder_widths": {4: 8, 8: 8, 16: 8, 32: 8, 64: 8}}
+)
+RECIPE = config.Pretrain(
+    identities=20, judge_identities=20, test_identities=100, pictures_per_identity=2, identity_steps=2,
+    judge_steps=2, geometry_steps=2, attributes_judge_steps=2, decoder_steps=3, encoder_code_steps=2, encoder_steps=2,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> pretraining.Faces:
+    """A few aligned faces whose looks and frames are strangers'."""
+    return pretraining.faces(tmp_path_factory.mktemp("faces"), 7, 6, 2)
+
+
+@pytest.fixture
+def judges() -> prior.Judges:
+    """Untrained networks in the places of the trained ones."""
+    torch.manual_seed(0)
+    networks = (
+        identity.build(pretraining.ARCHITECTURES["identity"]),
+        attributes.build(pretraining.ARCHITECTURES["attributes"]),
+    )
+    return prior.Judges(*(network.eval().requires_grad_(False) for network in networks))
+
+
+def test_framing_tells_shift_zoom_and_turn() -> None:
+    """A crop against itself is zeros; a moved, larger, turned one gives back what was done to it."""
+    square = torch.tensor([[[0.2, 0.2], [0.2, 0.6], [0.6, 0.6], [0.6, 0.2]]])
+    assert prior.framing(square, square).abs().max() < 1e-6
+    angle = torch.tensor(0.1)
+    turn = torch.stack([torch.stack([angle.cos(), -angle.sin()]), torch.stack([angle.sin(), angle.cos()])])
+    centre = square.mean(1, keepdim=True)
+    moved = (square - centre) @ turn.T * 1.2 + centre + torch.tensor([0.04, -0.02])
+    want = 10 * torch.tensor([[0.1, -0.05, torch.log(torch.tensor(1.2)), 0.1]])
+    torch.testing.assert_close(prior.framing(moved, square), want)
+
+
+def test_factors_say_the_same_of_a_picture_whoever_is_framed(faces: pretraining.Faces) -> None:
+    """Two pictures of a person share its identity factors, and the frame is told without the identity."""
+    assert faces.identity[0].equal(faces.identity[1]) and not faces.identity[0].equal(faces.identity[2])
+    drawn, quads = pretraining.draw(7, 6, 2, 0, 12, own_looks=False)
+    other = pretraining.Factors(drawn.identity.flip(0), drawn.looks, drawn.attributes)
+    rest = slice(len(IDENTITY), None)
+    assert pretraining.everything(other, quads)[:, rest].equal(pretraining.everything(drawn, quads)[:, rest])
+
+
+def test_identity_has_channels_of_its_own() -> None:
+    """Another identity moves the first half of the channels alone, other attributes the second half alone."""
+    torch.manual_seed(0)
+    mapping = prior.Mapping(5, 7, n_styles=4, style_dim=6, hidden=16)
+    factors = torch.randn(2, 12)
+    who, rest = factors.clone(), factors.clone()
+    who[:, :5] += 1
+    rest[:, 5:] += 1
+    codes = mapping(factors)
+    assert mapping(who)[..., 3:].equal(codes[..., 3:]) and not mapping(who)[..., :3].equal(codes[..., :3])
+    assert mapping(rest)[..., :3].equal(codes[..., :3]) and not mapping(rest)[..., 3:].equal(codes[..., 3:])
+
+
+def test_drawing_loss_is_zero_for_the_picture_itself(faces: pretraining.Faces, judges: prior.Judges) -> None:
+    """It is zero there and grows with the error; a spot in the face costs more than the same spot beside it."""
+    images, points = from_8bit(faces.images[:4]), faces.landmarks[:4]
+    assert prior.drawing_loss(images, images, points, judges) < 1e-5
+    spotted = []
+    for y, x in ((32, 32), (2, 2)):
+        one = images.clone()
+        one[..., y - 2 : y + 2, x - 2 : x + 2] = -images[..., y - 2 : y + 2, x - 2 : x + 2].sign()
+        spotted.append(prior.drawing_loss(one, images, points, judges))
+    assert spotted[0] > spotted[1] > 1e-3
+
+
+def test_inverter_leaves_the_decoder_as_it_is(faces: pretraining.Faces, judges: prior.Judges, tmp_path: Path) -> None:
+    """Learning to invert moves the encoder alone, from the mean of the codes, and no other networks are stored."""
+    torch.manual_seed(0)
+    decoder = build_decoder(MODEL.model_copy(update={"pathway_resolutions": ()}))
+    generator = prior.Generator(decoder, len(IDENTITY), faces.factors.shape[1] - len(IDENTITY))
+    before = {name: value.clone() for name, value in generator.state_dict().items()}
+    inverter = pretraining.train_inverter(MODEL, generator, judges, faces, (1, 1), tmp_path, seed=3)
+    assert all(value.equal(before[name]) for name, value in generator.state_dict().items())
+    assert {name.split(".")[0] for name in inverter.state_dict()} == {"encoder"}
+    assert inverter.encoder.mean_code.equal(generator.mapping(faces.factors).mean(0))
+    torch.manual_seed(3)
+    assert not inverter.encoder.stem[0].weight.equal(build_encoder(MODEL).stem[0].weight)
+
+
+def test_recipe_gives_what_a_run_loads_and_gives_it_again(tmp_path: Path) -> None:
+    """All networks with cards whose checksums hold; a second run, and one after an interruption, write the same."""
+    written = []
+    for attempt in range(2):
+        out = tmp_path / f"out{attempt}"
+        out.mkdir()
+        measured = pretraining.pretrain(RECIPE, MODEL, tmp_path / "state", out)
+        assert set(measured) == set(SMALL_ROLES)
+        cards = {role: json.loads((out / f"{role}.json").read_text()) for role in SMALL_ROLES}
+        assert all(card["sha256"] == sha256(out / f"{role}.safetensors") for role, card in cards.items())
+        assert all(card["accuracy"] == measured[role] for role, card in cards.items())
+        written.append({role: card["sha256"] for role, card in cards.items()})
+        for role in ("attributes.json", "attributes_judge.json"):
+            assert 0 < json.loads((out / role).read_text())["accuracy"]["yaw_error_deg"] < 180
+        # As if the last network had been cut off before its first checkpoint.
+        (tmp_path / "state/encoder.pt").unlink()
+    assert written[0] == written[1]
+    assert identity.load(out, "identity").projection.out_features == 128
+    assert identity.load(out, "identity_judge").projection.out_features == 96
+    assert attributes.load(out, "attributes_judge") and landmarks.load(out)
