@@ -31,6 +31,7 @@ FLOORS = (
     {"training", "evaluation"},
     {"reporting", "describe"},
     {"swapping", "registered_model", "presets"},
+    {"ablations"},
     {"stages", "cli"},
 )
 # The only modules that may import an engine at all.

@@ -228,6 +228,30 @@ def test_a_mistake_ends_the_pipeline_with_one_line(
     assert message in line_of(done.stdout, stage)
 
 
+def test_ablations_are_dvc_experiments(project: Path) -> None:
+    """Variants train and evaluate as DVC experiments, register nothing, leave params.yaml alone and run only once."""
+    variants = project / "presets/ablations/variants.yaml"
+    plan = yaml.safe_load(variants.read_text())
+    chosen = ("full", "no_landmarks")
+    variants.write_text(yaml.safe_dump({"shared": {}, "variants": {name: plan["variants"][name] for name in chosen}}))
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
+    for arguments in (["add", "-A"], ["commit", "-qm", "tiny"]):
+        subprocess.run([*git, *arguments], cwd=project, check=True)
+    params, before = (project / "params.yaml").read_text(), versions(project)
+    done = command(project, "styleblend.cli", "ablate")
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "train_encoder" in ran(done.stdout) and "register" not in ran(done.stdout)
+    report = (project / "reports/ablations.md").read_text()
+    assert all(f"| {name} |" in report for name in chosen) and "Not run yet" not in report
+    assert (project / "params.yaml").read_text() == params and versions(project) == before
+    listed = command(project, "dvc", "exp", "list", "--name-only").stdout.split()
+    assert {"ablation-full", "ablation-no-landmarks"} <= set(listed)
+    again = command(project, "styleblend.cli", "ablate")
+    assert again.returncode == 0 and ran(again.stdout) == []
+    # The pipeline's own results come back from DVC's cache.
+    assert "train_encoder" not in ran(repro(project).stdout)
+
+
 def test_a_killed_training_goes_on(project: Path) -> None:
     """SIGKILL to the whole group in the middle of a training stage; the next `dvc repro` does not start from zero."""
     before = (project / "params.yaml").read_text()

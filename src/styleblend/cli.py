@@ -80,6 +80,13 @@ def _with_preset(params: Path, name: str) -> config.Config:
     return config.from_mapping(presets.merged(values, overrides), f"{params} with preset {name}")
 
 
+def ablate(given: argparse.Namespace) -> None:
+    """Train and evaluate the variants of the model that have no result yet, and write the table."""
+    from styleblend import ablations
+
+    print(f"ablate: {ablations.ablate(Path(), given.names)}")
+
+
 def swap(given: argparse.Namespace) -> None:
     """Swap the face of one picture into another and mark the result."""
     # torch and MLflow take seconds to import, and most subcommands do not need them.
@@ -125,6 +132,12 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--licence", help="licence of the photographs, as their owner states it")
     add.add_argument("--terms", help="what may be done with them: consent, purpose, limits")
     add.set_defaults(run=preset)
+
+    add = commands.add_parser(
+        "ablate", help="train variants with one change each, as DVC experiments, and compare them; can be interrupted"
+    )
+    add.add_argument("names", nargs="*", metavar="VARIANT", help="of presets/ablations/variants.yaml; none: all")
+    add.set_defaults(run=ablate)
 
     add = commands.add_parser(
         "describe", parents=[common], help="sizes of the networks, and what training asks for, without training"

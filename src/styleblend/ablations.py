@@ -1,0 +1,187 @@
+"""Ablations as DVC experiments: one change of params.yaml at a time, trained and evaluated, and a table of all."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from styleblend import config, presets
+from styleblend.errors import StyleBlendError
+from styleblend.files import fingerprint, whole_file
+from styleblend.reporting import KEY_FIGURES
+
+VARIANTS = Path("presets/ablations/variants.yaml")
+FULL = "full"
+
+
+class Variant(BaseModel):
+    """One row of the table."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    change: str
+    set: dict[str, Any] = Field(description="what it sets in params.yaml")
+    paper: str | None = Field(None, description="what the paper reports; None where it is silent")
+    figure: str | None = Field(None, description="key of metrics.json that should get worse")
+    worse: Literal["up", "down"] = "up"
+
+
+class Plan(BaseModel):
+    """presets/ablations/variants.yaml."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    shared: dict[str, Any]
+    variants: dict[str, Variant]
+
+
+def read_plan(file: Path) -> Plan:
+    """The variants to train.
+
+    Raises:
+        StyleBlendError: the file is missing or says something that is not known, or no variant is `full`.
+    """
+    try:
+        plan = Plan.model_validate(yaml.safe_load(file.read_text()))
+    except FileNotFoundError:
+        raise StyleBlendError(f"{file} is missing: it names the variants") from None
+    except (ValidationError, yaml.YAMLError) as error:
+        raise StyleBlendError(f"{file} is not in order: {' '.join(str(error).split())[:300]}") from None
+    if FULL not in plan.variants:
+        raise StyleBlendError(f"{file} has no variant '{FULL}': the others are compared with it")
+    return plan
+
+
+def settings(values: Mapping[str, Any], plan: Plan, name: str) -> dict[str, Any]:
+    """params.yaml of a variant, checked.
+
+    Raises:
+        StyleBlendError: the variant sets an unknown key or a value out of range.
+    """
+    merged: dict[str, Any] = presets.merged(presets.merged(dict(values), plan.shared), plan.variants[name].set)
+    config.from_mapping(merged, f"variant {name}")
+    return merged
+
+
+def dvc_experiment(project: Path, name: str) -> None:
+    """Train and evaluate params.yaml as it stands, as a DVC experiment; nothing is registered.
+
+    Raises:
+        StyleBlendError: DVC failed; its lines are on the screen.
+    """
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+
+    def dvc(*arguments: str, **options: Any) -> int:
+        command = [sys.executable, "-m", "dvc", "exp", *arguments]
+        return subprocess.run(command, cwd=project, env=os.environ | {"PATH": path}, check=False, **options).returncode
+
+    # DVC keeps the names of experiments apart; what an older one of this name gave is in its cache all the same.
+    dvc("remove", name, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    if dvc("run", "--name", name, "evaluate"):
+        raise StyleBlendError(f"experiment {name} failed, the lines above say why; start again to go on from there")
+
+
+def ablate(
+    project: Path,
+    names: Sequence[str],
+    run: Callable[[Path, str], None] = dvc_experiment,
+) -> Path:
+    """Train and evaluate the variants that have no result yet, then write reports/ablations.md.
+
+    A result belongs to its settings and to the code: one of others is made anew. params.yaml is put back at the
+    end, and at the next start if this one is killed.
+
+    Args:
+        names: variants to run; all if empty. The table shows every variant that has a result.
+        run: makes reports/metrics.json from params.yaml, as an experiment of the given name
+    Raises:
+        StyleBlendError: an unknown variant, or one that fails.
+    """
+    plan = read_plan(project / VARIANTS)
+    unknown = [name for name in names if name not in plan.variants]
+    if unknown:
+        raise StyleBlendError(f"there is no variant '{unknown[0]}': choose from {', '.join(plan.variants)}")
+    results = project / "reports/ablations"
+    results.mkdir(parents=True, exist_ok=True)
+    params, kept = project / "params.yaml", results / "params.yaml"
+    if kept.exists():
+        os.replace(kept, params)
+    text = params.read_text()
+    values = yaml.safe_load(text)
+    wanted = {name: settings(values, plan, name) for name in plan.variants}
+    found: dict[str, dict[str, Any]] = {}
+    for name, own in wanted.items():
+        # With changed code it is DVC that knows whether anything has to run again.
+        key = fingerprint(project / "src", json.dumps(own, sort_keys=True, default=str))
+        file = results / f"{name}.json"
+        stored = json.loads(file.read_text()) if file.exists() else {}
+        if stored.get("key") != key and (not names or name in names):
+            print(f"ablate: {name}: {plan.variants[name].change}", flush=True)
+            with whole_file(kept) as partial:
+                partial.write_text(text)
+            params.write_text(yaml.safe_dump(own, sort_keys=False))
+            try:
+                run(project, f"ablation-{name.replace('_', '-')}")
+                stored = {"key": key, "metrics": json.loads((project / "reports/metrics.json").read_text())}
+            finally:
+                os.replace(kept, params)
+            with whole_file(file) as partial:
+                partial.write_text(json.dumps(stored, indent=1) + "\n")
+        if stored.get("key") == key:
+            found[name] = stored["metrics"]
+    report = project / "reports/ablations.md"
+    with whole_file(report) as partial:
+        partial.write_text(table(plan, found))
+    return report
+
+
+def verdict(variant: Variant, own: Mapping[str, Any], full: Mapping[str, Any]) -> str:
+    """Whether the variant's figure is worse than the full model's, as far as their 95 % intervals tell."""
+    name = variant.figure
+    if name is None:
+        return ""
+    apart = own[f"{name}_low"] > full[f"{name}_high"] or own[f"{name}_high"] < full[f"{name}_low"]
+    if not apart:
+        return f"{name}: no clear difference"
+    worse = (own[name] > full[name]) == (variant.worse == "up")
+    return f"{name}: {'worse' if worse else 'better'}"
+
+
+def table(plan: Plan, found: Mapping[str, Mapping[str, Any]]) -> str:
+    """The report in Markdown: every figure with its 95 % interval, what the paper says and what was seen."""
+    figures = [(name, words) for name, words, _ in KEY_FIGURES if any(name in each for each in found.values())]
+    lines = [
+        "# Ablations",
+        "",
+        "One change at a time against `full`; `styleblend ablate` trains what is missing and writes this file. Each",
+        "cell is a mean over the test pairs with its 95 % interval. A figure counts as worse or better where the",
+        "intervals of the two lie apart, which is a careful rule: one run a variant, one seed.",
+        "",
+        f"Settings of all: `{json.dumps(plan.shared)}` on top of params.yaml.",
+        "",
+        "| variant | " + " | ".join(words for _, words in figures) + " |",
+        "|---" * (len(figures) + 1) + "|",
+    ]
+    for name, own in found.items():
+        cells = [
+            f"{own[key]:.3g} ({own[f'{key}_low']:.3g} to {own[f'{key}_high']:.3g})" if key in own else ""
+            for key, _ in figures
+        ]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    lines += ["", "| variant | change | the paper says | seen here |", "|---|---|---|---|"]
+    for name in found:
+        variant = plan.variants[name]
+        seen = verdict(variant, found[name], found[FULL]) if FULL in found else f"{FULL} is not there yet"
+        lines.append(f"| {name} | {variant.change} | {variant.paper or 'nothing'} | {seen} |")
+    missing = [name for name in plan.variants if name not in found]
+    if missing:
+        lines += ["", f"Not run yet: {', '.join(missing)}."]
+    return "\n".join(lines) + "\n"

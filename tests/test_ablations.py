@@ -1,0 +1,121 @@
+"""Ablations: what is run, what is kept, and what the table says."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from styleblend import ablations, config
+from styleblend.errors import StyleBlendError
+
+
+@pytest.fixture
+def project(root: Path, tmp_path: Path) -> Path:
+    """Settings and variants of the project, and some code."""
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src/code.py").write_text("1\n")
+    (tmp_path / "presets/ablations").mkdir(parents=True)
+    shutil.copy(root / ablations.VARIANTS, tmp_path / ablations.VARIANTS)
+    shutil.copy(root / "params.yaml", tmp_path)
+    return tmp_path
+
+
+class Trainer:
+    """In the place of `dvc exp run`: figures that follow from the settings, and a note of what ran."""
+
+    def __init__(self, fails: str = "") -> None:
+        self.ran: list[str] = []
+        self.fails = fails
+
+    def __call__(self, project: Path, name: str) -> None:
+        if name == self.fails:
+            raise StyleBlendError("killed")
+        self.ran.append(name)
+        cfg = config.load(project / "params.yaml")
+        pose = 3.0 if cfg.train_encoder.loss.landmarks else 9.0
+        metrics: dict[str, Any] = {
+            "pose_error_deg": pose,
+            "pose_error_deg_low": pose - 1,
+            "pose_error_deg_high": pose + 1,
+        }
+        metrics |= {"outside_l1": 0.1, "outside_l1_low": 0.05, "outside_l1_high": 0.2}
+        (project / "reports/metrics.json").write_text(json.dumps(metrics))
+
+
+def test_every_variant_changes_what_it_says_and_is_valid(root: Path) -> None:
+    """Each variant gives settings that the pipeline accepts, differs from `full`, and names a figure that exists."""
+    plan = ablations.read_plan(root / ablations.VARIANTS)
+    values = yaml.safe_load((root / "params.yaml").read_text())
+    full = ablations.settings(values, plan, ablations.FULL)
+    keys = {name for name, _, _ in ablations.KEY_FIGURES}
+    for name, variant in plan.variants.items():
+        own = ablations.settings(values, plan, name)
+        assert (own == full) == (name == ablations.FULL), name
+        assert variant.figure is None or variant.figure in keys
+    for name in ("no_swap_consistency", "no_landmarks"):
+        assert plan.variants[name].paper, "the paper reports on it"
+
+
+def test_only_what_is_missing_runs_and_settings_come_back(project: Path) -> None:
+    """A second call runs nothing, other settings or other code run anew, and params.yaml is as it was."""
+    before = (project / "params.yaml").read_text()
+    names = ("full", "no_landmarks")
+    first = Trainer()
+    ablations.ablate(project, names, first)
+    assert first.ran == ["ablation-full", "ablation-no-landmarks"]
+    assert (project / "params.yaml").read_text() == before
+    again = Trainer()
+    ablations.ablate(project, names, again)
+    assert again.ran == []
+    (project / "src/code.py").write_text("2\n")
+    ablations.ablate(project, ("full",), again)
+    assert again.ran == ["ablation-full"]
+    (project / "params.yaml").write_text(before + "\n# a comment changes nothing\n")
+    ablations.ablate(project, ("full",), again)
+    assert again.ran == ["ablation-full"]
+
+
+def test_an_interrupted_run_goes_on_and_puts_the_settings_back(project: Path) -> None:
+    """What was done is kept; a start after a kill begins with the settings of before."""
+    before = (project / "params.yaml").read_text()
+    with pytest.raises(StyleBlendError, match="killed"):
+        ablations.ablate(project, ("full", "no_landmarks"), Trainer(fails="ablation-no-landmarks"))
+    assert (project / "params.yaml").read_text() == before
+    # As SIGKILL leaves it: the variant's settings in params.yaml, the user's beside the results.
+    (project / "reports/ablations/params.yaml").write_text(before)
+    (project / "params.yaml").write_text("torn")
+    trainer = Trainer()
+    ablations.ablate(project, ("full", "no_landmarks"), trainer)
+    assert trainer.ran == ["ablation-no-landmarks"] and (project / "params.yaml").read_text() == before
+
+
+def test_table_says_what_is_worse_and_what_cannot_be_told(project: Path) -> None:
+    """Worse where the intervals lie apart, no clear difference where they meet, and what has not run is named."""
+    report = ablations.ablate(project, ("full", "no_landmarks", "no_pathway"), Trainer()).read_text()
+    rows = {line.split("|")[1].strip(): line for line in report.splitlines() if line.startswith("| no_")}
+    assert "pose_error_deg: worse" in rows["no_landmarks"] and "not preserved" in rows["no_landmarks"]
+    assert "outside_l1: no clear difference" in rows["no_pathway"]
+    assert "9 (8 to 10)" in report and "Not run yet: no_swap_consistency" in report
+
+
+def test_mistakes_are_one_line(project: Path) -> None:
+    """An unknown variant, a variant with an unknown key and a torn file each say so before anything runs."""
+    with pytest.raises(StyleBlendError, match="no variant 'nothing'.*full"):
+        ablations.ablate(project, ("nothing",), Trainer())
+    file = project / ablations.VARIANTS
+    plan = yaml.safe_load(file.read_text())
+    plan["variants"]["full"]["set"] = {"train_encoder": {"stepz": 1}}
+    file.write_text(yaml.safe_dump(plan))
+    with pytest.raises(StyleBlendError, match="stepz"):
+        ablations.ablate(project, (), Trainer())
+    file.write_text("variants: {}")
+    with pytest.raises(StyleBlendError, match="not in order"):
+        ablations.ablate(project, (), Trainer())
+    file.unlink()
+    with pytest.raises(StyleBlendError, match="missing"):
+        ablations.ablate(project, (), Trainer())
