@@ -19,6 +19,7 @@ from styleblend.training.steps import (
     discriminator_step,
     generator_step,
     generator_terms,
+    learning_rate,
     resized,
 )
 
@@ -121,6 +122,17 @@ def test_terms_are_those_of_the_equations(faces: Faces) -> None:
     assert set(terms) == set(wanted) == set(config.LossWeights.model_fields)
     for name, value in wanted.items():
         torch.testing.assert_close(terms[name], value, msg=name)
+
+
+def test_the_rate_cools_down_at_the_end(faces: Faces) -> None:
+    """Constant without a cool-down; with one it is the full rate until then and falls evenly, and Adam is given it."""
+    plain, cooled = (tiny.training(steps=10, learning_rate=0.1, cool_down=share) for share in (0, 0.4))
+    assert [learning_rate(plain, step) for step in range(10)] == [0.1] * 10
+    falling = [learning_rate(cooled, step) for step in range(10)]
+    assert falling == pytest.approx([0.1] * 6 + [0.1, 0.075, 0.05, 0.025])
+    learner = new_learner(cooled)
+    generator_step(learner, PERCEPTION, batch_of(cooled, faces, 8), cooled, 8, alone)
+    assert learner.swapper_optimiser.param_groups[0]["lr"] == pytest.approx(0.05)
 
 
 def test_terms_that_are_off_are_not_computed(faces: Faces) -> None:

@@ -199,6 +199,9 @@ class Training(Section):
     gpus_per_worker: float = Field(0, ge=0, le=1, description="1 on a GPU machine")
     cpus_per_worker: float = Field(1, gt=0)
     learning_rate: float = Field(4e-5, gt=0)
+    cool_down: Probability = Field(
+        0, description="last share of the steps over which learning_rate falls linearly to zero; 0 in the paper"
+    )
     discriminator_learning_rate: float = Field(4e-5, gt=0)
     adam_betas: tuple[Probability, Probability] = (0.0, 0.99)
     ema_decay: Probability = Field(0.99, description="of the averaged weights that the product uses; 0 is none")

@@ -2,7 +2,7 @@
 
 It stands where a production run loads a StyleGAN and the encoder of a face network. StyleGAN learns its mapping from
 noise against a critic, which takes weeks of GPU time. Here every picture comes with the factors it was made of, so
-the mapping starts from those and each picture has one right answer: sharp in an hour of a CPU.
+the mapping starts from those, each picture has one right answer, and an hour of a CPU is enough for soft faces.
 
 The identity factors are mapped to the first half of the channels of W+ and all others to the second half, because an
 extended latent space whose directions do not mix is what the paper takes from StyleGAN (section 2.1). The blending
@@ -24,9 +24,6 @@ from styleblend.model.layers import EqualLinear
 from styleblend.perception.attributes import POSE_SCALE_DEG, AttributeNetwork
 from styleblend.perception.identity import IdentityNetwork
 from styleblend.perception.regions import face_region
-
-FRAME = 4
-"""Numbers that `framing` gives a picture."""
 
 _BESIDE_FACE = 0.2
 """Weight of pixels beside the face: in a swap they come through the pathway of target features."""

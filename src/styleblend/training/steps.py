@@ -145,6 +145,12 @@ def generator_terms(
     return terms, swapped
 
 
+def learning_rate(cfg: config.Training, step: int) -> float:
+    """G's rate at a step: constant, then a straight line to zero over the last share `cool_down` of the steps."""
+    left = (cfg.steps - step) / cfg.steps
+    return cfg.learning_rate * min(1.0, left / cfg.cool_down) if cfg.cool_down else cfg.learning_rate
+
+
 def generator_step(
     learner: Learner, perception: Perception, batch: Batch, cfg: config.Training, step: int, average: Average
 ) -> Outcome:
@@ -152,6 +158,8 @@ def generator_step(
     with _as_judge(learner.discriminator):
         terms, swapped = generator_terms(learner.swapper, learner.discriminator, perception, batch, cfg, step)
         total = torch.stack([getattr(cfg.loss, name) * value for name, value in terms.items()]).sum()
+        for group in learner.swapper_optimiser.param_groups:
+            group["lr"] = learning_rate(cfg, step)
         finite = _learn(learner.swapper_optimiser, total, average)
     if finite:
         _follow(learner, cfg.ema_decay, step)
