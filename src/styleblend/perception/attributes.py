@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from styleblend.perception import frozen
-from styleblend.perception.layers import plain_trunk, residual_trunk, resized
+from styleblend.perception.layers import resized, trunk_of
 
 POSE_SCALE_DEG = 20.0  # a network learns best on numbers of about 1
 
@@ -25,11 +25,9 @@ class AttributeNetwork(nn.Module):
         self, name: str, trunk: str, widths: list[int], blocks: list[int], coefficients: int, side_px: int
     ) -> None:
         super().__init__()
-        if trunk not in ("residual", "plain"):
-            raise ValueError(f"trunk '{trunk}' is unknown: choose 'residual' or 'plain'")
         self.name = name
         self.side_px = side_px
-        self.trunk = residual_trunk(widths, blocks) if trunk == "residual" else plain_trunk(widths)
+        self.trunk = trunk_of(trunk, widths, blocks)
         cells = (side_px // 2 ** len(widths)) ** 2
         self.head = nn.Linear(widths[-1] * cells, 3 + coefficients)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from styleblend.perception import frozen
-from styleblend.perception.layers import central, plain_trunk, residual_trunk
+from styleblend.perception.layers import central, trunk_of
 
 
 class IdentityNetwork(nn.Module):
@@ -26,11 +26,9 @@ class IdentityNetwork(nn.Module):
         self, name: str, trunk: str, widths: list[int], blocks: list[int], embedding: int, side_px: int
     ) -> None:
         super().__init__()
-        if trunk not in ("residual", "plain"):
-            raise ValueError(f"trunk '{trunk}' is unknown: choose 'residual' or 'plain'")
         self.name = name
         self.side_px = side_px
-        self.trunk = residual_trunk(widths, blocks) if trunk == "residual" else plain_trunk(widths)
+        self.trunk = trunk_of(trunk, widths, blocks)
         cells = (3 * side_px // 4 // 2 ** len(widths)) ** 2
         self.projection = nn.Linear(widths[-1] * cells, embedding)
 

@@ -64,6 +64,13 @@ def plain_trunk(widths: list[int]) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+def trunk_of(kind: str, widths: list[int], blocks: list[int]) -> nn.Sequential:
+    """The trunk of a card's architecture: "residual", or "plain", which has no blocks."""
+    if kind not in ("residual", "plain"):
+        raise ValueError(f"trunk '{kind}' is unknown: choose 'residual' or 'plain'")
+    return residual_trunk(widths, blocks) if kind == "residual" else plain_trunk(widths)
+
+
 def central(images: Tensor, side_px: int) -> Tensor:
     """The middle of FFHQ-aligned pictures, where the face is: 3/4 of the side, from 1/8 left and 3/16 top."""
     left, top, span = side_px // 8, 3 * side_px // 16, 3 * side_px // 4
