@@ -237,6 +237,8 @@ def test_ablations_are_dvc_experiments(project: Path) -> None:
     git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
     for arguments in (["add", "-A"], ["commit", "-qm", "tiny"]):
         subprocess.run([*git, *arguments], cwd=project, check=True)
+    # Tests before this one end stages early.
+    assert repro(project).returncode == 0
     params, before = (project / "params.yaml").read_text(), versions(project)
     done = command(project, "styleblend.cli", "ablate")
     assert done.returncode == 0, done.stdout[-3000:]
