@@ -70,13 +70,11 @@ def describe(given: argparse.Namespace) -> None:
 def _with_preset(params: Path, name: str) -> config.Config:
     """The settings that `styleblend preset NAME` would write; nothing is written."""
     folder = params.parent / "presets"
-    choices = presets.names(folder)
-    if name not in choices:
-        raise presets.PresetError(f"there is no preset '{name}': choose from {', '.join(choices)}")
+    presets.expect_one_of(name, presets.names(folder))
     config.load(params)
-    backup = params.with_name(f"{params.name}.bak")
-    base = backup if presets.MARK in params.read_text() and backup.is_file() else params
-    values, overrides = (yaml.safe_load(file.read_text()) for file in (base, folder / f"{name}.yaml"))
+    values, overrides = (
+        yaml.safe_load(file.read_text()) for file in (presets.base_of(params), folder / f"{name}.yaml")
+    )
     return config.from_mapping(presets.merged(values, overrides), f"{params} with preset {name}")
 
 

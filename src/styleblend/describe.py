@@ -21,11 +21,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from styleblend import config, losses
+from styleblend import config
 from styleblend.errors import StyleBlendError
 from styleblend.model import Discriminator, Swapper, build, build_discriminator
 from styleblend.training.batches import Batch
-from styleblend.training.steps import Perception, Stage, choose_what_learns, generator_terms
+from styleblend.training.steps import Perception, Stage, choose_what_learns, discriminator_terms, generator_terms
 
 STAGES: tuple[Stage, Stage] = ("train_encoder", "finetune_decoder")
 OWN_TERMS = ("adversarial", "reconstruction", "swap_consistency")
@@ -313,13 +313,7 @@ def _step(training: config.Training, swapper: Swapper, discriminator: Discrimina
     swapped = swapped.detach()
     del total, terms
     discriminator.requires_grad_(True).train()
-    real = batch.source.requires_grad_(training.r1_gamma > 0)
-    with torch.autocast(real.device.type, torch.bfloat16, enabled=training.precision == "bfloat16"):
-        scores = discriminator(torch.cat([real, swapped]))
-    real_scores, fake_scores = zip(*(score.float().chunk(2) for score in scores), strict=True)
-    judged = losses.discriminator_hinge(real_scores, fake_scores)
-    if training.r1_gamma:
-        judged = judged + training.r1_gamma * losses.r1(real, real_scores)
+    _, judged = discriminator_terms(discriminator, batch.source, swapped, training)
     judged.backward()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,22 @@ class PresetError(StyleBlendError):
 def names(folder: Path) -> list[str]:
     """Presets that there are."""
     return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def expect_one_of(name: str, choices: Sequence[str]) -> None:
+    """Refuse an unknown preset with a PresetError that lists the choices."""
+    if name not in choices:
+        raise PresetError(f"there is no preset '{name}': choose from {', '.join(choices)}")
+
+
+def base_of(params: Path) -> Path:
+    """The file with the settings that params.yaml had before any preset."""
+    backup = _backup(params)
+    return backup if MARK in params.read_text() and backup.is_file() else params
+
+
+def _backup(params: Path) -> Path:
+    return params.with_name(f"{params.name}.bak")
 
 
 def merged(values: Any, overrides: Any) -> Any:
@@ -70,14 +86,10 @@ def apply(
     Raises:
         StyleBlendError: unknown preset, an option that does not fit, or a result that is not valid.
     """
-    choices = (*names(presets), NONE)
-    if name not in choices:
-        raise PresetError(f"there is no preset '{name}': choose from {', '.join(choices)}")
+    expect_one_of(name, (*names(presets), NONE))
     # Checked first, so that a mistake of the user's own is reported against params.yaml and not the preset.
     config.load(params)
-    text = params.read_text()
-    backup = params.with_name(f"{params.name}.bak")
-    base = backup if MARK in text and backup.is_file() else params
+    text, backup, base = params.read_text(), _backup(params), base_of(params)
     old, original = yaml.safe_load(text), yaml.safe_load(base.read_text())
     if name == NONE:
         if base == params:

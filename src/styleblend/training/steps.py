@@ -173,8 +173,16 @@ def discriminator_step(
 
     The sources are the real pictures, `swapped` of the generator step the fakes.
     """
-    discriminator = learner.discriminator
-    real = batch.source.requires_grad_(cfg.r1_gamma > 0)
+    terms, total = discriminator_terms(learner.discriminator, batch.source, swapped, cfg)
+    finite = _learn(learner.discriminator_optimiser, total, average)
+    return Outcome({name: value.detach() for name, value in terms.items()}, swapped, finite)
+
+
+def discriminator_terms(
+    discriminator: Discriminator, real: Tensor, swapped: Tensor, cfg: config.Training
+) -> tuple[dict[str, Tensor], Tensor]:
+    """The terms that V learns from, unweighted, and their weighted sum; pictures are [N, 3, S, S]."""
+    real = real.requires_grad_(cfg.r1_gamma > 0)
     with torch.autocast(real.device.type, torch.bfloat16, enabled=cfg.precision == "bfloat16"):
         # One forward for both: spectral norm then takes one power iteration a step.
         scores = discriminator(torch.cat([real, swapped]))
@@ -184,8 +192,7 @@ def discriminator_step(
     if cfg.r1_gamma:
         terms["r1"] = losses.r1(real, real_scores)
         total = total + cfg.r1_gamma * terms["r1"]
-    finite = _learn(learner.discriminator_optimiser, total, average)
-    return Outcome({name: value.detach() for name, value in terms.items()}, swapped, finite)
+    return terms, total
 
 
 def _learn(optimiser: torch.optim.Optimizer, total: Tensor, average: Average) -> bool:
