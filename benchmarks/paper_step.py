@@ -23,7 +23,7 @@ import yaml
 
 from styleblend import config, presets
 from styleblend.model import build, build_discriminator
-from styleblend.perception import attributes, identity, landmarks
+from styleblend.perception import attributes, identity, landmarks, shape
 from styleblend.training.batches import Batch
 from styleblend.training.steps import Perception, choose_what_learns, generator_terms
 
@@ -72,7 +72,9 @@ def main() -> None:
     found: dict[str, object] = {"stage": args.stage, "batch": args.batch, "threads": args.threads}
     found["peak_gib_before_building"] = peak_gib()
     who = identity.load(args.networks, "identity")
-    perception = Perception(who, landmarks.load(args.networks), attributes.load(args.networks, "attributes"))
+    perception = Perception(
+        who, landmarks.load(args.networks), attributes.load(args.networks, "attributes"), shape.load(args.networks)
+    )
     batch = random_batch(cfg.model, training, args.batch, who.projection.out_features)
     swapper, discriminator = build(cfg.model).train(), build_discriminator(cfg.model)
     learning = choose_what_learns(swapper, args.stage)

@@ -43,8 +43,14 @@ class Trainer:
             "pose_error_deg_low": pose - 1,
             "pose_error_deg_high": pose + 1,
         }
-        metrics |= {"outside_l1": 0.1, "outside_l1_low": 0.05, "outside_l1_high": 0.2}
+        for name in ("outside_l1", "id_similarity_source"):
+            metrics |= {name: 0.1, f"{name}_low": 0.05, f"{name}_high": 0.2}
         (project / "reports/metrics.json").write_text(json.dumps(metrics))
+        (project / "reports/evaluate").mkdir(exist_ok=True)
+        near = f"yaw_0_{cfg.evaluate.yaw_bins_deg[0]:g}"
+        (project / "reports/evaluate/groups.csv").write_text(
+            f"group,figure,value,low,high,n\n{near},pose_error_deg,{pose},{pose - 1},{pose + 1},9\n"
+        )
 
 
 def test_every_variant_changes_what_it_says_and_is_valid(root: Path) -> None:
@@ -56,6 +62,7 @@ def test_every_variant_changes_what_it_says_and_is_valid(root: Path) -> None:
     for name, variant in plan.variants.items():
         own = ablations.settings(values, plan, name)
         assert (own == full) == (name == ablations.FULL), name
+        assert name == variant.against or own != ablations.settings(values, plan, variant.against), name
         assert variant.figure is None or variant.figure in keys
     for name in ("no_swap_consistency", "no_landmarks"):
         assert plan.variants[name].paper, "the paper reports on it"
@@ -103,6 +110,21 @@ def test_table_says_what_is_worse_and_what_cannot_be_told(project: Path) -> None
     assert "9 (8 to 10)" in report and "Not run yet: no_swap_consistency" in report
 
 
+def test_profile_variants_differ_from_profile_and_are_shown_by_yaw(project: Path) -> None:
+    """What is compared with `profile` has its faces, stands in a table of its own, and in those by yaw."""
+    plan = ablations.read_plan(project / ablations.VARIANTS)
+    values = yaml.safe_load((project / "params.yaml").read_text())
+    own, base = (ablations.settings(values, plan, name) for name in ("profile_shape_3d", "profile"))
+    assert own["download"] == base["download"] != ablations.settings(values, plan, "full")["download"]
+    assert own["train_encoder"]["loss"].pop("shape_3d") and own["train_encoder"] == base["train_encoder"]
+    names = ("full", "profile", "profile_shape_3d")
+    report = ablations.ablate(project, names, Trainer()).read_text()
+    assert "## Against `full`" in report and "## Against `profile`" in report
+    by_yaw = report.split("## By yaw")[1]
+    assert "| variant | 0 to 20 |" in by_yaw and "| profile_shape_3d | 3 (2 to 4) |" in by_yaw
+    assert "| full |" not in by_yaw
+
+
 def test_mistakes_are_one_line(project: Path) -> None:
     """An unknown variant, a variant with an unknown key and a torn file each say so before anything runs."""
     with pytest.raises(StyleBlendError, match="no variant 'nothing'.*full"):
@@ -112,6 +134,10 @@ def test_mistakes_are_one_line(project: Path) -> None:
     plan["variants"]["full"]["set"] = {"train_encoder": {"stepz": 1}}
     file.write_text(yaml.safe_dump(plan))
     with pytest.raises(StyleBlendError, match="stepz"):
+        ablations.ablate(project, (), Trainer())
+    plan["variants"]["full"] = {"change": "nothing", "set": {}, "against": "nobody"}
+    file.write_text(yaml.safe_dump(plan))
+    with pytest.raises(StyleBlendError, match="no variant 'nobody'"):
         ablations.ablate(project, (), Trainer())
     file.write_text("variants: {}")
     with pytest.raises(StyleBlendError, match="not in order"):

@@ -11,6 +11,8 @@ import tiny_project
 from styleblend import pixels
 from styleblend.evaluation import benchmark, protocol
 
+SOURCES = {"rendered": tiny_project.SOURCE}
+
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> protocol.Pairs:
@@ -27,27 +29,26 @@ def _batch(pairs: protocol.Pairs, source: torch.Tensor, target: torch.Tensor) ->
 def test_swap_with_oneself_gives_the_stored_face(pairs: protocol.Pairs) -> None:
     """With the target as its own source the data path gives back the very bytes of the data set."""
     rows = torch.arange(5)
-    swapped = benchmark.true_swaps(_batch(pairs, rows, rows), {"rendered": tiny_project.SOURCE.supersample})
+    swapped = benchmark.true_swaps(_batch(pairs, rows, rows), SOURCES)
     assert pixels.to_8bit(swapped).equal(pairs.pictures(rows))
 
 
 def test_true_swap_differs_from_both_and_ignores_the_source_picture(pairs: protocol.Pairs) -> None:
     """Another identity changes the face; another picture of the same source person changes nothing."""
-    supersample = {"rendered": tiny_project.SOURCE.supersample}
     source, target = torch.tensor([0, 1]), torch.tensor([4, 4])
-    swapped = pixels.to_8bit(benchmark.true_swaps(_batch(pairs, source, target), supersample))
+    swapped = pixels.to_8bit(benchmark.true_swaps(_batch(pairs, source, target), SOURCES))
     assert not swapped[0].equal(pairs.pictures(target)[0]) and not swapped[0].equal(pairs.pictures(source)[0])
     assert swapped[0].equal(swapped[1])
 
 
 def test_rows_do_not_depend_on_their_batch(pairs: protocol.Pairs) -> None:
     """Sources and photograph sizes may be mixed; each row is framed by its own target."""
-    supersample = {"rendered": 1, "other": 1}
+    sources = SOURCES | {"other": tiny_project.SOURCE}
     mixed = replace(pairs, table=pairs.table.assign(source=["rendered", "other"] * 6))
     source, target = torch.tensor([0, 3, 6]), torch.tensor([5, 8, 9])
-    together = benchmark.true_swaps(_batch(mixed, source, target), supersample)
+    together = benchmark.true_swaps(_batch(mixed, source, target), sources)
     for row in range(3):
-        alone = benchmark.true_swaps(_batch(pairs, source[row : row + 1], target[row : row + 1]), supersample)
+        alone = benchmark.true_swaps(_batch(pairs, source[row : row + 1], target[row : row + 1]), sources)
         assert (together[row] - alone[0]).abs().max() <= 2 / 127.5
 
 

@@ -23,7 +23,8 @@ MODEL = tiny_project.SIZES.model_copy(
 )
 RECIPE = config.Pretrain(
     identities=20, judge_identities=20, test_identities=100, pictures_per_identity=2, identity_steps=2,
-    judge_steps=2, geometry_steps=2, attributes_judge_steps=2, decoder_steps=3, encoder_code_steps=2, encoder_steps=2,
+    judge_steps=2, geometry_steps=2, landmarks_3d_steps=2, profile_identities=10,
+    attributes_judge_steps=2, decoder_steps=3, encoder_code_steps=2, encoder_steps=2,
 )  # fmt: skip
 
 

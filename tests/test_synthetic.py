@@ -15,7 +15,7 @@ from styleblend.perception.detection import Yunet
 from styleblend.synthetic import factors
 from styleblend.synthetic.factors import ATTRIBUTES, Factors
 from styleblend.synthetic.raster import rasterize
-from styleblend.synthetic.renderer import photograph_landmarks, render
+from styleblend.synthetic.renderer import landmarks_3d, photograph_landmarks, pose_deg, render
 
 
 def as_bytes(images: Tensor) -> np.ndarray:
@@ -141,6 +141,46 @@ def test_pose_signs() -> None:
     assert nose(pitch_deg=0.9)[1] < nose()[1]
     eyes = photograph_landmarks(with_attributes(face, roll_deg=0.8))[0]
     assert eyes[42:48].mean(0)[1] > eyes[36:42].mean(0)[1] + 0.01
+
+
+def test_a_turned_crop_shows_the_head_turned_the_other_way() -> None:
+    """Roll is told in the crop: none is left where the crop turns with the head, and yaw and pitch stay."""
+    face = with_attributes(factors.sample(5, [0], [0]), roll_deg=0.5)
+    angle = torch.deg2rad(face.yaw_pitch_roll_deg()[0, 2])
+    across, down = torch.stack([angle.cos(), angle.sin()]), torch.stack([-angle.sin(), angle.cos()])
+    corners = torch.stack([-across - down, -across + down, across + down, across - down])[None] * 0.3 + 0.5
+    pose = pose_deg(face, corners)
+    assert pose[0, 2].abs() < 1e-4 and pose[0, :2].equal(face.yaw_pitch_roll_deg()[0, :2])
+    # The picture says the same: in the turned crop the eyes of a face that looks ahead are level.
+    ahead = with_attributes(face, yaw_deg=0, pitch_deg=0)
+    eyes = render(ahead, 48, quads=corners).landmarks_px[0]
+    assert (eyes[36:42].mean(0) - eyes[42:48].mean(0))[1].abs() < 0.5
+    photograph = render(ahead, 48).landmarks_px[0]
+    assert (photograph[36:42].mean(0) - photograph[42:48].mean(0))[1].abs() > 1.5
+
+
+def test_even_yaw_fills_its_range_and_changes_nothing_else() -> None:
+    """Yaw is spread evenly over the range that is asked for; identity, looks and the other attributes stay."""
+    persons = list(range(400))
+    usual, even = factors.sample(3, persons, [0] * 400), factors.sample(3, persons, [0] * 400, even_yaw_deg=60)
+    assert even.identity.equal(usual.identity) and even.looks.equal(usual.looks)
+    assert even.attributes[:, 1:].equal(usual.attributes[:, 1:])
+    yaw = even.yaw_pitch_roll_deg()[:, 0]
+    assert yaw.abs().max() <= 60
+    counts = torch.histc(yaw, 6, -60, 60)
+    assert counts.min() > 40 and usual.yaw_pitch_roll_deg()[:, 0].abs().max() <= 45
+    assert factors.sample(3, [7], [0], even_yaw_deg=60).attributes.equal(even.attributes[7:8])
+
+
+def test_landmarks_in_three_dimensions_are_the_flat_ones_with_a_depth_that_turns_with_the_head() -> None:
+    """x and y are those of the render; of a head that looks to the picture's right, the right half is farther away."""
+    face = with_attributes(factors.sample(5, [0], [0]), yaw_deg=0.8, pitch_deg=0, roll_deg=0)
+    quads = torch.tensor([[[0.2, 0.2], [0.2, 0.8], [0.8, 0.8], [0.8, 0.2]]])
+    points = landmarks_3d(face, quads)
+    flat = (render(face, 48, quads=quads).landmarks_px + 0.5) / 48
+    torch.testing.assert_close(points[..., :2], flat, rtol=0, atol=1e-5)
+    assert points[0, 45, 2] > points[0, 36, 2] + 0.05 and points[..., 2].mean().abs() < 1e-6
+    assert points[0, 30, 2] < points[0, 0, 2]
 
 
 def test_expression_moves_what_it_names() -> None:

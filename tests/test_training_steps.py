@@ -11,6 +11,7 @@ import tiny_training as tiny
 from styleblend import config, losses, model
 from styleblend.perception.landmarks import to_19
 from styleblend.perception.regions import face_region
+from styleblend.perception.shape import unposed
 from styleblend.training.batches import Batch, Batches, Faces, read_faces
 from styleblend.training.loop import alone
 from styleblend.training.steps import (
@@ -99,7 +100,7 @@ def test_terms_are_those_of_the_equations(faces: Faces) -> None:
         terms, swapped = generator_terms(swapper, learner.discriminator.eval(), PERCEPTION, batch, cfg, 3)
         plain = swapper(batch.source, batch.target, noise)
         torch.testing.assert_close(swapped, plain)
-        embedding = PERCEPTION.identity(plain)
+        embedding, solid = PERCEPTION.identity(plain), PERCEPTION.landmarks_3d
         pose, expression = PERCEPTION.attributes(plain)
         wanted_pose, wanted_expression = PERCEPTION.attributes(batch.target)
         wanted = {
@@ -117,6 +118,10 @@ def test_terms_are_those_of_the_equations(faces: Faces) -> None:
                 swapper(plain, batch.source, noise), batch.source, swapper(batch.target, plain, noise), batch.target
             ),
             "attributes": losses.attributes(pose, wanted_pose, expression, wanted_expression),
+            "shape_3d": losses.shape_3d(
+                unposed(solid(plain), solid.turn(solid(batch.target))),
+                unposed(solid(batch.source), solid.turn(solid(batch.source))),
+            ),
             "outside": losses.outside(plain, batch.target, face_region(batch.target_landmarks, 32, 0.5)),
         }
     assert set(terms) == set(wanted) == set(config.LossWeights.model_fields)

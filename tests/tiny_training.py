@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from styleblend import config, model
-from styleblend.perception import attributes, identity, landmarks
+from styleblend.perception import attributes, identity, landmarks, shape
+from styleblend.synthetic.renderer import average_shape
 from styleblend.training.steps import Perception
 
 SIDE_PX = 32
@@ -42,6 +44,7 @@ NETWORKS: dict[str, tuple[Any, dict[str, Any]]] = {
         {"name": "tiny", "trunk": "plain", "widths": [8, 8], "blocks": [], "embedding": 8, "side_px": SIDE_PX},
     ),
     "landmarks": (landmarks.build, {"name": "tiny", "widths": [8, 8], "side_px": SIDE_PX}),
+    "landmarks_3d": (shape.build, {"name": "tiny", "widths": [8, 8], "side_px": SIDE_PX}),
     "attributes": (
         attributes.build,
         {"name": "tiny", "trunk": "plain", "widths": [8, 8], "blocks": [], "coefficients": 4, "side_px": SIDE_PX},
@@ -116,7 +119,7 @@ def write_networks(folder: Path) -> None:
     folder.mkdir()
     torch.manual_seed(1)
     for role, (build, architecture) in NETWORKS.items():
-        save_file(build(architecture).state_dict(), folder / f"{role}.safetensors")
+        save_file(_built(build, architecture).state_dict(), folder / f"{role}.safetensors")
         (folder / f"{role}.json").write_text(json.dumps({"architecture": architecture}))
     save_file(model.build_encoder(MODEL).state_dict(), folder / "encoder.safetensors")
     without_pathway = model.build_decoder(MODEL.model_copy(update={"pathway_resolutions": ()}))
@@ -126,7 +129,13 @@ def write_networks(folder: Path) -> None:
 def perception() -> Perception:
     """Untrained frozen networks."""
     torch.manual_seed(1)
-    built: dict[str, nn.Module] = {
-        role: build(architecture).eval().requires_grad_(False) for role, (build, architecture) in NETWORKS.items()
-    }
-    return Perception(**built)
+    built = {role: _built(*recipe).eval().requires_grad_(False) for role, recipe in NETWORKS.items()}
+    return Perception(**built)  # type: ignore[arg-type]
+
+
+def _built(build: Callable[[dict[str, Any]], nn.Module], architecture: dict[str, Any]) -> nn.Module:
+    """Untrained; a network of shape has the average face, without which no pose is defined."""
+    network = build(architecture)
+    if isinstance(network, shape.ShapeNetwork):
+        network.average.copy_(average_shape())
+    return network

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -20,6 +21,8 @@ from styleblend.reporting import KEY_FIGURES
 
 VARIANTS = Path("presets/ablations/variants.yaml")
 FULL = "full"
+BY_YAW = ("id_similarity_source", "pose_error_deg", "psnr_true_swap_db")
+"""Figures that are shown by yaw."""
 
 
 class Variant(BaseModel):
@@ -32,6 +35,8 @@ class Variant(BaseModel):
     paper: str | None = Field(None, description="what the paper reports; None where it is silent")
     figure: str | None = Field(None, description="key of metrics.json that should get worse")
     worse: Literal["up", "down"] = "up"
+    against: str = Field(FULL, description="the variant that it is compared with")
+    by_yaw: bool = Field(False, description="shown in the tables by the target's yaw, too")
 
 
 class Plan(BaseModel):
@@ -55,8 +60,9 @@ def read_plan(file: Path) -> Plan:
         raise StyleBlendError(f"{file} is missing: it names the variants") from None
     except (ValidationError, yaml.YAMLError) as error:
         raise StyleBlendError(f"{file} is not in order: {' '.join(str(error).split())[:300]}") from None
-    if FULL not in plan.variants:
-        raise StyleBlendError(f"{file} has no variant '{FULL}': the others are compared with it")
+    for name, variant in plan.variants.items():
+        if variant.against not in plan.variants:
+            raise StyleBlendError(f"{file} has no variant '{variant.against}': {name} is compared with it")
     return plan
 
 
@@ -66,7 +72,11 @@ def settings(values: Mapping[str, Any], plan: Plan, name: str) -> dict[str, Any]
     Raises:
         StyleBlendError: the variant sets an unknown key or a value out of range.
     """
-    merged: dict[str, Any] = presets.merged(presets.merged(dict(values), plan.shared), plan.variants[name].set)
+    variant = plan.variants[name]
+    merged: dict[str, Any] = presets.merged(dict(values), plan.shared)
+    # What a variant is compared with is its base: it differs from that in one thing.
+    for changes in (plan.variants[variant.against].set, variant.set):
+        merged = presets.merged(merged, changes)
     config.from_mapping(merged, f"variant {name}")
     return merged
 
@@ -130,17 +140,26 @@ def ablate(
             params.write_text(yaml.safe_dump(own, sort_keys=False))
             try:
                 run(project, f"ablation-{name.replace('_', '-')}")
-                stored = {"key": key, "metrics": json.loads((project / "reports/metrics.json").read_text())}
+                stored = {"key": key, **_results(project / "reports")}
             finally:
                 os.replace(kept, params)
             with whole_file(file) as partial:
                 partial.write_text(json.dumps(stored, indent=1) + "\n")
         if stored.get("key") == key:
-            found[name] = stored["metrics"]
+            found[name] = stored
     report = project / "reports/ablations.md"
     with whole_file(report) as partial:
         partial.write_text(table(plan, found))
     return report
+
+
+def _results(reports: Path) -> dict[str, Any]:
+    """What an evaluation has left: `metrics` by name, and `groups`, one row a figure and pose group."""
+    groups = pd.read_csv(reports / "evaluate/groups.csv")
+    return {
+        "metrics": json.loads((reports / "metrics.json").read_text()),
+        "groups": groups.to_dict("records"),
+    }
 
 
 def verdict(variant: Variant, own: Mapping[str, Any], full: Mapping[str, Any]) -> str:
@@ -156,32 +175,70 @@ def verdict(variant: Variant, own: Mapping[str, Any], full: Mapping[str, Any]) -
 
 
 def table(plan: Plan, found: Mapping[str, Mapping[str, Any]]) -> str:
-    """The report in Markdown: every figure with its 95 % interval, what the paper says and what was seen."""
-    figures = [(name, words) for name, words, _ in KEY_FIGURES if any(name in each for each in found.values())]
+    """The report in Markdown: every figure with its 95 % interval, what the paper says and what was seen.
+
+    Args:
+        found: of each variant with a result: its `metrics` and its `groups`
+    """
     lines = [
         "# Ablations",
         "",
-        "One change at a time against `full`; `styleblend ablate` trains what is missing and writes this file. Each",
-        "cell is a mean over the test pairs with its 95 % interval. A figure counts as worse or better where the",
-        "intervals of the two lie apart, which is a careful rule: one run a variant, one seed.",
+        "One change at a time; `styleblend ablate` trains what is missing and writes this file. Each cell is a mean",
+        "over the test pairs with its 95 % interval. A figure counts as worse or better where the intervals of the two",
+        "lie apart, which is a careful rule: one run a variant, one seed.",
         "",
         f"Settings of all: `{json.dumps(plan.shared)}` on top of params.yaml.",
-        "",
-        "| variant | " + " | ".join(words for _, words in figures) + " |",
-        "|---" * (len(figures) + 1) + "|",
     ]
-    for name, own in found.items():
-        cells = [
-            f"{own[key]:.3g} ({own[f'{key}_low']:.3g} to {own[f'{key}_high']:.3g})" if key in own else ""
-            for key, _ in figures
-        ]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    lines += ["", "| variant | change | the paper says | seen here |", "|---|---|---|---|"]
-    for name in found:
-        variant = plan.variants[name]
-        seen = verdict(variant, found[name], found[FULL]) if FULL in found else f"{FULL} is not there yet"
-        lines.append(f"| {name} | {variant.change} | {variant.paper or 'nothing'} | {seen} |")
+    for base in dict.fromkeys(plan.variants[name].against for name in found):
+        own = {name: each["metrics"] for name, each in found.items() if plan.variants[name].against == base}
+        lines += ["", f"## Against `{base}`", *_figures(own), *_verdicts(plan, own, found)]
+    by_yaw = {name: each["groups"] for name, each in found.items() if plan.variants[name].by_yaw}
+    if by_yaw:
+        lines += _by_yaw(by_yaw)
     missing = [name for name in plan.variants if name not in found]
     if missing:
         lines += ["", f"Not run yet: {', '.join(missing)}."]
     return "\n".join(lines) + "\n"
+
+
+def _figures(own: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    figures = [(name, words) for name, words, _ in KEY_FIGURES if any(name in each for each in own.values())]
+    rows = {
+        name: [_cell(each[key], each[f"{key}_low"], each[f"{key}_high"]) if key in each else "" for key, _ in figures]
+        for name, each in own.items()
+    }
+    return _markdown(["variant", *(words for _, words in figures)], rows)
+
+
+def _verdicts(plan: Plan, own: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    rows = {}
+    for name in own:
+        variant = plan.variants[name]
+        base = found.get(variant.against)
+        seen = verdict(variant, own[name], base["metrics"]) if base else f"{variant.against} is not there yet"
+        rows[name] = [variant.change, variant.paper or "nothing", seen]
+    return _markdown(["variant", "change", "the paper says", "seen here"], rows)
+
+
+def _by_yaw(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    lines = ["", "## By yaw of the target, in degrees to either side"]
+    for key in BY_YAW:
+        words = next(words for name, words, _ in KEY_FIGURES if name == key)
+        cells = {name: {row["group"]: row for row in rows if row["figure"] == key} for name, rows in found.items()}
+        groups = list(dict.fromkeys(group for each in cells.values() for group in each))
+        heads = [" ".join(group.split("_")[1:]).replace(" up", " and more").replace(" ", " to ", 1) for group in groups]
+        rows = {
+            name: [_cell(each[g]["value"], each[g]["low"], each[g]["high"]) if g in each else "" for g in groups]
+            for name, each in cells.items()
+        }
+        lines += ["", f"{words}:", *_markdown(["variant", *heads], rows)]
+    return lines
+
+
+def _cell(value: float, low: float, high: float) -> str:
+    return f"{value:.3g} ({low:.3g} to {high:.3g})"
+
+
+def _markdown(heads: Sequence[str], rows: Mapping[str, Sequence[str]]) -> list[str]:
+    lines = ["", "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    return lines + ["| " + " | ".join([name, *cells]) + " |" for name, cells in rows.items()]

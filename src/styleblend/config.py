@@ -39,6 +39,9 @@ class RenderedSource(Section):
     pictures_per_identity: int = Field(ge=2, description="pictures of each, with other pose, expression and light")
     size_px: int = Field(112, ge=32, le=1024, description="side of the rendered photograph, before alignment")
     supersample: int = Field(2, ge=1, le=4, description="rays per pixel and axis")
+    even_yaw_deg: float | None = Field(
+        None, gt=0, le=90, description="yaw evenly from minus to plus this; null: within 45, most faces looking ahead"
+    )
     seed: int = Field(ge=0)
 
 
@@ -187,6 +190,9 @@ class LossWeights(Section):
     outside: Weight = Field(0, description="not in the paper: L1 to the target outside the face")
     attributes: Weight = Field(0, description="not in the paper: pose and expression of the target")
     perceptual: Weight = Field(0, description="not in the paper: features of a frozen network, reconstructions only")
+    shape_3d: Weight = Field(
+        0, description="not in the paper: 3-D landmarks, turned back by the target's pose, have the source's shape"
+    )
 
 
 class Training(Section):
@@ -275,10 +281,12 @@ class Pretrain(Section):
     identities: int = Field(ge=20)
     pictures_per_identity: int = Field(ge=2)
     judge_identities: int = Field(ge=20, description="how many other people the judge of the evaluation learns from")
+    profile_identities: int = Field(ge=10, description="people of each set that is seen evenly from -60 to 60 degrees")
     test_identities: int = Field(200, ge=100, description="unseen people on whom accuracy is measured")
     identity_steps: int = Field(ge=1)
     judge_steps: int = Field(ge=1)
     geometry_steps: int = Field(ge=1)
+    landmarks_3d_steps: int = Field(ge=1)
     attributes_judge_steps: int = Field(ge=1)
     decoder_steps: int = Field(ge=1)
     encoder_code_steps: int = Field(ge=1)

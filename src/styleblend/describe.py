@@ -307,7 +307,7 @@ def _step(training: config.Training, swapper: Swapper, discriminator: Discrimina
     discriminator.requires_grad_(False).eval()
     no_networks = cast(Perception, None)
     terms, swapped = generator_terms(swapper, discriminator, no_networks, batch, training, step=0)
-    # Without any of the three terms the picture itself is what the frozen networks' gradients come to.
+    # Without any of those terms the picture itself is what the frozen networks' gradients come to.
     total = torch.stack([swapped.mean(), *terms.values()]).sum()
     total.backward()
     swapped = swapped.detach()

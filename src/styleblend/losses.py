@@ -99,6 +99,18 @@ def attributes(swapped_pose: Tensor, pose: Tensor, swapped_expression: Tensor, e
     return 0.5 * F.mse_loss(swapped_pose / 20, pose / 20) + 0.5 * F.mse_loss(swapped_expression, expression)
 
 
+def shape_3d(swapped: Tensor, source: Tensor) -> Tensor:
+    """Not in the paper: 1/2 mean (R_t^-1 p(swapped) - R_s^-1 p(I_s))^2 over rigid landmarks in three dimensions.
+
+    p are points around 0 and of unit size, R_x the rotation of the face in I_x. It is 0 where the swapped face has
+    the pose of the target and the shape of the source, seen from wherever.
+
+    Args:
+        swapped, source: [N, K, 3], see perception.shape.unposed: swapped with the target's turn, source with its own.
+    """
+    return 0.5 * F.mse_loss(swapped, source)
+
+
 def swap_consistency(source_again: Tensor, source: Tensor, target_again: Tensor, target: Tensor) -> Tensor:
     """Eq. 12: 1/2 mean (G(swapped, I_s) - I_s)^2 + 1/2 mean (G(I_t, swapped) - I_t)^2.
 

@@ -21,7 +21,9 @@ from styleblend.config import Pretrained
 from styleblend.errors import StyleBlendError
 from styleblend.files import sha256, whole_file, whole_folder
 
-SMALL_ROLES = ("identity", "identity_judge", "landmarks", "attributes", "attributes_judge", "encoder", "decoder")
+SMALL_ROLES = (
+    "identity", "identity_judge", "landmarks", "landmarks_3d", "attributes", "attributes_judge", "encoder", "decoder",
+)  # fmt: skip
 TIMEOUT_S = 30
 
 

@@ -213,7 +213,7 @@ def _render(task: RenderTask) -> list[dict[str, Any]]:
     source = task.source
     numbers = [divmod(index, source.pictures_per_identity) for index in range(task.first, task.last)]
     persons, pictures = zip(*numbers, strict=True)
-    sampled = factors.sample(source.seed, persons, pictures)
+    sampled = factors.sample(source.seed, persons, pictures, source.even_yaw_deg)
     render = renderer.render(sampled, source.size_px, source.supersample)
     rows = []
     levels = to_8bit(render.images).permute(0, 2, 3, 1).contiguous().numpy()

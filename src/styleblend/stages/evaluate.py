@@ -127,8 +127,8 @@ def _methods(
         "untrained_mixing": lambda batch: untrained(batch.source, batch.target),
     }
     if benchmark.has_true_swap(pairs):
-        supersample = {each.name: each.supersample for each in sources if each.kind == "rendered"}
-        methods[TRUE_SWAP] = lambda batch: benchmark.true_swaps(batch, supersample)
+        rendered = {each.name: each for each in sources if each.kind == "rendered"}
+        methods[TRUE_SWAP] = lambda batch: benchmark.true_swaps(batch, rendered)
     return methods
 
 

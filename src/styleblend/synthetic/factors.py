@@ -171,7 +171,7 @@ class Factors:
         return values
 
     def yaw_pitch_roll_deg(self) -> Tensor:
-        """Pose [N, 3] in degrees: yaw towards the right of the picture, pitch upwards, roll clockwise."""
+        """Pose in the photograph [N, 3] in degrees: yaw towards its right, pitch upwards, roll clockwise."""
         values = self.physical()
         return torch.cat([values["yaw_deg"], values["pitch_deg"], values["roll_deg"]], dim=1)
 
@@ -181,11 +181,15 @@ class Factors:
         return torch.cat([values[name] for name in EXPRESSION], dim=1)
 
 
-def sample(seed: int, persons: Sequence[int], pictures: Sequence[int]) -> Factors:
+def sample(seed: int, persons: Sequence[int], pictures: Sequence[int], even_yaw_deg: float | None = None) -> Factors:
     """Factors of picture `pictures[i]` of person `persons[i]`.
 
     Each row is a pure function of (seed, person, picture): it does not depend on what else is sampled, nor on
     who samples it. Identity and looks depend on (seed, person) alone.
+
+    Args:
+        even_yaw_deg: draw yaw evenly from minus to plus this many degrees; the factor then leaves [-1, 1] where
+            the angle leaves the usual range. None: most faces look ahead, as in photographs.
     """
     if len(persons) != len(pictures):
         raise ValueError(f"{len(persons)} persons and {len(pictures)} pictures: give one picture number a person")
@@ -194,6 +198,11 @@ def sample(seed: int, persons: Sequence[int], pictures: Sequence[int]) -> Factor
         _attributes(np.random.default_rng([seed, person, 1, picture]))
         for person, picture in zip(persons, pictures, strict=True)
     ]
+    if even_yaw_deg is not None:
+        (name, _, usual), *_ = ATTRIBUTES
+        assert name == "yaw_deg"
+        for row, person, picture in zip(attribute_rows, persons, pictures, strict=True):
+            row[0] = np.random.default_rng([seed, person, 2, picture]).uniform(-1, 1) * even_yaw_deg / usual
     return Factors(
         _stack([row[0] for row in person_rows], len(IDENTITY)),
         _stack([row[1] for row in person_rows], len(LOOKS)),

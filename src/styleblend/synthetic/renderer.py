@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from styleblend.synthetic import head, shading
-from styleblend.synthetic.factors import Factors
+from styleblend.synthetic.factors import ATTRIBUTES, EXPRESSION, IDENTITY, LOOKS, Factors
 from styleblend.synthetic.head import Values
 from styleblend.synthetic.raster import rasterize
 
@@ -24,7 +24,8 @@ class Render:
 
     images: [N, 3, S, S] RGB in [-1, 1]; face_mask: [N, 1, S, S] in [0, 1], skin of the face with eyes and mouth;
     landmarks_px: [N, 68, 2], five_px: [N, 5, 2] (eyes, nose tip, mouth corners) as x, y, where the centre of the
-    first pixel is (0, 0); yaw_pitch_roll_deg: [N, 3]; expression: [N, 7], see factors.EXPRESSION
+    first pixel is (0, 0); yaw_pitch_roll_deg: [N, 3] in the picture, see `pose_deg`; expression: [N, 7], see
+    factors.EXPRESSION
     """
 
     images: Tensor
@@ -39,6 +40,44 @@ def photograph_landmarks(factors: Factors) -> Tensor:
     """The 68 landmarks [N, 68, 2] of the photograph that `render` would make, as shares of its side."""
     f = factors.physical()
     return _project(_pose(head.landmarks(f), f, turns=1.0), f, 1)[0]
+
+
+def pose_deg(factors: Factors, quads: Tensor | None = None) -> Tensor:
+    """Yaw, pitch, roll [N, 3] of the head in the photograph, or in crops of it.
+
+    A crop that is turned shows a head that is turned the other way: what a reader of the picture can see, and what
+    pose estimators are asked for, is the roll that alignment has left over. Where the photograph was upright cannot
+    be told from an aligned face.
+
+    Args:
+        quads: [N, 4, 2], as `render` takes them
+    """
+    pose = factors.yaw_pitch_roll_deg()
+    if quads is None:
+        return pose
+    right = quads[:, 3] - quads[:, 0]
+    return pose - torch.nn.functional.pad(torch.atan2(right[:, 1], right[:, 0]).rad2deg()[:, None], (2, 0))
+
+
+def landmarks_3d(factors: Factors, quads: Tensor) -> Tensor:
+    """The 68 landmarks of crops in three dimensions [N, 68, 3].
+
+    x and y are where the landmarks are seen, in [0, 1] of the crop, also those that the head hides; z is the depth
+    behind the landmarks' mean, in the same unit.
+    """
+    f = factors.physical()
+    points = _pose(head.landmarks(f), f, turns=1.0)
+    placed = _into_quads(_project(points, f, 1)[0], quads)
+    side = (quads[:, 3] - quads[:, 0]).norm(dim=1)[:, None]
+    depth = (points[..., 2].mean(1, keepdim=True) - points[..., 2]) * f["zoom"] / VIEW / side
+    return torch.cat([placed, depth[..., None]], dim=2)
+
+
+def average_shape() -> Tensor:
+    """The 68 landmarks [68, 3] of the average head at rest, looking ahead: x right, y down, z away, in head units."""
+    nobody = Factors(*(torch.zeros(1, len(table)) for table in (IDENTITY, LOOKS, ATTRIBUTES)))
+    points = head.landmarks(nobody.physical() | {name: torch.zeros(1, 1) for name in EXPRESSION})[0]
+    return points * torch.tensor([1.0, -1.0, -1.0])
 
 
 @torch.no_grad()
@@ -97,7 +136,7 @@ def render(factors: Factors, size_px: int, supersample: int = 2, quads: Tensor |
     five = torch.stack(
         [marks[:, 36:42].mean(1), marks[:, 42:48].mean(1), marks[:, 30], marks[:, 48], marks[:, 54]], dim=1
     )
-    return Render(images * 2 - 1, mask, marks, five, factors.yaw_pitch_roll_deg(), factors.expression())
+    return Render(images * 2 - 1, mask, marks, five, pose_deg(factors, quads), factors.expression())
 
 
 def _interpolated(values: Tensor, vertex: Tensor, barycentric: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -22,19 +22,21 @@ from torch.nn import functional
 from styleblend.config import Model, Pretrain
 from styleblend.files import sha256, whole_file
 from styleblend.model.swapper import build_decoder, build_encoder
-from styleblend.perception import attributes, identity, landmarks
+from styleblend.perception import attributes, identity, landmarks, shape
 from styleblend.perception.alignment import quad_from_landmarks
 from styleblend.pixels import from_8bit, to_8bit
 from styleblend.synthetic.factors import EXPRESSION, IDENTITY, Factors, sample
-from styleblend.synthetic.renderer import photograph_landmarks, render
+from styleblend.synthetic.renderer import average_shape, landmarks_3d, photograph_landmarks, pose_deg, render
 from styleblend.training.prior import Generator, Inverter, Judges, drawing_loss, framing
 
 Network = TypeVar("Network", bound=nn.Module)
 
 SIDE_PX = 64
 CHUNK = 64
-# Seeds of the renderer: the judge learns from other people than the training network, and both are tested on others.
-SEEDS = {"identity": 101, "judge": 202, "test": 303}
+# Seeds of the renderer: the judges learn from other people than the training networks, and all are tested on others.
+SEEDS = {"identity": 101, "judge": 202, "test": 303, "profile": 404, "profile_judge": 505, "profile_test": 606}
+PROFILE_DEG = 60.0
+"""Faces of the profile sets are seen from anywhere between this and its negative, evenly."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +44,15 @@ class Faces:
     """Aligned rendered faces in memory with their truth.
 
     images: [N, 3, 64, 64] uint8; person: [N]; factors: [N, F], identity first, then looks, attributes and framing;
-    landmarks: [N, 68, 2] in [0, 1]; pose_deg: [N, 3]; expression: [N, 7]
+    landmarks: [N, 68, 2] in [0, 1]; landmarks_3d: [N, 68, 3], see renderer.landmarks_3d; pose_deg: [N, 3] in the
+    crop; expression: [N, 7]
     """
 
     images: Tensor
     person: Tensor
     factors: Tensor
     landmarks: Tensor
+    landmarks_3d: Tensor
     pose_deg: Tensor
     expression: Tensor
 
@@ -58,14 +62,16 @@ class Faces:
         return self.factors[:, : len(IDENTITY)]
 
 
-def draw(seed: int, persons: int, pictures: int, start: int, stop: int, own_looks: bool) -> tuple[Factors, Tensor]:
+def draw(
+    seed: int, persons: int, pictures: int, start: int, stop: int, own_looks: bool, even_yaw_deg: float | None = None
+) -> tuple[Factors, Tensor]:
     """Factors and crop quads of rows start..stop of a set of `persons` x `pictures`.
 
     Unless `own_looks`, each picture takes its looks from a stranger, and half of the crops are where a stranger's
     face would have been, as in a swap, where the frame is the target's.
     """
     rows = np.arange(start, stop)
-    own = sample(seed, (rows // pictures).tolist(), (rows % pictures).tolist())
+    own = sample(seed, (rows // pictures).tolist(), (rows % pictures).tolist(), even_yaw_deg)
     if own_looks:
         return own, _quads(own)
     random = np.random.default_rng([seed, start])
@@ -95,7 +101,14 @@ def everything(drawn: Factors, quads: Tensor) -> Tensor:
     return torch.cat([drawn.identity, drawn.looks, drawn.attributes, framing(quads, _quads(average))], dim=1)
 
 
-def faces(cache: Path, seed: int, persons: int, pictures: int, own_looks: bool = False) -> Faces:
+def faces(
+    cache: Path,
+    seed: int,
+    persons: int,
+    pictures: int,
+    own_looks: bool = False,
+    even_yaw_deg: float | None = None,
+) -> Faces:
     """Render a pretraining set, or read what an earlier, interrupted call has rendered of it."""
     cache.mkdir(parents=True, exist_ok=True)
     total = persons * pictures
@@ -103,8 +116,9 @@ def faces(cache: Path, seed: int, persons: int, pictures: int, own_looks: bool =
     started = time.monotonic()
     for start in range(0, total, CHUNK):
         stop = min(start + CHUNK, total)
-        drawn, quads = draw(seed, persons, pictures, start, stop, own_looks)
-        file = cache / f"{seed}-{persons}x{pictures}{'-own' if own_looks else ''}-{start}.npz"
+        drawn, quads = draw(seed, persons, pictures, start, stop, own_looks, even_yaw_deg)
+        kind = ("-own" if own_looks else "") + (f"-{even_yaw_deg:g}deg" if even_yaw_deg else "")
+        file = cache / f"{seed}-{persons}x{pictures}{kind}-{start}.npz"
         if not file.exists():
             made = render(drawn, SIDE_PX, 2, quads)
             pixels = to_8bit(made.images).numpy()
@@ -112,16 +126,21 @@ def faces(cache: Path, seed: int, persons: int, pictures: int, own_looks: bool =
                 np.savez(partial, images=pixels, landmarks=((made.landmarks_px + 0.5) / SIDE_PX).numpy())
         with np.load(file) as stored:
             images.append(torch.from_numpy(stored["images"]))
-            truths.append((drawn, torch.from_numpy(stored["landmarks"]), everything(drawn, quads)))
+            truths.append(
+                {
+                    "factors": everything(drawn, quads),
+                    "landmarks": torch.from_numpy(stored["landmarks"]),
+                    "landmarks_3d": landmarks_3d(drawn, quads),
+                    "pose_deg": pose_deg(drawn, quads),
+                    "expression": drawn.expression(),
+                }
+            )
         if start // CHUNK % 20 == 0:
             print(f"faces of seed {seed}: {stop} of {total}, {time.monotonic() - started:.0f} s", flush=True)
     return Faces(
         torch.cat(images),
         torch.arange(total) // pictures,
-        torch.cat([factors for _, _, factors in truths]),
-        torch.cat([points for _, points, _ in truths]),
-        torch.cat([drawn.yaw_pitch_roll_deg() for drawn, _, _ in truths]),
-        torch.cat([drawn.expression() for drawn, _, _ in truths]),
+        **{name: torch.cat([truth[name] for truth in truths]) for name in truths[0]},
     )
 
 
@@ -146,7 +165,7 @@ def joined(*parts: Faces) -> Faces:
     person = torch.cat([part.person + shift for part, shift in zip(parts, first, strict=False)])
     rest = {
         name: torch.cat([getattr(part, name) for part in parts])
-        for name in ("images", "factors", "landmarks", "pose_deg", "expression")
+        for name in ("images", "factors", "landmarks", "landmarks_3d", "pose_deg", "expression")
     }
     return Faces(person=person, **rest)
 
@@ -289,6 +308,21 @@ def train_geometry(
     return learner
 
 
+def train_landmarks_3d(
+    architecture: dict[str, Any], learned_from: Faces, steps: int, state: Path, seed: int
+) -> shape.ShapeNetwork:
+    """The network of landmarks in three dimensions."""
+    torch.manual_seed(seed)
+    network = shape.build(architecture)
+    network.average.copy_(average_shape())
+
+    def loss_of(images: Tensor, rows: Tensor, random: torch.Generator) -> Tensor:
+        return 20 * functional.l1_loss(network(images), learned_from.landmarks_3d[rows])
+
+    learn("landmarks_3d", network, loss_of, learned_from, steps, 64, 2e-3, state, seed)
+    return network
+
+
 def attribute_loss(network: attributes.AttributeNetwork, images: Tensor, truth: Faces, rows: Tensor) -> Tensor:
     """Squared errors of pose, in units of POSE_SCALE_DEG, and of expression."""
     pose, expression = network(images)
@@ -317,6 +351,19 @@ def landmark_errors(network: landmarks.LandmarkNetwork, test: Faces) -> dict[str
     truth = test.landmarks
     eyes = (truth[:, 36:42].mean(1) - truth[:, 42:48].mean(1)).norm(dim=1)
     return {"landmark_nme": ((points - truth).norm(dim=2).mean(1) / eyes).mean().item()}
+
+
+@torch.no_grad()
+def shape_errors(network: shape.ShapeNetwork, test: Faces) -> dict[str, float]:
+    """Mean error of a landmark as a share of the eye distance, and of the unposed rigid points in their own unit."""
+    points = torch.cat([network(from_8bit(chunk)) for chunk in test.images.split(200)])
+    truth = test.landmarks_3d
+    eyes = (truth[:, 36:42].mean(1) - truth[:, 42:48].mean(1)).norm(dim=1)
+    unposed, truly = (shape.unposed(each, network.turn(each)) for each in (points, truth))
+    return {
+        "landmark_nme": ((points - truth).norm(dim=2).mean(1) / eyes).mean().item(),
+        "unposed_error": (unposed - truly).norm(dim=2).mean().item(),
+    }
 
 
 @torch.no_grad()
@@ -408,6 +455,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "side_px": SIDE_PX,
     },
     "landmarks": {"name": "small_landmarks", "widths": [16, 32, 64, 128], "side_px": SIDE_PX},
+    "landmarks_3d": {"name": "small_landmarks_3d", "widths": [16, 32, 64, 128], "side_px": SIDE_PX},
     "attributes": {
         "name": "small_attributes", "trunk": "plain", "widths": [24, 48, 96, 128], "blocks": [],
         "coefficients": len(EXPRESSION), "side_px": SIDE_PX,
@@ -439,62 +487,107 @@ def write(network: nn.Module, role: str, architecture: dict[str, Any], card: dic
         partial.write_text(json.dumps(facts, indent=2) + "\n")
 
 
+class People(NamedTuple):
+    """The sets of faces of a recipe. The `_own` ones wear their own looks; profile sets are seen from the side, too."""
+
+    learned: Faces
+    judged: Faces
+    test: Faces
+    test_own: Faces
+    profile: Faces
+    profile_judged: Faces
+    profile_test_own: Faces
+
+
+def people(cfg: Pretrain, cache: Path) -> People:
+    """Render every set, or read what is rendered."""
+
+    def seen(name: str, persons: int, own_looks: bool = False, even_yaw_deg: float | None = None) -> Faces:
+        return faces(cache, SEEDS[name], persons, cfg.pictures_per_identity, own_looks, even_yaw_deg)
+
+    return People(
+        seen("identity", cfg.identities),
+        seen("judge", cfg.judge_identities),
+        seen("test", cfg.test_identities),
+        seen("test", cfg.test_identities, own_looks=True),
+        seen("profile", cfg.profile_identities, even_yaw_deg=PROFILE_DEG),
+        seen("profile_judge", cfg.profile_identities, even_yaw_deg=PROFILE_DEG),
+        seen("profile_test", cfg.test_identities, own_looks=True, even_yaw_deg=PROFILE_DEG),
+    )
+
+
+class Shelf:
+    """Writes networks with their cards into a folder and remembers their accuracy."""
+
+    def __init__(self, cfg: Pretrain, known: People, out: Path) -> None:
+        self.measured: dict[str, dict[str, float]] = {}
+        self._cfg, self._people, self._out = cfg, known, out
+
+    def keep(
+        self, network: nn.Module, role: str, architecture: dict[str, Any], seed: int, steps: int, **accuracy: float
+    ) -> None:
+        """Write one network. accuracy: measured on people whom no network has learned from."""
+        numbers = {"identities", "judge_identities", "profile_identities", "pictures_per_identity"}
+        recipe = {"seed": seed, "steps": steps, **self._cfg.model_dump(include=numbers)}
+        write(network, role, architecture, {"recipe": recipe, "accuracy": accuracy}, self._out)
+        self.measured[role] = accuracy
+        print(f"{role}: {accuracy}", flush=True)
+
+    def keep_measured(
+        self, network: Network, role: str, seed: int, steps: int, measure: Callable[[Network, Faces], dict[str, float]]
+    ) -> None:
+        """Write one network of ARCHITECTURES with what `measure` finds on usual faces and on those to 60 degrees."""
+        aside = {f"{name}_to_60_deg": value for name, value in measure(network, self._people.profile_test_own).items()}
+        accuracy = measure(network, self._people.test_own) | aside
+        self.keep(network, role, ARCHITECTURES[role], seed, steps, **accuracy)
+
+
 def pretrain(cfg: Pretrain, model: Model, state: Path, out: Path) -> dict[str, dict[str, float]]:
     """Run the whole recipe, or what an interrupted call has left of it, and write networks and cards into `out`.
 
     Returns:
         The measured accuracy of each role on people whom no network has learned from.
     """
-    cache = state / "faces"
-    learned = faces(cache, SEEDS["identity"], cfg.identities, cfg.pictures_per_identity)
-    judged = faces(cache, SEEDS["judge"], cfg.judge_identities, cfg.pictures_per_identity)
-    test = faces(cache, SEEDS["test"], cfg.test_identities, cfg.pictures_per_identity)
-    test_own = faces(cache, SEEDS["test"], cfg.test_identities, cfg.pictures_per_identity, own_looks=True)
-    measured: dict[str, dict[str, float]] = {}
-    trained: dict[str, identity.IdentityNetwork] = {}
+    known = people(cfg, state / "faces")
+    shelf = Shelf(cfg, known, out)
 
-    def keep(
-        network: nn.Module, role: str, architecture: dict[str, Any], seed: int, steps: int, **accuracy: float
-    ) -> None:
-        measured[role] = accuracy
-        people = {"identities", "judge_identities", "pictures_per_identity"}
-        recipe = {"seed": seed, "steps": steps, **cfg.model_dump(include=people)}
-        write(network, role, architecture, {"recipe": recipe, "accuracy": accuracy}, out)
-        print(f"{role}: {accuracy}", flush=True)
-
-    for role, people, steps, margin, seed in (
-        ("identity", learned, cfg.identity_steps, 0.15, cfg.seed),
-        ("identity_judge", judged, cfg.judge_steps, 0.0, cfg.seed + 1),
+    # Identity: the networks learn without profiles, for what is asked of them are faces that look ahead or nearly so.
+    recognisers: dict[str, identity.IdentityNetwork] = {}
+    for role, learned_from, steps, margin, seed in (
+        ("identity", known.learned, cfg.identity_steps, 0.15, cfg.seed),
+        ("identity_judge", known.judged, cfg.judge_steps, 0.0, cfg.seed + 1),
     ):
-        known = as_written(train_identity(role, ARCHITECTURES[role], people, steps, margin, state, seed))
-        trained[role] = known
-        keep(known, role, ARCHITECTURES[role], seed, steps,
-             rank1_of_100=rank1(known, test_own, 100),
-             rank1_of_100_with_a_strangers_looks_and_frame=rank1(known, test, 100))  # fmt: skip
-    geometry = as_written(
-        train_geometry(
-            ARCHITECTURES["landmarks"], ARCHITECTURES["attributes"], judged, cfg.geometry_steps, state, cfg.seed + 2
-        )
-    )
-    keep(geometry.points, "landmarks", ARCHITECTURES["landmarks"], cfg.seed + 2, cfg.geometry_steps,
-         **landmark_errors(geometry.points, test_own))  # fmt: skip
-    keep(geometry.attributes, "attributes", ARCHITECTURES["attributes"], cfg.seed + 2, cfg.geometry_steps,
-         **attribute_errors(geometry.attributes, test_own))  # fmt: skip
-    seer = ARCHITECTURES["attributes_judge"]
-    seer_seed, steps = cfg.seed + 5, cfg.attributes_judge_steps
-    # It learns from the people that the training's attribute network did not see.
-    network = as_written(train_attributes_judge(seer, learned, steps, state, seer_seed))
-    keep(network, "attributes_judge", seer, seer_seed, steps, **attribute_errors(network, test_own))
-    judges = Judges(trained["identity"].requires_grad_(False), geometry.attributes.requires_grad_(False))
-    drawn_from = joined(learned, judged)
-    sizes = model.model_dump(mode="json")
-    generator = train_decoder(model, judges, drawn_from, cfg.decoder_steps, state, cfg.seed + 3)
+        network = as_written(train_identity(role, ARCHITECTURES[role], learned_from, steps, margin, state, seed))
+        recognisers[role] = network
+        shelf.keep(network, role, ARCHITECTURES[role], seed, steps,
+                   rank1_of_100=rank1(network, known.test_own, 100),
+                   rank1_of_100_with_a_strangers_looks_and_frame=rank1(network, known.test, 100),
+                   rank1_of_100_to_60_deg=rank1(network, known.profile_test_own, 100))  # fmt: skip
+
+    # Geometry: landmarks, pose and expression.
+    points, look = ARCHITECTURES["landmarks"], ARCHITECTURES["attributes"]
+    learned_from, seed, steps = joined(known.judged, known.profile), cfg.seed + 2, cfg.geometry_steps
+    geometry = as_written(train_geometry(points, look, learned_from, steps, state, seed))
+    shelf.keep_measured(geometry.points, "landmarks", seed, steps, landmark_errors)
+    shelf.keep_measured(geometry.attributes, "attributes", seed, steps, attribute_errors)
+    seed, steps = cfg.seed + 7, cfg.landmarks_3d_steps
+    solid = as_written(train_landmarks_3d(ARCHITECTURES["landmarks_3d"], learned_from, steps, state, seed))
+    shelf.keep_measured(solid, "landmarks_3d", seed, steps, shape_errors)
+    # The judge of pose and expression learns from the people that the training's attribute network did not see.
+    learned_from, seed, steps = joined(known.learned, known.profile_judged), cfg.seed + 5, cfg.attributes_judge_steps
+    seer = as_written(train_attributes_judge(ARCHITECTURES["attributes_judge"], learned_from, steps, state, seed))
+    shelf.keep_measured(seer, "attributes_judge", seed, steps, attribute_errors)
+
+    # The prior: a decoder, and the encoder that inverts it.
+    judges = Judges(recognisers["identity"].requires_grad_(False), geometry.attributes.requires_grad_(False))
+    learned_from, sizes = joined(known.learned, known.judged, known.profile), model.model_dump(mode="json")
+    generator = train_decoder(model, judges, learned_from, cfg.decoder_steps, state, cfg.seed + 3)
     as_written(generator.decoder)
-    accuracy = drawing_accuracy(lambda images, factors: generator(factors), judges, test_own)
-    keep(generator.decoder, "decoder", sizes, cfg.seed + 3, cfg.decoder_steps, **accuracy)
-    steps_of = (cfg.encoder_code_steps, cfg.encoder_steps)
-    inverter = train_inverter(model, generator, judges, drawn_from, steps_of, state, cfg.seed + 6)
+    accuracy = drawing_accuracy(lambda images, factors: generator(factors), judges, known.test_own)
+    shelf.keep(generator.decoder, "decoder", sizes, cfg.seed + 3, cfg.decoder_steps, **accuracy)
+    both = (cfg.encoder_code_steps, cfg.encoder_steps)
+    inverter = train_inverter(model, generator, judges, learned_from, both, state, cfg.seed + 6)
     as_written(inverter.encoder)
-    accuracy = drawing_accuracy(lambda images, factors: inverter(images), judges, test_own)
-    keep(inverter.encoder, "encoder", sizes, cfg.seed + 6, sum(steps_of), **accuracy)
-    return measured
+    accuracy = drawing_accuracy(lambda images, factors: inverter(images), judges, known.test_own)
+    shelf.keep(inverter.encoder, "encoder", sizes, cfg.seed + 6, sum(both), **accuracy)
+    return shelf.measured

@@ -32,7 +32,7 @@ from styleblend import config, tracking
 from styleblend.errors import StyleBlendError
 from styleblend.files import whole_file, whole_folder
 from styleblend.model import build, build_discriminator, load, save
-from styleblend.perception import attributes, identity, landmarks
+from styleblend.perception import attributes, identity, landmarks, shape
 from styleblend.provenance import save_picture
 from styleblend.training import loop, probe
 from styleblend.training.batches import read_faces
@@ -202,6 +202,7 @@ def train_job(job: Job, worker: loop.Worker) -> None:
         identity=identity.load(job.networks, "identity").to(worker.device),
         landmarks=landmarks.load(job.networks).to(worker.device),
         attributes=attributes.load(job.networks, "attributes").to(worker.device),
+        landmarks_3d=shape.load(job.networks).to(worker.device),
     )
     faces, known = (
         read_faces(job.splits / f"{split}.parquet", job.faces, job.perceived, job.model.input_px)

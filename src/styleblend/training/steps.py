@@ -16,6 +16,7 @@ from styleblend.model.discriminator import Discriminator
 from styleblend.model.swapper import Swapper
 from styleblend.perception.landmarks import to_19
 from styleblend.perception.regions import face_region
+from styleblend.perception.shape import ShapeNetwork, unposed
 from styleblend.training.batches import Batch
 
 Stage = Literal["train_encoder", "finetune_decoder"]
@@ -29,6 +30,7 @@ class Perception(NamedTuple):
     identity: nn.Module
     landmarks: nn.Module
     attributes: nn.Module
+    landmarks_3d: ShapeNetwork
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,12 @@ def generator_terms(
             pose, expression = perception.attributes(batch.target)
         swapped_pose, swapped_expression = perception.attributes(swapped)
         terms["attributes"] = losses.attributes(swapped_pose, pose, swapped_expression, expression)
+    if weight.shape_3d:
+        solid = perception.landmarks_3d
+        with torch.no_grad():
+            own = solid(batch.source)
+            wanted, turn = unposed(own, solid.turn(own)), solid.turn(solid(batch.target))
+        terms["shape_3d"] = losses.shape_3d(unposed(solid(swapped), turn), wanted)
     if weight.outside:
         face = face_region(batch.target_landmarks, side, soften_px=side / 64)
         terms["outside"] = losses.outside(swapped, batch.target, face)

@@ -1,0 +1,87 @@
+"""The shape of a face in three dimensions: 68 landmarks with their depth, and what is left of them without pose.
+
+Landmarks of a picture lose half of the face in profile. Those in three dimensions keep it: turned back by the pose,
+they show the same shape from wherever the face was seen.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from styleblend.perception import frozen
+from styleblend.perception.layers import plain_trunk, resized
+
+RIGID = (*range(0, 4), *range(13, 17), *range(27, 36), 36, 39, 42, 45)
+"""iBUG points (0-based) that an expression moves little: upper jaw line, nose, corners of the eyes."""
+
+
+class ShapeNetwork(nn.Module):
+    """Aligned faces to 68 landmarks in three dimensions, by regression.
+
+    Attributes:
+        average: [68, 3], the average face at rest, looking ahead; its weights file holds it.
+    """
+
+    average: Tensor
+    middle: Tensor
+
+    def __init__(self, name: str, widths: list[int], side_px: int) -> None:
+        super().__init__()
+        self.name = name
+        self.side_px = side_px
+        self.trunk = plain_trunk(widths)
+        cells = (side_px // 2 ** len(widths)) ** 2
+        self.head = nn.Linear(widths[-1] * cells, 68 * 3)
+        self.register_buffer("average", torch.zeros(68, 3))
+        self.register_buffer("middle", torch.tensor([0.5, 0.5, 0.0]), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[N, 3, H, W] in [-1, 1] -> points [N, 68, 3]: x right, y down, in [0, 1] of the picture; z away alike."""
+        offset: Tensor = self.head(self.trunk(resized(images, self.side_px)).flatten(1))
+        return self.middle + offset.reshape(-1, 68, 3) / 4
+
+    def turn(self, points: Tensor) -> Tensor:
+        """Rotations [N, 3, 3] that take the average face to the pose of `points` [N, 68, 3]."""
+        return rotation(_centred(self.average[None, list(RIGID)]), _centred(points[:, list(RIGID)]))
+
+
+def rotation(before: Tensor, after: Tensor) -> Tensor:
+    """The rotation R [N, 3, 3] that minimises |R before - after|^2 (Kabsch 1976).
+
+    Args:
+        before, after: points [N, K, 3], each around its mean
+    """
+    # Points that are not finite get some rotation, not an error: they stay what they are, and a step that they spoil
+    # is left out.
+    u, _, v = torch.linalg.svd((after.transpose(1, 2) @ before).nan_to_num(0, 0, 0))
+    # Without the sign, a face could be turned into its mirror image.
+    sign = torch.linalg.det(u @ v)
+    return (u * torch.stack([torch.ones_like(sign), torch.ones_like(sign), sign], dim=1)[:, None]) @ v
+
+
+def unposed(points: Tensor, turn: Tensor) -> Tensor:
+    """Rigid points of [N, 68, 3], turned back by `turn` [N, 3, 3]: [N, 21, 3] around 0 with a mean square length of 1.
+
+    The size is taken away, since it is that of the crop rather than of the person.
+    """
+    rigid = _centred(points[:, list(RIGID)])
+    size = rigid.square().sum(2).mean(1).clamp_min(1e-8).sqrt()
+    return rigid @ turn / size[:, None, None]
+
+
+def _centred(points: Tensor) -> Tensor:
+    return points - points.mean(1, keepdim=True)
+
+
+def build(architecture: dict[str, Any]) -> ShapeNetwork:
+    """An untrained network of the architecture that a card states."""
+    return ShapeNetwork(**architecture)
+
+
+def load(folder: Path, role: str = "landmarks_3d") -> ShapeNetwork:
+    """The network of a run, frozen."""
+    return frozen.load(folder, role, build)
