@@ -92,7 +92,7 @@ def test_photographs_cannot_be_aligned_by_annotations(params: dict[str, Any]) ->
 def test_photographs_that_dvc_would_not_watch_are_refused(params: dict[str, Any]) -> None:
     """Pictures outside download.origin could change without a stage running again."""
     source = {"kind": "folder", "name": "mine", "path": "pictures", "licence": "own", "terms": "own"}
-    with pytest.raises(config.ConfigError, match=r"download\.origin.*does not hold the folder 'pictures'"):
+    with pytest.raises(config.ConfigError, match=r"download\.origin.*does not hold 'pictures'"):
         config.from_mapping(with_value(params, "download.sources", [source]), "params.yaml")
 
 

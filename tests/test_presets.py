@@ -103,7 +103,7 @@ def test_changes_are_reported_one_by_one(project: Path) -> None:
         ("photos", {"mirror": Path("/nowhere")}, "--mirror /nowhere does not exist"),
         ("photos", {"licence": ""}, "licence: .*at least 1 character"),
         ("standard", {"folder": Path("/tmp")}, "preset standard has 0 folders"),
-        ("paper", {"folder": Path("/tmp")}, "preset paper has 2 folders"),
+        ("paper", {"folder": Path("/tmp")}, "preset paper has 0 folders"),
     ],
 )
 def test_a_mistake_is_one_line_and_writes_nothing(

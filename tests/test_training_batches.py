@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -112,3 +114,37 @@ def test_bad_inputs_are_named(inputs: dict[str, Path], tmp_path: Path) -> None:
         faces.images([0])
     with pytest.raises(StyleBlendError, match="batch_size 4 does not divide evenly over 3 workers"):
         Batches(tiny.training(), faces, 0, 3)
+
+
+def test_faces_are_drawn_as_their_sources_weigh() -> None:
+    """With weights 1 and 3 a face of the second kind is drawn three times as often, as source, target and negative."""
+    weights = np.where(PERSONS % 2, 3.0, 1.0)
+    chances = np.concatenate([[0.0], weights.cumsum()])
+    cfg = tiny.training(curriculum_start=0, curriculum_end=0)
+    drawn = draw(cfg, PERSONS, 0, range(3000), chances=chances)
+    heavy = np.where(PERSONS % 2, weights, 0)
+    # A face of another person is drawn from what that person leaves over.
+    own, own_heavy = (np.array([each[person == PERSONS].sum() for person in PERSONS]) for each in (weights, heavy))
+    of_others = (heavy.sum() - own_heavy) / (weights.sum() - own)
+    for faces, wanted in (
+        (drawn.target, heavy.sum() / weights.sum()),
+        (drawn.source, of_others[drawn.target].mean()),
+        (drawn.negatives, of_others[drawn.source].mean()),
+    ):
+        assert abs((PERSONS[faces] % 2).mean() - wanted) < 0.04
+    assert (PERSONS[drawn.source] != PERSONS[drawn.target]).all()
+    assert (PERSONS[drawn.negatives] != PERSONS[drawn.source][:, None]).all()
+    assert set(drawn.target.tolist()) == set(range(len(PERSONS)))
+
+
+def test_equal_weights_draw_as_no_weights(tmp_path: Path) -> None:
+    """Sources of one weight, whichever, leave every draw as it is without weights."""
+    inputs = tiny.write_inputs(tmp_path)
+    manifest = inputs["faces"] / "manifest.parquet"
+    read = partial(read_faces, inputs["splits"] / "train.parquet", inputs["faces"], inputs["perceived"], tiny.SIDE_PX)
+    table = pd.read_parquet(manifest)
+    table.assign(weight=2.5).to_parquet(manifest)
+    assert read().chances is None
+    table.assign(weight=[1.0, 2.0] * (len(table) // 2)).to_parquet(manifest)
+    chances = read().chances
+    assert chances is not None and chances[0] == 0 and len(chances) == len(read()) + 1

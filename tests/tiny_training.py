@@ -96,7 +96,7 @@ def write_inputs(folder: Path) -> dict[str, Path]:
                 }
             )
     table = pd.DataFrame(rows)
-    table[["face_id", "path"]].to_parquet(folder / "faces" / "manifest.parquet")
+    table.assign(weight=1.0)[["face_id", "path", "weight"]].to_parquet(folder / "faces" / "manifest.parquet")
     pd.DataFrame(known).to_parquet(folder / "perceived.parquet")
     splits = folder / "splits"
     splits.mkdir()

@@ -27,6 +27,9 @@ class Section(BaseModel):
 
 
 Probability = Annotated[float, Field(ge=0, le=1)]
+SourceWeight = Annotated[
+    float, Field(gt=0, description="how often training draws one of its pictures, against one of weight 1")
+]
 Weight = Annotated[float, Field(ge=0, description="weight of a loss term; 0 switches the term off")]
 
 
@@ -43,6 +46,7 @@ class RenderedSource(Section):
         None, gt=0, le=90, description="yaw evenly from minus to plus this; null: within 45, most faces looking ahead"
     )
     seed: int = Field(ge=0)
+    weight: SourceWeight = 1
 
 
 class FolderSource(Section):
@@ -54,9 +58,69 @@ class FolderSource(Section):
     label: Literal["none", "parent_folder"] = Field("none", description="where the name of the person stands")
     licence: str = Field(min_length=1, description="licence of the pictures, as its owner states it")
     terms: str = Field(min_length=1, description="what may be done with them: consent, purpose, limits")
+    weight: SourceWeight = 1
 
 
-Source = Annotated[RenderedSource | FolderSource, Field(discriminator="kind")]
+class FfhqSource(Section):
+    """FFHQ in the folders in which it is published, with its JSON where that is at hand."""
+
+    kind: Literal["ffhq"]
+    name: str = Field("ffhq", pattern=r"^[a-z0-9_]+$")
+    path: Path = Field(description="images1024x1024, in-the-wild-images, or a folder of resized pictures")
+    form: Literal["aligned", "in_the_wild", "resized"] = Field(
+        "aligned", description="aligned at 1024 px, as published; in_the_wild; resized: aligned, of another size"
+    )
+    metadata: Path | None = Field(None, description="ffhq-dataset-v2.json: landmarks, licence and author of each")
+    licences: Literal["all", "permissive"] = Field(
+        "all", description="permissive: only pictures whose own licence allows commercial use; needs metadata"
+    )
+    weight: SourceWeight = 1
+
+
+class CelebaHqSource(Section):
+    """CelebA-HQ as a folder of numbered pictures; with mapping and identities, splits are by person for sure."""
+
+    kind: Literal["celeba_hq"]
+    name: str = Field("celeba_hq", pattern=r"^[a-z0-9_]+$")
+    path: Path = Field(description="CelebA-HQ-img, or a folder of 00000.png and so on")
+    numbered_from: Literal[0, 1] = Field(0, description="number in the name of the first picture")
+    mapping: Path | None = Field(None, description="CelebA-HQ-to-CelebA-mapping.txt")
+    identities: Path | None = Field(None, description="identity_CelebA.txt, which CelebA's authors give on request")
+    weight: SourceWeight = 1
+
+    @model_validator(mode="after")
+    def persons_need_both_files(self) -> CelebaHqSource:
+        if (self.mapping is None) != (self.identities is None):
+            given, lacking = ("mapping", "identities") if self.mapping else ("identities", "mapping")
+            raise ValueError(f"source '{self.name}' has {given} but no {lacking}: persons need both; give both or none")
+        return self
+
+
+class ArchiveSource(Section):
+    """Photographs in a zip or tar file, here or behind a url."""
+
+    kind: Literal["archive"]
+    name: str = Field("archive", pattern=r"^[a-z0-9_]+$")
+    path: Path | None = Field(None, description="zip or tar file on this machine")
+    url: str | None = Field(None, pattern=r"^https?://", description="where the file is; path, if both are given")
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$", description="of the file; a url needs it")
+    label: Literal["none", "parent_folder"] = Field("none", description="where the name of the person stands")
+    licence: str = Field(min_length=1, description="licence of the pictures, as their owner states it")
+    terms: str = Field(min_length=1, description="what may be done with them: consent, purpose, limits")
+    weight: SourceWeight = 1
+
+    @model_validator(mode="after")
+    def one_origin(self) -> ArchiveSource:
+        if (self.path is None) == (self.url is None):
+            raise ValueError(f"source '{self.name}' needs either path or url: give one of the two")
+        if self.url is not None and self.sha256 is None:
+            raise ValueError(f"source '{self.name}' has a url but no sha256: state the checksum of {self.url}")
+        return self
+
+
+Source = Annotated[
+    RenderedSource | FolderSource | FfhqSource | CelebaHqSource | ArchiveSource, Field(discriminator="kind")
+]
 
 
 class Download(Section):
@@ -74,9 +138,10 @@ class Download(Section):
     @model_validator(mode="after")
     def origin_holds_the_folders(self) -> Download:
         for source in self.sources:
-            if isinstance(source, FolderSource) and not source.path.is_relative_to(self.origin):
+            place = None if isinstance(source, RenderedSource) else source.path
+            if place is not None and not place.is_relative_to(self.origin):
                 raise ValueError(
-                    f"download.origin '{self.origin}' does not hold the folder '{source.path}': set it to that folder"
+                    f"download.origin '{self.origin}' does not hold '{place}': set it to a folder that does"
                 )
         return self
 
@@ -294,6 +359,10 @@ class Pretrain(Section):
     seed: int = Field(0, ge=0)
 
 
+def _is_annotated(source: Source) -> bool:
+    return source.kind == "rendered" or (source.kind == "ffhq" and source.metadata is not None)
+
+
 class Config(Section):
     """All of params.yaml."""
 
@@ -320,10 +389,18 @@ class Config(Section):
             )
         if self.align.detector == "yunet" and self.pretrained.detector != "yunet":
             raise ValueError("align.detector is 'yunet' but pretrained.detector is not: set it to 'yunet' too")
-        unannotated = [source.name for source in self.download.sources if source.kind != "rendered"]
+        unannotated = [source.name for source in self.download.sources if not _is_annotated(source)]
         if self.align.detector == "annotations" and unannotated:
             raise ValueError(f"align.detector 'annotations' cannot serve {unannotated}: set it to 'yunet'")
         return self
+
+
+_KINDS = ("rendered", "folder", "ffhq", "celeba_hq", "archive")
+_ADD = "add it (the committed params.yaml shows an example)"
+_MISSING = {
+    "licence": "state in one line under which licence the pictures are",
+    "terms": "state in one line what may be done with the pictures: consent, purpose, limits",
+}
 
 
 def from_mapping(values: Any, origin: str) -> Config:
@@ -339,12 +416,12 @@ def from_mapping(values: Any, origin: str) -> Config:
     except ValidationError as error:
         lines = []
         for mistake in error.errors():
-            # pydantic puts the tag of a union (rendered, folder) into the path; a user's file has no such level.
-            where = ".".join(str(part) for part in mistake["loc"] if part not in ("rendered", "folder"))
+            # pydantic puts the tag of a union into the path; a user's file has no such level.
+            where = ".".join(str(part) for part in mistake["loc"] if part not in _KINDS)
             if mistake["type"] == "extra_forbidden":
                 lines.append(f"{where}: unknown key; remove it or correct its spelling")
             elif mistake["type"] == "missing":
-                lines.append(f"{where}: missing; add it (the committed params.yaml shows an example)")
+                lines.append(f"{where}: missing; {_MISSING.get(str(mistake['loc'][-1]), _ADD)}")
             elif mistake["type"] == "value_error":
                 lines.append(mistake["msg"].removeprefix("Value error, "))
             else:

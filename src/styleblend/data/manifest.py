@@ -44,6 +44,8 @@ MANIFEST = pa.schema(
         ("render_seed", pa.int64()),
         ("render_person", pa.int64()),
         ("render_picture", pa.int64()),
+        ("author", pa.string()),
+        ("weight", pa.float64()),
     ]
 )
 QUARANTINE = pa.schema([("source", pa.string()), ("raw_path", pa.string()), ("reason", pa.string())])
@@ -230,7 +232,7 @@ def _save_face(task: AlignTask, image: Image.Image, found: Detection, number: in
     else:
         face.save(task.out / path)
     return {
-        **{key: row[key] for key in ("source", "url", "licence", "terms", "person")},
+        **{key: row[key] for key in ("source", "url", "licence", "terms", "person", "author", "weight")},
         **{key: row[key] for key in ("render_seed", "render_person", "render_picture")},
         "face_id": name,
         "path": path.as_posix(),

@@ -1,4 +1,4 @@
-"""Where pictures come from: faces rendered here, or a person's own folder of photographs.
+"""Where pictures come from: faces rendered here, a person's own photographs, or a published data set.
 
 A source becomes `<raw>/<source>/images/...` and `<raw>/<source>/index.parquet`, one row a file: what it is,
 its SHA-256, its licence and terms, and for rendered faces the seed, person and picture that make it again.
@@ -9,6 +9,7 @@ DVC removes a stage's outputs before it runs: a partial output would not survive
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -22,11 +23,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from styleblend.config import Download, FolderSource, RenderedSource, Source
+from styleblend.config import (
+    ArchiveSource,
+    CelebaHqSource,
+    Download,
+    FfhqSource,
+    FolderSource,
+    RenderedSource,
+    Source,
+)
+from styleblend.data import published
+from styleblend.data.archives import unpacked
+from styleblend.data.published import Listed
 from styleblend.data.workers import spread
 from styleblend.errors import StyleBlendError
 from styleblend.files import fingerprint, sha256, whole_file, whole_folder
 from styleblend.provenance import save_picture
+
+PhotographSource = FolderSource | FfhqSource | CelebaHqSource | ArchiveSource
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 
@@ -43,6 +57,8 @@ INDEX = pa.schema(
         ("render_person", pa.int64()),
         ("render_picture", pa.int64()),
         ("landmarks", pa.list_(pa.float32())),
+        ("author", pa.string()),
+        ("weight", pa.float64()),
     ]
 )
 
@@ -62,10 +78,11 @@ class RenderTask:
 
 @dataclass(frozen=True)
 class CopyTask:
-    """One photograph of a folder source; `relative` is its place below the folder."""
+    """One photograph that is there: where it is below `folder`, and what is known of it."""
 
-    source: FolderSource
-    relative: Path
+    source: PhotographSource
+    folder: Path
+    listed: Listed
     work: Path
 
 
@@ -80,7 +97,7 @@ def gather(cfg: Download, out: Path, state: Path) -> pd.DataFrame:
     """
     works = {source.name: state / f"download-{_fingerprint(source)}" for source in cfg.sources}
     # All tasks are listed before any work: an empty folder is reported now, not after an hour of rendering.
-    tasks = {source.name: list(_tasks(source, works[source.name])) for source in cfg.sources}
+    tasks = {source.name: list(_tasks(source, works[source.name], state)) for source in cfg.sources}
     rows = {
         name: [row for made in spread(_make, tasks[name], cfg.workers, f"download {name}") for row in made]
         for name in tasks
@@ -130,17 +147,38 @@ def _fingerprint(source: Source) -> str:
     settings = source.model_dump_json()
     if source.kind == "rendered":
         return fingerprint(settings, Path(__file__).parents[1] / "synthetic")
-    return fingerprint(settings, str(source.path.absolute()))
+    return fingerprint(settings, str(source.path.absolute()) if source.path else "")
 
 
-def _tasks(source: Source, work: Path) -> Iterator[RenderTask | CopyTask]:
+def _tasks(source: Source, work: Path, state: Path) -> Iterator[RenderTask | CopyTask]:
     if source.kind == "rendered":
         total = source.identities * source.pictures_per_identity
         for first in range(0, total, RENDERED_TOGETHER):
             yield RenderTask(source, first, min(first + RENDERED_TOGETHER, total), work)
     else:
-        for relative in list_pictures(source.path):
-            yield CopyTask(source, relative, work)
+        folder = unpacked(source, state) if source.kind == "archive" else source.path
+        for listed in _listed(source, folder):
+            yield CopyTask(source, folder, listed, work)
+
+
+def _listed(source: PhotographSource, folder: Path) -> list[Listed]:
+    match source:
+        case FfhqSource():
+            return published.ffhq(source)
+        case CelebaHqSource():
+            return published.celeba_hq(source)
+    return [
+        Listed(
+            relative,
+            person=relative.parent.as_posix()
+            if source.label == "parent_folder" and relative.parent != Path()
+            else None,
+            licence=source.licence,
+            terms=source.terms,
+            url=source.url if isinstance(source, ArchiveSource) else None,
+        )
+        for relative in list_pictures(folder)
+    ]
 
 
 def list_pictures(folder: Path) -> list[Path]:
@@ -172,26 +210,50 @@ def _make(task: RenderTask | CopyTask) -> list[dict[str, Any]]:
 
 def _copy(task: CopyTask) -> dict[str, Any]:
     """A copy, not a hard link: DVC makes its cached files read-only, which would reach the original."""
-    original = task.source.path / task.relative
-    copy = task.work / "images" / task.relative
+    listed = task.listed
+    original = task.folder / listed.relative
+    copy = task.work / "images" / listed.relative
     try:
         content = sha256(original)
         if not copy.is_file() or sha256(copy) != content:
+            _check(original, listed)
             with whole_file(copy) as partial:
                 shutil.copyfile(original, partial)
     except OSError as error:
         raise StyleBlendError(
             f"{original} cannot be copied ({error.strerror}): mend it or take it out of the folder"
         ) from None
-    labelled = task.source.label == "parent_folder" and task.relative.parent != Path()
     return {
         "source": task.source.name,
-        "path": (Path(task.source.name, "images") / task.relative).as_posix(),
+        "path": (Path(task.source.name, "images") / listed.relative).as_posix(),
         "sha256": content,
-        "licence": task.source.licence,
-        "terms": task.source.terms,
-        "person": task.relative.parent.as_posix() if labelled else None,
+        "url": listed.url,
+        "licence": listed.licence,
+        "terms": listed.terms,
+        "author": listed.author,
+        "person": listed.person,
+        "landmarks": _landmarks(original, listed),
+        "weight": task.source.weight,
     }
+
+
+def _check(original: Path, listed: Listed) -> None:
+    """Hold a file against the checksum that its data set publishes."""
+    if listed.md5 is None:
+        return
+    with original.open("rb") as stream:
+        found = hashlib.file_digest(stream, "md5").hexdigest()
+    if found != listed.md5:
+        raise StyleBlendError(f"{original} has md5 {found}, published is {listed.md5}: fetch this picture again")
+
+
+def _landmarks(original: Path, listed: Listed) -> list[float] | None:
+    if listed.landmarks is None or listed.side_px is None:
+        return None if listed.landmarks is None else list(listed.landmarks)
+    with Image.open(original) as image:
+        scale = image.width / listed.side_px
+    # Points count from the centre of the first pixel, pictures are scaled about its corner.
+    return [(value + 0.5) * scale - 0.5 for value in listed.landmarks]
 
 
 def _render(task: RenderTask) -> list[dict[str, Any]]:
@@ -234,6 +296,7 @@ def _render(task: RenderTask) -> list[dict[str, Any]]:
                 "render_person": person,
                 "render_picture": picture,
                 "landmarks": [round(value, 3) for value in landmarks.flatten().tolist()],
+                "weight": source.weight,
             }
         )
     with whole_file(record) as partial:

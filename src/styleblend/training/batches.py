@@ -20,6 +20,8 @@ from styleblend.errors import StyleBlendError
 from styleblend.pixels import from_8bit
 
 Indices = NDArray[np.int64]
+Chances = NDArray[np.float64] | None
+"""Running sum of weights [M + 1] of M faces; None: all weigh alike."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Faces:
     landmarks: Tensor
     """[M, 68, 2], x and y in [0, 1]."""
     size_px: int
+    chances: Chances = None
+    """Of the weights that the faces' sources have."""
 
     def __len__(self) -> int:
         return len(self.files)
@@ -69,7 +73,7 @@ def read_faces(split: Path, faces: Path, perceived: Path, size_px: int) -> Faces
         StyleBlendError: a face of the split is not perceived, or the split has under two persons.
     """
     rows = pd.read_parquet(split, columns=["face_id", "person"])
-    manifest = pd.read_parquet(faces / "manifest.parquet", columns=["face_id", "path"])
+    manifest = pd.read_parquet(faces / "manifest.parquet", columns=["face_id", "path", "weight"])
     known = pd.read_parquet(perceived, columns=["face_id", "identity", "landmarks"])
     table = rows.merge(manifest, on="face_id").merge(known, on="face_id")
     if len(table) < len(rows):
@@ -78,6 +82,7 @@ def read_faces(split: Path, faces: Path, perceived: Path, size_px: int) -> Faces
     codes = pd.factorize(table["person"])[0].astype(np.int64)
     if len(table) == 0 or codes[-1] < 1:
         raise StyleBlendError(f"{split} has {len(table)} faces of one person at most: training needs two persons")
+    weights = table["weight"].to_numpy(np.float64)
     return Faces(
         face_ids=tuple(table["face_id"]),
         files=tuple(faces / path for path in table["path"]),
@@ -85,6 +90,7 @@ def read_faces(split: Path, faces: Path, perceived: Path, size_px: int) -> Faces
         identity=torch.from_numpy(np.stack(table["identity"].to_list()).astype(np.float32)),
         landmarks=torch.from_numpy(np.stack(table["landmarks"].to_list()).astype(np.float32)).reshape(-1, 68, 2),
         size_px=size_px,
+        chances=None if np.ptp(weights) == 0 else np.concatenate([[0.0], weights.cumsum()]),
     )
 
 
@@ -131,33 +137,49 @@ def same_person_probability(cfg: config.Training, step: int) -> float:
     return cfg.curriculum_start + (cfg.curriculum_end - cfg.curriculum_start) * step / cfg.curriculum_steps
 
 
-def draw(cfg: config.Training, persons: Indices, step: int, samples: Sequence[int], attempt: int = 0) -> Draw:
+def draw(
+    cfg: config.Training,
+    persons: Indices,
+    step: int,
+    samples: Sequence[int],
+    attempt: int = 0,
+    chances: Chances = None,
+) -> Draw:
     """The draw of some samples of a step.
 
     Args:
         persons: ascending person codes of the faces.
         samples: numbers of the samples in the whole batch; each has a random generator of its own.
         attempt: another number gives other draws: how often training was rolled back.
+        chances: of each face to be drawn.
     """
     probability = same_person_probability(cfg, step)
     source, target, same, negatives, seeds = [], [], [], [], []
     for sample in samples:
         random = np.random.default_rng((cfg.seed, attempt, step, sample))
-        of_target = int(random.integers(len(persons)))
+        of_target = _any(random, persons, chances)
         is_same = bool(random.random() < probability)
         another = bool(random.random() < cfg.same_person)
-        of_source = _source(random, persons, of_target, is_same, another)
+        of_source = _source(random, persons, of_target, is_same, another, chances)
         source.append(of_source)
         target.append(of_target)
         same.append(is_same)
-        negatives.append(_of_others(random, persons, of_source, cfg.negatives))
+        negatives.append(_of_others(random, persons, of_source, cfg.negatives, chances))
         seeds.append(int(random.integers(2**62)))
     return Draw(np.array(source), np.array(target), np.array(same), np.stack(negatives), tuple(seeds))
 
 
-def _source(random: np.random.Generator, persons: Indices, target: int, same: bool, another: bool) -> int:
+def _any(random: np.random.Generator, persons: Indices, chances: Chances) -> int:
+    if chances is None:
+        return int(random.integers(len(persons)))
+    return int(np.searchsorted(chances, random.random() * chances[-1], side="right")) - 1
+
+
+def _source(
+    random: np.random.Generator, persons: Indices, target: int, same: bool, another: bool, chances: Chances
+) -> int:
     if not same:
-        return int(_of_others(random, persons, target, 1)[0])
+        return int(_of_others(random, persons, target, 1, chances)[0])
     first, end = _block(persons, target)
     if not another or end - first < 2:
         return target
@@ -165,11 +187,15 @@ def _source(random: np.random.Generator, persons: Indices, target: int, same: bo
     return chosen + (chosen >= target)
 
 
-def _of_others(random: np.random.Generator, persons: Indices, face: int, count: int) -> Indices:
+def _of_others(random: np.random.Generator, persons: Indices, face: int, count: int, chances: Chances) -> Indices:
     """Faces of other persons than that of `face`. Persons stand in blocks, so its block is simply skipped."""
     first, end = _block(persons, face)
-    chosen = random.integers(len(persons) - (end - first), size=count)
-    return np.where(chosen < first, chosen, chosen + (end - first))
+    if chances is None:
+        chosen = random.integers(len(persons) - (end - first), size=count)
+        return np.where(chosen < first, chosen, chosen + (end - first))
+    own = chances[end] - chances[first]
+    place = random.random(count) * (chances[-1] - own)
+    return np.searchsorted(chances, np.where(place < chances[first], place, place + own), side="right") - 1
 
 
 def _block(persons: Indices, face: int) -> tuple[int, int]:
@@ -204,7 +230,7 @@ class Batches:
         self.thread.shutdown(cancel_futures=True)
 
     def _read(self, step: int, attempt: int) -> Batch:
-        drawn = draw(self.cfg, self.faces.persons, step, self.samples, attempt)
+        drawn = draw(self.cfg, self.faces.persons, step, self.samples, attempt, self.faces.chances)
         faces = self.faces
         return Batch(
             source=faces.images(drawn.source),

@@ -1,0 +1,299 @@
+"""FFHQ, CelebA-HQ and archives, on small folders in exactly the form in which they are published."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import io
+import json
+import tarfile
+import threading
+import zipfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from styleblend import config
+from styleblend.config import ArchiveSource, CelebaHqSource, FfhqSource
+from styleblend.data import archives, published, sources
+from styleblend.data.manifest import align_faces
+from styleblend.errors import StyleBlendError
+from styleblend.files import sha256
+from styleblend.synthetic import factors, renderer
+
+LICENCES = ("Attribution License", "Attribution-NonCommercial License", "Public Domain Mark")
+
+
+def picture(seed: int, side: int) -> tuple[Image.Image, list[list[float]]]:
+    """A face with its 68 landmarks."""
+    made = renderer.render(factors.sample(seed, [0], [0]), side, supersample=1)
+    pixels = ((made.images[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+    return Image.fromarray(pixels), made.landmarks_px[0].tolist()
+
+
+def md5(file: Path) -> str:
+    return hashlib.md5(file.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def ffhq(tmp_path: Path) -> Path:
+    """Pictures 0, 1 and 1000 as in the release: a folder a thousand, and the JSON keyed by number."""
+    root = tmp_path / "ffhq"
+    entries: dict[str, Any] = {}
+    for place, number in enumerate((0, 1, 1000)):
+        image, marks = picture(number, 96)
+        shown = {}
+        for folder in ("images1024x1024", "in-the-wild-images"):
+            file = root / folder / f"{number // 1000 * 1000:05d}" / f"{number:05d}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            image.save(file)
+            shown[folder] = {"file_path": str(file.relative_to(root)), "file_size": 1, "file_md5": md5(file)}
+        entries[str(number)] = {
+            "category": "training",
+            "metadata": {
+                "photo_url": f"https://www.flickr.com/photos/x/{number}/", "photo_title": "", "country": "",
+                "author": f"author {number}", "license": LICENCES[place], "license_url": "https://x",
+                "date_uploaded": "2007-08-16", "date_crawled": "2018-10-10",
+            },
+            "image": {**shown["images1024x1024"], "pixel_size": [1024, 1024], "face_landmarks": marks},
+            "thumbnail": {"file_path": ""},
+            "in_the_wild": {
+                **shown["in-the-wild-images"], "face_rect": [0, 0, 9, 9], "face_landmarks": marks,
+                "face_quad": [[0, 0], [0, 9], [9, 9], [9, 0]],
+            },
+        }  # fmt: skip
+    (root / "ffhq-dataset-v2.json").write_text(json.dumps(entries))
+    return root
+
+
+def ffhq_source(root: Path, **changes: Any) -> FfhqSource:
+    settings = {"path": root / "images1024x1024", "metadata": root / "ffhq-dataset-v2.json"}
+    return FfhqSource(kind="ffhq", **(settings | changes))
+
+
+def gather(source: config.Source, tmp_path: Path, origin: Path) -> Any:
+    download = config.Download(sources=(source,), origin=origin, workers=1)
+    return sources.gather(download, tmp_path / "raw", tmp_path / "st")
+
+
+def test_ffhq_has_licence_author_and_landmarks_of_each_picture(ffhq: Path, tmp_path: Path) -> None:
+    """Each row has what the JSON says of that picture, and the landmarks align it without any detector."""
+    index = gather(ffhq_source(ffhq), tmp_path, ffhq)
+    assert list(index["licence"]) == list(LICENCES)
+    assert list(index["author"]) == ["author 0", "author 1", "author 1000"]
+    assert (index["terms"] == published.FFHQ_TERMS).all() and index["person"].isna().all()
+    assert index["url"].iloc[2] == "https://www.flickr.com/photos/x/1000/"
+    entries = json.loads((ffhq / "ffhq-dataset-v2.json").read_text())
+    np.testing.assert_allclose(index["landmarks"].iloc[1], np.ravel(entries["1"]["image"]["face_landmarks"]), rtol=1e-6)
+    cfg = config.Align(detector="annotations", size_px=64, workers=1, min_face_px=8)
+    faces, refused = align_faces(tmp_path / "raw", tmp_path, tmp_path / "faces", cfg)
+    assert len(faces) == 3 and refused.empty and list(faces["author"]) == list(index["author"])
+
+
+def test_ffhq_permissive_leaves_out_what_forbids_commerce(ffhq: Path, tmp_path: Path) -> None:
+    """Only pictures whose own licence allows it remain; without the JSON nobody could tell, and that is said."""
+    listed = published.ffhq(ffhq_source(ffhq, licences="permissive"))
+    assert [entry.licence for entry in listed] == [LICENCES[0], LICENCES[2]]
+    with pytest.raises(StyleBlendError, match=r"needs metadata.*ffhq-dataset-v2\.json"):
+        published.ffhq(ffhq_source(ffhq, licences="permissive", metadata=None))
+    plain = published.ffhq(ffhq_source(ffhq, metadata=None))
+    assert len(plain) == 3 and plain[0].landmarks is None and plain[0].licence == published.FFHQ_LICENCE
+
+
+def test_ffhq_resized_by_others_scales_its_landmarks(ffhq: Path, tmp_path: Path) -> None:
+    """A flat folder of `img00000000.png` at another size has the published landmarks, at its own size."""
+    small = ffhq / "small" / "00000"
+    small.mkdir(parents=True)
+    Image.new("RGB", (256, 256)).save(small / "img00000001.png")
+    index = gather(ffhq_source(ffhq, path=ffhq / "small", form="resized"), tmp_path, ffhq)
+    entries = json.loads((ffhq / "ffhq-dataset-v2.json").read_text())
+    wanted = (np.ravel(entries["1"]["image"]["face_landmarks"]) + 0.5) / 4 - 0.5
+    np.testing.assert_allclose(index["landmarks"].iloc[0], wanted, atol=1e-4)
+
+
+def test_ffhq_damaged_picture_is_told_by_its_published_checksum(ffhq: Path, tmp_path: Path) -> None:
+    """A picture that is not the published one stops the stage, with both checksums; in the wild alike."""
+    file = ffhq / "in-the-wild-images/00000/00001.png"
+    Image.new("RGB", (9, 9)).save(file)
+    with pytest.raises(StyleBlendError, match=f"{md5(file)}.*fetch this picture again"):
+        gather(ffhq_source(ffhq, path=ffhq / "in-the-wild-images", form="in_the_wild"), tmp_path, ffhq)
+
+
+def test_ffhq_mistakes_are_one_line(ffhq: Path) -> None:
+    """A folder above two resolutions, a foreign JSON, and a picture that the JSON does not know."""
+    with pytest.raises(StyleBlendError, match="two pictures with number 0"):
+        published.ffhq(ffhq_source(ffhq, path=ffhq))
+    foreign = ffhq / "foreign.json"
+    foreign.write_text('{"0": {"metadata": {"license": "x"}}}')
+    with pytest.raises(StyleBlendError, match="not FFHQ's JSON"):
+        published.ffhq(ffhq_source(ffhq, metadata=foreign))
+    Image.new("RGB", (9, 9)).save(ffhq / "images1024x1024/00000/00007.png")
+    with pytest.raises(StyleBlendError, match="does not know picture 7"):
+        published.ffhq(ffhq_source(ffhq))
+
+
+@pytest.fixture
+def celeba(tmp_path: Path) -> Path:
+    """CelebAMask-HQ's folder with the mapping, and CelebA's identities."""
+    root = tmp_path / "celeba"
+    (root / "CelebA-HQ-img").mkdir(parents=True)
+    for number in (0, 1, 2):
+        Image.new("RGB", (16, 16), (80 * number, 0, 0)).save(root / f"CelebA-HQ-img/{number}.jpg")
+    (root / "CelebA-HQ-to-CelebA-mapping.txt").write_text(
+        "idx    orig_idx    orig_file\n0    119613    119614.jpg\n1    99094    099095.jpg\n2    200121    200122.jpg\n"
+    )
+    (root / "identity_CelebA.txt").write_text("099095.jpg 2880\n119614.jpg 17\n200122.jpg 2880\n")
+    return root
+
+
+def celeba_source(root: Path, **changes: Any) -> CelebaHqSource:
+    files = {"mapping": root / "CelebA-HQ-to-CelebA-mapping.txt", "identities": root / "identity_CelebA.txt"}
+    return CelebaHqSource(kind="celeba_hq", **({"path": root / "CelebA-HQ-img"} | files | changes))
+
+
+def test_celeba_hq_gets_its_persons_through_the_mapping(celeba: Path, tmp_path: Path) -> None:
+    """Picture to original file to identity: two pictures of one person are one, and the terms stand in each row."""
+    index = gather(celeba_source(celeba), tmp_path, celeba)
+    assert list(index["person"]) == ["celeba-17", "celeba-2880", "celeba-2880"]
+    assert (index["terms"] == published.CELEBA_TERMS).all()
+    plain = published.celeba_hq(celeba_source(celeba, mapping=None, identities=None))
+    assert [entry.person for entry in plain] == [None] * 3
+
+
+def test_celeba_hq_numbered_from_one(celeba: Path) -> None:
+    """Where the first picture is 00001 the numbers are one ahead of the mapping's; taken for 0 that is noticed."""
+    folder = celeba / "from-one"
+    folder.mkdir()
+    for number in (1, 2, 3):
+        Image.new("RGB", (16, 16)).save(folder / f"{number:05d}.jpg")
+    listed = published.celeba_hq(celeba_source(celeba, path=folder, numbered_from=1))
+    assert [entry.person for entry in listed] == ["celeba-17", "celeba-2880", "celeba-2880"]
+    with pytest.raises(StyleBlendError, match="no line for picture 3.*numbered_from 1"):
+        published.celeba_hq(celeba_source(celeba, path=folder))
+
+
+def test_celeba_hq_mistakes_are_one_line(celeba: Path) -> None:
+    """One file of the two, a torn file and a missing person say so."""
+    with pytest.raises(ValueError, match="has mapping but no identities"):
+        celeba_source(celeba, identities=None)
+    (celeba / "identity_CelebA.txt").write_text("099095.jpg 2880\n119614.jpg 17\n")
+    with pytest.raises(StyleBlendError, match=r"no line for 200122\.jpg"):
+        published.celeba_hq(celeba_source(celeba))
+    (celeba / "identity_CelebA.txt").write_text("<html>\n")
+    with pytest.raises(StyleBlendError, match="'<html>' where 2 columns"):
+        published.celeba_hq(celeba_source(celeba))
+
+
+def zipped(file: Path, *names: str) -> Path:
+    with zipfile.ZipFile(file, "w") as archive:
+        for name in names:
+            content = io.BytesIO()
+            Image.new("RGB", (16, 16), "red").save(content, "PNG")
+            archive.writestr(name, content.getvalue())
+    return file
+
+
+def archive_source(**given: Any) -> ArchiveSource:
+    return ArchiveSource(kind="archive", licence="mine", terms="all agreed", **given)
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.gz"])
+def test_archive_is_a_folder_of_photographs(kind: str, tmp_path: Path) -> None:
+    """Pictures of a zip and of a compressed tar, with the names of folders as persons; unpacked once."""
+    file = zipped(tmp_path / "in.zip", "anna/1.png", "anna/2.png", "ben/1.png")
+    if kind != "zip":
+        with zipfile.ZipFile(file) as archive, tarfile.open(tmp_path / "in.tar.gz", "w:gz") as tar:
+            archive.extractall(tmp_path / "plain")
+            tar.add(tmp_path / "plain", arcname=".")
+        file = tmp_path / "in.tar.gz"
+    source = archive_source(path=file, label="parent_folder", sha256=sha256(file))
+    index = gather(source, tmp_path, tmp_path)
+    assert list(index["person"]) == ["anna", "anna", "ben"] and (index["licence"] == "mine").all()
+    (folder,) = (tmp_path / "st").glob("unpacked-*")
+    before = folder.stat().st_mtime_ns
+    assert archives.unpacked(source, tmp_path / "st") == folder and folder.stat().st_mtime_ns == before
+
+
+def test_archive_that_reaches_outside_is_refused(tmp_path: Path) -> None:
+    """A name with `..` ends it before anything lies outside, and another checksum before anything is unpacked."""
+    file = zipped(tmp_path / "in.zip", "1.png", "../../out.png")
+    with pytest.raises(StyleBlendError, match="outside itself"):
+        gather(archive_source(path=file), tmp_path, tmp_path)
+    assert not list(tmp_path.parent.glob("out.png"))
+    with pytest.raises(StyleBlendError, match=f"sha256 {sha256(file)}, wanted {'0' * 64}"):
+        gather(archive_source(path=file, sha256="0" * 64), tmp_path, tmp_path)
+    (tmp_path / "text.zip").write_text("no archive")
+    with pytest.raises(StyleBlendError, match="neither a zip nor a tar"):
+        gather(archive_source(path=tmp_path / "text.zip"), tmp_path, tmp_path)
+    with pytest.raises(ValueError, match="either path or url"):
+        archive_source()
+    with pytest.raises(ValueError, match="url but no sha256"):
+        archive_source(url="http://127.0.0.1/x.zip")
+
+
+class Server(http.server.SimpleHTTPRequestHandler):
+    """Knows ranges, as SimpleHTTPRequestHandler does not, and notes them."""
+
+    ranges: list[str | None] = []
+
+    def do_GET(self) -> None:
+        asked = self.headers.get("Range")
+        self.ranges.append(asked)
+        content = Path(self.translate_path(self.path)).read_bytes()
+        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
+        self.send_response(206 if asked else 200)
+        self.send_header("Content-Length", str(len(content) - start))
+        self.end_headers()
+        self.wfile.write(content[start:])
+
+    def log_message(self, *_: object) -> None:
+        """Tests print nothing."""
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    Server.ranges.clear()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Server, directory=str(tmp_path))) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+        thread.join()
+
+
+def test_fetching_goes_on_where_it_was_cut_off(server: str, tmp_path: Path) -> None:
+    """The second call asks for the rest alone, and the whole has the right checksum; a third asks for nothing."""
+    file = zipped(tmp_path / "in.zip", "1.png", "2.png")
+    content = sha256(file)
+    begun = tmp_path / "st/archives" / f"{content[:16]}.part"
+    begun.parent.mkdir(parents=True)
+    begun.write_bytes(file.read_bytes()[:100])
+    source = archive_source(url=f"{server}/in.zip", sha256=content)
+    index = gather(source, tmp_path, tmp_path)
+    assert Server.ranges == ["bytes=100-"] and len(index) == 2 and (index["url"] == source.url).all()
+    archives.fetched(str(source.url), content, tmp_path / "st")
+    assert len(Server.ranges) == 1
+
+
+def test_fetching_something_else_says_both_checksums(server: str, tmp_path: Path) -> None:
+    """A file with another content is removed and named; a server that is not there is one line."""
+    file = zipped(tmp_path / "in.zip", "1.png")
+    with pytest.raises(StyleBlendError, match=f"{sha256(file)}, wanted {'1' * 64}"):
+        archives.fetched(f"{server}/in.zip", "1" * 64, tmp_path / "st")
+    assert not list((tmp_path / "st/archives").iterdir())
+    with pytest.raises(StyleBlendError, match="cannot be fetched.*set path"):
+        archives.fetched("http://127.0.0.1:9/in.zip", "1" * 64, tmp_path / "st")
+
+
+def test_a_source_without_terms_asks_for_the_line(root: Path) -> None:
+    """A folder whose terms nobody states is refused, and the message says what to write."""
+    values = yaml.safe_load((root / "params.yaml").read_text())
+    values["download"] = {"origin": ".", "sources": [{"kind": "folder", "path": "photos", "licence": "mine"}]}
+    with pytest.raises(config.ConfigError, match=r"download\.sources\.0\.terms: missing; state in one line"):
+        config.from_mapping(values, "params.yaml")
