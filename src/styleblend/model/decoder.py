@@ -14,7 +14,7 @@ from styleblend.errors import StyleBlendError
 from styleblend.model.layers import Blur, EqualConv2d, EqualLinear, adain, expect_shape, power_of_two
 
 Noise = tuple[Tensor, ...]
-Variant = Literal["nvidia", "rosinality"]
+Variant = Literal["nvidia", "lernapparat", "rosinality"]
 
 
 class StyledLayer(nn.Module):
@@ -30,7 +30,7 @@ class StyledLayer(nn.Module):
         super().__init__()
         # At the borders a blurred bias is smaller than the bias: the blur sees zeros outside.
         self.bias_before_blur = up and variant == "rosinality"
-        self.eps = 1e-5 if variant == "rosinality" else 1e-8
+        self.eps = 1e-8 if variant == "nvidia" else 1e-5
         self.conv = None if inputs is None else EqualConv2d(inputs, outputs, 3, up=up)
         self.blur = Blur() if up else None
         self.noise_weight = nn.Parameter(torch.zeros(outputs))
@@ -65,9 +65,9 @@ class Decoder(nn.Module):
         pathway_resolutions: after the blocks of these resolutions the target's features are added: the pyramid map
             of the nearest side, resized, through a 1x1 and a 3x3 convolution. The last begins at zero, so that a
             loaded decoder draws what it drew before. Empty: no pathway.
-        variant: whose StyleGAN the layers follow, for weights that were trained with it. "rosinality" adds the bias
-            of an upsampling layer before its blur, has 1e-5 in the instance norm and one noise map a block;
-            "nvidia" is the original.
+        variant: whose StyleGAN the layers follow, for pretrained weights. "nvidia" is the original, with 1e-8 in the
+            instance norm. "lernapparat" has 1e-5 there. "rosinality" has that too, adds the bias of an upsampling
+            layer before its blur and gives both layers of a block one noise map.
 
     Raises:
         StyleBlendError: a size does not fit; names it and its value.

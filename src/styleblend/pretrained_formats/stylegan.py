@@ -36,7 +36,7 @@ class StyleganWeights(NamedTuple):
     mean_code: Tensor
 
 
-def load_stylegan(path: Path, model: Model) -> StyleganWeights:
+def load_stylegan(path: Path | str, model: Model) -> StyleganWeights:
     """The decoder and the mean code from a StyleGAN1 generator.
 
     The format is found out by the file's content: state dicts of lernapparat, genforce and rosinality, alone or in a
@@ -49,13 +49,17 @@ def load_stylegan(path: Path, model: Model) -> StyleganWeights:
         encoder.mean_code.copy_(weights.mean_code)
 
     The decoder then draws what the file's own generator draws for the same codes and noise; truncation is left to the
-    caller. A file without mean code gets the mean over MEAN_CODE_DRAWS draws of its mapping network, the same each
-    time. A rosinality file may hold blocks above model.resolution, as all of them do; they are left out.
+    caller. rosinality's layers differ from the original's, so its files need model.decoder_variant "rosinality". Those
+    of lernapparat hold NVIDIA's weights; with the variant "lernapparat" they draw as that project's module does.
+
+    A file without mean code gets the mean over MEAN_CODE_DRAWS draws of its mapping network, the same each time. A
+    rosinality file may hold blocks above model.resolution, as all of them do; they are left out.
 
     Raises:
         StyleBlendError: the file is not to be read, would run code, is of no known format, lacks something, has
             something else or other shapes, or belongs to another model.decoder_variant or model.resolution. One line.
     """
+    path = Path(path)
     tensors, form = _recognised(path)
     table = form.table(model, tensors)
     _expect_names_and_shapes(path, form, tensors, table, model)
@@ -65,9 +69,9 @@ def load_stylegan(path: Path, model: Model) -> StyleganWeights:
             raise StyleBlendError(
                 f"{path} was trained up to {trained} px, model.resolution is {model.resolution}: set it to {trained}"
             )
-    if form.variant != model.decoder_variant:
+    if model.decoder_variant not in form.variants:
         raise StyleBlendError(
-            f"{path} is of the format {form.name}: set model.decoder_variant to {form.variant}, it is"
+            f"{path} is of the format {form.name}: set model.decoder_variant to {form.variants[0]}, it is"
             f" {model.decoder_variant}"
         )
     converted = _converted(path, tensors, table)

@@ -40,7 +40,7 @@ class Format:
         block: what the names of a block's tensors contain, with the block's number as group.
         side: from that number to the block's side in pixels.
         table: the tensors for a model's sizes, given all names in the file.
-        variant: model.decoder_variant for its weights.
+        variants: values of model.decoder_variant that its weights can be drawn with, the best first.
         spare_blocks: files may hold blocks larger than what they were trained for.
     """
 
@@ -50,7 +50,7 @@ class Format:
     block: re.Pattern[str]
     side: Callable[[int], int]
     table: Callable[[Model, Iterable[str]], Table]
-    variant: Variant = "nvidia"
+    variants: tuple[Variant, ...] = ("nvidia",)
     spare_blocks: bool = False
 
     def block_side(self, name: str) -> int:
@@ -126,6 +126,8 @@ FORMATS = (
         re.compile(r"g_synthesis\.blocks\.(\d{1,4})x"),
         _named_by_side,
         lernapparat_table,
+        # NVIDIA trained these weights; "lernapparat" draws as its own module does.
+        variants=("nvidia", "lernapparat"),
     ),
     Format(
         "genforce",
@@ -142,7 +144,7 @@ FORMATS = (
         re.compile(r"\bgenerator\.(?:progression|to_rgb)\.(\d{1,2})\."),
         _counted,
         rosinality_table,
-        variant="rosinality",
+        variants=("rosinality",),
         spare_blocks=True,
     ),
     Format(
