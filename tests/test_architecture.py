@@ -26,7 +26,7 @@ CORE = (
 FLOORS = (
     {"errors", "files", "pixels"},
     {"config", "provenance"},
-    {"weights", "perception", "synthetic", "losses", "metrics", "model"},
+    {"weights", "pretrained_formats", "perception", "synthetic", "losses", "metrics", "model"},
     {"data", "tracking"},
     {"training", "evaluation"},
     {"reporting", "describe"},

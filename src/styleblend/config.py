@@ -216,6 +216,9 @@ class Model(Section):
     decoder_widths: dict[int, int] = Field(
         {4: 96, 8: 96, 16: 64, 32: 32, 64: 16}, description="channels of the decoder's block at each resolution"
     )
+    decoder_variant: Literal["nvidia", "lernapparat", "rosinality"] = Field(
+        "nvidia", description="whose StyleGAN the decoder's layers follow; rosinality's weights need rosinality's"
+    )
     pathway_resolutions: tuple[int, ...] = Field(
         (8, 16, 32), description="decoder resolutions after whose style block the target's features are added"
     )

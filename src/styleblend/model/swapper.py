@@ -87,6 +87,7 @@ def build_decoder(model: config.Model) -> Decoder:
         feature_sides=(model.input_px // 16, model.input_px // 8, model.input_px // 4),
         feature_width=model.pyramid_width,
         pathway_resolutions=model.pathway_resolutions,
+        variant=model.decoder_variant,
     )
 
 

@@ -1,0 +1,145 @@
+"""Pickled TensorFlow networks of NVIDIA's dnnlib, read without TensorFlow and without running what they hold.
+
+Such a file names classes to build and carries the source code of its network. Here a name is looked up in a short list
+and never imported: arrays are made by functions of this module, a network becomes a record of its state, and any other
+name ends the reading. The source code stays a string.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from styleblend.errors import StyleBlendError
+
+Allowed = dict[tuple[str, str], Callable[..., Any]]
+
+
+class Network(NamedTuple):
+    """One network of a file: the arguments that its builder got, its own arrays by name, and its parts."""
+
+    arguments: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+    parts: dict[str, Network]
+
+
+def read_networks(path: Path) -> list[Network]:
+    """The networks of a file in their order: one, or the three (G, D, Gs) that training saves.
+
+    Raises:
+        StyleBlendError: the file is damaged, names a class or function that no network needs (with that name), or
+            holds something else than networks.
+    """
+    allowed = _allowed()
+    try:
+        with path.open("rb") as stream:
+            content = _Reader(stream, allowed, path).load()
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise StyleBlendError(f"{path} is a damaged pickle ({reason}): fetch it again") from None
+    record = allowed[_NETWORK]
+    found = content if isinstance(content, tuple | list) else [content]
+    if not found or not all(type(item) is record for item in found):
+        raise StyleBlendError(f"{path} is a pickle without networks of dnnlib: expected the file of a StyleGAN")
+    return [_network(item, record, path) for item in found]
+
+
+_DAMAGE = (
+    pickle.UnpicklingError,
+    EOFError,
+    OSError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    TypeError,
+    ValueError,
+    ArithmeticError,
+    MemoryError,
+    RecursionError,
+)
+"""What pickle and numpy raise when bytes are wrong or missing."""
+_NETWORK = ("dnnlib.tflib.network", "Network")
+
+
+class _Reader(pickle.Unpickler):
+    """Looks names up in `allowed` and imports nothing."""
+
+    def __init__(self, stream: Any, allowed: Allowed, path: Path) -> None:
+        super().__init__(stream)
+        self._names, self._path = allowed, path
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return self._names[module, name]
+        except KeyError:
+            raise StyleBlendError(
+                f"{self._path} holds {module}.{name}, which no network needs: nothing of it was run; use another file"
+            ) from None
+
+
+def _allowed() -> Allowed:
+    """What a file may name. Made anew for each file, so that none can change what the next is read with."""
+
+    class Record:
+        def __setstate__(self, state: Any) -> None:
+            self.state = state
+
+    def data_type(name: Any, *_: Any) -> np.dtype:
+        if not (isinstance(name, str) and re.fullmatch(r"[<>=|]?[biuf][1248]", name)):
+            raise pickle.UnpicklingError("an array of something else than numbers")
+        # A copy: the file goes on to set its byte order.
+        return np.dtype(name, copy=True)
+
+    def empty_array(*_: Any) -> np.ndarray:
+        return np.empty(0, np.int8)  # the file goes on to set its shape and values
+
+    def scalar(kind: Any, value: bytes) -> Any:
+        return np.frombuffer(value, kind)[0]
+
+    def array(value: Any, kind: Any, shape: tuple[int, ...], order: Any) -> np.ndarray:
+        return np.frombuffer(value, kind).reshape(shape, order=order).copy()
+
+    names: Allowed = {_NETWORK: Record, ("numpy", "dtype"): data_type, ("numpy", "ndarray"): empty_array}
+    # numpy 2 renamed the module that its pickles name.
+    for core in ("numpy.core", "numpy._core"):
+        names[f"{core}.multiarray", "_reconstruct"] = empty_array
+        names[f"{core}.multiarray", "scalar"] = scalar
+        names[f"{core}.numeric", "_frombuffer"] = array
+    return names
+
+
+def _network(record: Any, kind: Any, path: Path, is_part: bool = False) -> Network:
+    """The record's state, every item of it checked, since the file may say anything."""
+    state = getattr(record, "state", None)
+    if not isinstance(state, dict):
+        raise StyleBlendError(f"{path} holds a network of dnnlib without its state: fetch it again")
+    version = state.get("version")
+    if not isinstance(version, int) or version not in (2, 3):
+        shown = version if isinstance(version, int | str) else type(version).__name__
+        raise StyleBlendError(f"{path} holds a network of dnnlib's version {shown}: only 2 and 3 are known")
+    arguments, parts = state.get("static_kwargs", {}), state.get("components", {})
+    if not isinstance(arguments, dict) or not isinstance(parts, dict) or (is_part and parts):
+        raise StyleBlendError(f"{path} holds a network of dnnlib whose arguments or parts are damaged: fetch it again")
+    if not all(isinstance(name, str) and type(part) is kind for name, part in parts.items()):
+        raise StyleBlendError(f"{path} holds a network of dnnlib with a part that is no network: fetch it again")
+    arrays = _arrays(state.get("variables"), path)
+    return Network(arguments, arrays, {name: _network(part, kind, path, True) for name, part in parts.items()})
+
+
+def _arrays(variables: Any, path: Path) -> dict[str, np.ndarray]:
+    if not isinstance(variables, list):
+        raise StyleBlendError(f"{path} holds a network of dnnlib without variables: fetch it again")
+    arrays = {}
+    for pair in variables:
+        if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str)):
+            raise StyleBlendError(f"{path} holds a variable without name: fetch it again")
+        name, value = pair
+        if not isinstance(value, np.ndarray | np.generic):
+            raise StyleBlendError(f"{path} holds '{name}' as {type(value).__name__} and no array: fetch it again")
+        arrays[name] = np.asarray(value)
+    return arrays

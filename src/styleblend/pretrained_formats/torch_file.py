@@ -1,0 +1,61 @@
+"""Torch files, read so that nothing in them can run, and what a file is by its first bytes."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from styleblend.errors import StyleBlendError
+
+Kind = Literal["torch", "pickle"]
+
+# A torch file from before version 1.6 begins with the pickled number 0x1950A86A20F9469CFC6C.
+_OLD_TORCH = re.compile(rb"\x80.\x8a\x0a" + re.escape(0x1950A86A20F9469CFC6C.to_bytes(10, "little")), re.DOTALL)
+
+
+def kind_of(path: Path) -> Kind:
+    """Whether a weight file is torch's or a plain pickle; its name does not matter.
+
+    Raises:
+        StyleBlendError: it cannot be read, or is neither; says what it looks like.
+    """
+    try:
+        with path.open("rb") as stream:
+            begins = stream.read(512)
+    except OSError as error:
+        raise StyleBlendError(f"{path} cannot be read: {error.strerror}") from None
+    if begins.startswith(b"PK\x03\x04") or _OLD_TORCH.match(begins):
+        return "torch"
+    if re.match(rb"\x80[\x02-\x05]", begins):
+        return "pickle"
+    web_page = begins.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml"))
+    what = "a web page" if web_page else "empty" if not begins else f"a file that begins with {begins[:8]!r}"
+    raise StyleBlendError(f"{path} is {what}, neither a torch file nor a pickle: fetch it again")
+
+
+def read_torch(path: Path) -> Any:
+    """What torch.save wrote, on the CPU: tensors and plain containers of them, nothing else.
+
+    Raises:
+        StyleBlendError: the file is damaged, or holds something that would have to be run; names it.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        if refused:
+            raise StyleBlendError(
+                f"{path} holds {refused[1]}, which is code and not weights: it was not run; use another file"
+            ) from None
+        raise _damaged(path, error) from None
+    except (RuntimeError, OSError, EOFError, ValueError, TypeError, LookupError, AttributeError) as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> StyleBlendError:
+    reason = " ".join(str(error).split())[:160] or type(error).__name__
+    return StyleBlendError(f"{path} is a damaged torch file ({reason}): fetch it again")
