@@ -108,7 +108,7 @@ def test_transparency_is_kept_beside_the_colours(tmp_path: Path, mode: str) -> N
     assert np.array_equal(np.asarray(found.alpha), alpha)
     if mode == "RGBA":
         assert np.array_equal(np.asarray(found.rgb), np.asarray(pattern()))
-    assert np.array_equal(np.asarray(found.with_colours(found.rgb).getchannel("A")), alpha)
+    assert np.array_equal(np.asarray(found.with_colours(found.rgb.copy()).getchannel("A")), alpha)
     white, blue = (np.asarray(found.opaque(colour)) for colour in ("white", "#0000ff"))
     assert (white[:, :30] == 255).all() and (blue[:, :30] == (0, 0, 255)).all()
     assert np.array_equal(white[:, 30:], np.asarray(found.rgb)[:, 30:])
@@ -171,7 +171,7 @@ def test_rgb_keeps_its_values_and_its_profile(tmp_path: Path) -> None:
     pattern().save(tmp_path / "a.png", icc_profile=kept)
     found = open_picture(tmp_path / "a.png", 10_000)
     assert np.array_equal(np.asarray(found.rgb), np.asarray(pattern()))
-    assert found.with_colours(found.rgb).info == {"icc_profile": kept}
+    assert found.with_colours(found.rgb.copy()).info == {"icc_profile": kept}
     assert found.opaque().info == {"icc_profile": kept}
 
 

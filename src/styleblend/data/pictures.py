@@ -53,12 +53,14 @@ class Picture:
         return flat
 
     def with_colours(self, rgb: Image.Image) -> Image.Image:
-        """Another RGB picture in this one's place: RGBA with its transparency where it has any, and its profile."""
-        result = rgb.copy()
-        result.info = dict(self.rgb.info)
+        """Another RGB picture in this one's place: with its profile, and as RGBA where this one is transparent.
+
+        The given picture is changed into the result, for a copy of a large one costs memory.
+        """
+        rgb.info = dict(self.rgb.info)
         if self.alpha is not None:
-            result.putalpha(self.alpha)
-        return result
+            rgb.putalpha(self.alpha)
+        return rgb
 
 
 def open_picture(file: Path | BinaryIO, max_pixels: int) -> Picture:
