@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +11,7 @@ from PIL import Image
 
 from styleblend.config import Align, Download, FolderSource, RenderedSource
 from styleblend.data import manifest, sources
-from styleblend.data.manifest import UnusablePicture, align_faces, open_picture
+from styleblend.data.manifest import align_faces
 from styleblend.errors import StyleBlendError
 from styleblend.perception.alignment import crop
 
@@ -48,86 +46,6 @@ def rendered_raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cfg = Download(sources=(source,), workers=1, origin=Path("src/styleblend/synthetic"))
     sources.gather(cfg, folder / "raw", folder / "state")
     return folder / "raw"
-
-
-def pattern() -> Image.Image:
-    """A colour ramp whose four corners differ."""
-    y, x = np.mgrid[:40, :60]
-    return Image.fromarray(np.stack([x * 4, y * 6, 0 * x + 90], axis=2).astype(np.uint8))
-
-
-@pytest.mark.parametrize("mode", ["L", "1", "RGBA", "LA", "P", "CMYK", "I;16", "YCbCr"])
-def test_every_kind_of_picture_becomes_rgb(tmp_path: Path, mode: str) -> None:
-    """The picture read back is 8-bit RGB and looks like the original, within what its kind can hold."""
-    original = pattern()
-    grey = np.asarray(original.convert("L"))
-    path = tmp_path / {"CMYK": "a.tif", "YCbCr": "a.tif"}.get(mode, "a.png")
-    if mode == "I;16":
-        Image.fromarray(grey.astype(np.uint16) * 257).save(path)
-    else:
-        original.convert(mode).save(path)
-    found = open_picture(path, 10_000)
-    assert found.mode == "RGB" and found.size == (60, 40)
-    levels = np.asarray(found.convert("L")).astype(int)
-    if mode == "1":  # dithered: only the mean is kept
-        assert levels.mean() == pytest.approx(grey.mean(), abs=3)
-    else:
-        assert np.abs(levels - grey).mean() < (20 if mode == "P" else 3)
-
-
-def test_transparent_parts_become_white(tmp_path: Path) -> None:
-    """A cut-out face does not stand before the garbage that its file holds under full transparency."""
-    Image.new("RGBA", (8, 8), (200, 0, 0, 0)).save(tmp_path / "a.png")
-    assert open_picture(tmp_path / "a.png", 100).getpixel((4, 4)) == (255, 255, 255)
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
-    """A picture stored in any of the eight orientations reads upright."""
-    undo = {
-        2: Image.Transpose.FLIP_LEFT_RIGHT,
-        3: Image.Transpose.ROTATE_180,
-        4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE,
-        6: Image.Transpose.ROTATE_90,
-        7: Image.Transpose.TRANSVERSE,
-        8: Image.Transpose.ROTATE_270,
-    }
-    stored = pattern() if orientation == 1 else pattern().transpose(undo[orientation])
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    stored.save(tmp_path / "a.png", exif=exif)
-    assert np.array_equal(np.asarray(open_picture(tmp_path / "a.png", 10_000)), np.asarray(pattern()))
-
-
-def png_that_claims(width: int, height: int) -> bytes:
-    """A PNG of a few bytes whose header promises a huge picture."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-
-
-def test_huge_pictures_are_refused_undecoded(tmp_path: Path) -> None:
-    """More pixels than allowed, and bombs, are refused from their headers."""
-    for side, reason in ((2000, "more than align.max_pixels 1000000"), (60_000, "decompression bomb")):
-        (tmp_path / "a.png").write_bytes(png_that_claims(side, side))
-        with pytest.raises(UnusablePicture, match=reason):
-            open_picture(tmp_path / "a.png", 1_000_000)
-
-
-def test_damaged_files_are_refused(tmp_path: Path) -> None:
-    """Cut-off, empty, scrambled and foreign content each give a reason."""
-    pattern().resize((600, 400)).save(tmp_path / "whole.jpg")
-    content = (tmp_path / "whole.jpg").read_bytes()
-    pattern().save(tmp_path / "whole.png")
-    png = (tmp_path / "whole.png").read_bytes()
-    for damaged in (content[: len(content) // 2], b"", b"GIF89a" + content[6:], b"<html>", png[:40] + b"x" + png[41:]):
-        (tmp_path / "damaged").write_bytes(damaged)
-        with pytest.raises(UnusablePicture, match="cannot be decoded: .+|bomb"):
-            open_picture(tmp_path / "damaged", 10**6)
 
 
 def test_rendered_faces_are_aligned_by_their_annotations(rendered_raw: Path, tmp_path: Path) -> None:

@@ -1,20 +1,26 @@
-"""From two photographs to one: finding, choosing, pasting back."""
+"""From photographs to one: finding and choosing faces, and what of the target stays as it was."""
 
 from __future__ import annotations
 
 import io
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 
 from styleblend import config, model, swapping, tracking
+from styleblend.data import manifest, sources
+from styleblend.data.pictures import Picture, as_picture, open_picture
 from styleblend.errors import StyleBlendError
-from styleblend.perception.alignment import crop, from_aligned, quad_from_landmarks, to_aligned
+from styleblend.perception import identity
+from styleblend.perception.alignment import from_aligned, quad_from_landmarks
 from styleblend.perception.detection import Detection, Yunet, annotated
+from styleblend.swapping import Likeness, SwapError, Swapping, swap_faces
 from styleblend.synthetic import factors, renderer
 
 SIZES = config.Model(
@@ -30,18 +36,23 @@ SIZES = config.Model(
     decoder_widths={4: 8, 8: 8, 16: 8, 32: 8},
     pathway_resolutions=(8,),
 )
-QUAD = np.array([[30.0, 20.0], [40.0, 90.0], [110.0, 80.0], [100.0, 10.0]])
-"""A square turned by about 8 degrees, 70.7 px a side."""
+SIDE = 192
+
+Render = tuple[Image.Image, Detection]
 
 
 class Annotations:
-    """Finds the faces whose landmarks are known; what a detector is to a photograph, these are to a render."""
+    """Finds the faces of pictures whose landmarks are known: what a detector is to a photograph."""
 
-    def __init__(self, *faces: Detection) -> None:
-        self.faces = list(faces)
+    def __init__(self, *known: tuple[Image.Image, list[Detection]]) -> None:
+        self.known = {(image.size, image.tobytes()): faces for image, faces in known}
 
     def detect(self, image: Image.Image) -> list[Detection]:
-        return self.faces
+        return self.known[image.size, image.tobytes()]
+
+
+def moved(face: Detection, x: float, y: float = 0, scale: float = 1) -> Detection:
+    return annotated((face.points_px + 0.5) * scale - 0.5 + (x, y))
 
 
 @pytest.fixture(scope="module")
@@ -51,106 +62,44 @@ def swapper() -> model.Swapper:
 
 
 @pytest.fixture(scope="module")
-def renders() -> list[tuple[Image.Image, Detection]]:
-    """Two rendered photographs of different people, with their annotated faces."""
-    made = renderer.render(factors.sample(3, [0, 1], [0, 0]), 192)
+def cfg(root: Path) -> config.Config:
+    return config.load(root / "params.yaml")
+
+
+@pytest.fixture(scope="module")
+def renders() -> list[Render]:
+    """Rendered photographs with their annotated faces: persons 0, 1, 2, then another picture of each."""
+    made = renderer.render(factors.sample(3, [0, 1, 2, 0, 1, 2], [0, 0, 0, 1, 1, 1]), SIDE)
     pixels = made.images.add(1).mul(127.5).round().byte().permute(0, 2, 3, 1).numpy()
     return [(Image.fromarray(rgb), annotated(points)) for rgb, points in zip(pixels, made.landmarks_px, strict=True)]
 
 
-def waves(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A smooth picture [..., 3] over aligned coordinates, steep enough that a shift of half a pixel shows."""
-    x, y = points[..., 0], points[..., 1]
-    return 127 + 90 * np.stack([np.sin(14 * x), np.cos(11 * y), np.sin(9 * x + 8 * y)], axis=-1)
+@pytest.fixture(scope="module")
+def group(renders: list[Render]) -> tuple[Image.Image, list[Detection]]:
+    """A photograph of persons 0, 1 and 2 from left to right; their faces as a detector gives them, in any order."""
+    picture = Image.new("RGB", (3 * SIDE, SIDE))
+    for place, (image, _) in enumerate(renders[:3]):
+        picture.paste(image, (place * SIDE, 0))
+    faces = [moved(face, place * SIDE) for place, (_, face) in enumerate(renders[:3])]
+    return picture, [faces[1], faces[2], faces[0]]
 
 
-def photograph(width: int = 140, height: int = 120) -> Image.Image:
-    pixels = np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
-
-
-def ellipse(width: int, height: int) -> NDArray[np.float64]:
-    """Distance of each pixel from the ellipse's centre, as a share of its radius; one pixel at a time."""
-    radius = np.zeros((height, width))
-    for y in range(height):
-        for x in range(width):
-            across, down = (to_aligned([x, y], QUAD) - swapping.CENTRE) / swapping.RADII
-            radius[y, x] = (across**2 + down**2) ** 0.5
-    return radius
-
-
-def test_a_face_lands_where_it_was_cut_out() -> None:
-    """Inside the ellipse the photograph shows the face's picture at the aligned place of each pixel."""
-    side = 128
-    places = (np.arange(side) + 0.5) / side
-    face = Image.fromarray(np.rint(waves(np.stack(np.meshgrid(places, places), -1))).astype(np.uint8))
-    grid = np.stack(np.meshgrid(np.arange(140.0), np.arange(120.0)), -1)
-    truth = waves(to_aligned(grid, QUAD))
-    there = Image.fromarray(np.rint(np.clip(truth, 0, 255)).astype(np.uint8))
-    pasted = np.asarray(swapping.paste(face, there, QUAD), dtype=float)
-    inside = ellipse(140, 120) < swapping.SOLID
-    assert inside.sum() > 500
-    assert np.abs(pasted - truth)[inside].mean() < 1
-    # The check is sharp: a tenth of a pixel would show.
-    wrong = np.asarray(swapping.paste(face, there, QUAD + 0.1), dtype=float)
-    assert np.abs(wrong - truth)[inside].mean() > 1.1
-
-
-def test_outside_the_ellipse_every_pixel_stays() -> None:
-    """Bit for bit the photograph's, and inside it changes."""
-    before = photograph()
-    after = swapping.paste(Image.new("RGB", (32, 32), (200, 30, 30)), before, QUAD)
-    changed = (np.asarray(before) != np.asarray(after)).any(-1)
-    radius = ellipse(140, 120)
-    assert not changed[radius >= 1].any()
-    assert changed[radius < swapping.SOLID].mean() > 0.95
-
-
-def test_a_wrong_overall_colour_is_mended() -> None:
-    """A face that is too dark by a constant is brought to the photograph's colour, so that no seam shows."""
-    there = Image.fromarray(np.full((120, 140, 3), (150, 120, 100), dtype=np.uint8))
-    pasted = swapping.paste(Image.new("RGB", (64, 64), (110, 90, 80)), there, QUAD)
-    assert np.abs(np.asarray(pasted, dtype=int) - np.asarray(there)).max() <= 1
-
-
-@pytest.mark.parametrize("shift", [(-60.0, 0.0), (80.0, 70.0), (0.0, -50.0)])
-def test_a_face_at_the_picture_s_edge_is_pasted_as_far_as_it_goes(shift: tuple[float, float]) -> None:
-    """A crop that leaves the picture neither fails nor moves."""
-    before = photograph()
-    quad = QUAD + shift
-    after = swapping.paste(Image.new("RGB", (32, 32), (255, 0, 0)), before, quad)
-    assert after.size == before.size
-    grid = np.stack(np.meshgrid(np.arange(-100, 240), np.arange(-100, 220)), -1)
-    everywhere = swapping._ellipse(to_aligned(grid, quad)) > 0
-    there = everywhere[100:220, 100:240]
-    assert 0 < there.sum() < everywhere.sum()
-    assert np.array_equal(np.asarray(after)[~there], np.asarray(before)[~there])
-    assert (np.asarray(after) != np.asarray(before)).any()
-
-
-def test_cutting_out_and_pasting_back_changes_little() -> None:
-    """Alignment and paste are inverse: a smooth photograph survives the way there and back."""
-    grid = np.stack(np.meshgrid(np.arange(140.0), np.arange(120.0)), -1)
-    there = Image.fromarray(np.rint(waves(grid / 140)).astype(np.uint8))
-    back = swapping.paste(crop(there, QUAD, 128), there, QUAD)
-    assert np.abs(np.asarray(back, dtype=int) - np.asarray(there)).max() <= 3
+def changed_thirds(before: Image.Image, after: Image.Image) -> list[int]:
+    """Which of the three persons differ."""
+    differs = (np.asarray(before) != np.asarray(after)).any(-1)
+    return [place for place in range(3) if differs[:, place * SIDE : (place + 1) * SIDE].any()]
 
 
 def test_swap_keeps_size_and_surroundings_and_repeats(
-    swapper: model.Swapper, renders: list[tuple[Image.Image, Detection]]
+    swapper: model.Swapper, renders: list[Render], cfg: config.Config
 ) -> None:
     """The result has the target's size, differs only in the face, and is the same each time."""
-    (source, source_face), (target, target_face) = renders
+    (source, source_face), (target, target_face) = renders[:2]
     big = target.resize((400, 400), Image.Resampling.BICUBIC)
-    scaled = annotated((target_face.points_px + 0.5) * 400 / 192 - 0.5)
-
-    class Finder:
-        def detect(self, image: Image.Image) -> list[Detection]:
-            return [source_face if image is source else scaled]
-
-    once = swapping.swap(source, big, swapper, Finder())
-    again = swapping.swap(source, big, swapper, Finder())
-    assert once.size == (400, 400)
+    scaled = moved(target_face, 0, scale=400 / SIDE)
+    detector = Annotations((source, [source_face]), (big, [scaled]))
+    once, again = (swap_faces(source, big, model=swapper, detector=detector, settings=cfg) for _ in range(2))
+    assert once.size == (400, 400) and once.mode == "RGB"
     assert np.array_equal(np.asarray(once), np.asarray(again))
     changed = (np.asarray(once) != np.asarray(big)).any(-1)
     quad = quad_from_landmarks(scaled.points_px)
@@ -159,34 +108,261 @@ def test_swap_keeps_size_and_surroundings_and_repeats(
     assert not changed[corners[1:, 1], corners[1:, 0]].any()
 
 
-def test_several_faces_need_a_word(swapper: model.Swapper, renders: list[tuple[Image.Image, Detection]]) -> None:
-    """Two faces are a question that names both places; the number chooses from the left."""
-    image, face = renders[0]
-    left = annotated(face.points_px - [60, 0])
-    with pytest.raises(swapping.SwapError, match=r"which of the 2 faces in the source picture .*--source-face"):
-        swapping.swap(image, image, swapper, Annotations(face, left))
-    assert swapping._choose([face, left], "target", 0) is left
-    assert swapping._choose([face, left], "target", 1) is face
-    with pytest.raises(swapping.SwapError, match=r"--target-face 2: the target picture has 2 faces"):
-        swapping._choose([face, left], "target", 2)
-    with pytest.raises(swapping.SwapError, match=r"no face found in the target picture"):
-        swapping._choose([], "target", None)
+def test_several_faces_are_a_question(
+    swapper: model.Swapper, renders: list[Render], group: tuple[Image.Image, list[Detection]], cfg: config.Config
+) -> None:
+    """One line names each face by number and place, and the ways to answer; the exception carries the faces."""
+    source, face = renders[3]
+    detector = Annotations((source, [face]), group)
+    with pytest.raises(swapping.SeveralFaces) as caught:
+        swap_faces(source, group[0], model=swapper, detector=detector, settings=cfg)
+    message = str(caught.value)
+    assert "\n" not in message and "which of the 3 faces in the target picture" in message
+    assert "--target-face NUMBER, --target-like PICTURE or --all-faces" in message
+    assert [each.box[0] for each in caught.value.faces] == sorted(each.box[0] for each in group[1])
+    for number, each in enumerate(caught.value.faces):
+        assert f"{number}: {each.box[2]:.0f}x{each.box[3]:.0f} px at x {each.box[0]:.0f} y {each.box[1]:.0f}" in message
+    with pytest.raises(swapping.SeveralFaces, match=r"in the source picture .*give --source-face NUMBER$"):
+        swap_faces(group[0], source, model=swapper, detector=detector, settings=cfg)
 
 
-def test_read_picture_turns_and_converts(tmp_path: Path) -> None:
-    """A photograph that its camera marked as lying on its side stands upright, and grey becomes RGB."""
-    picture = Image.new("L", (20, 10), 90)
-    exif = picture.getexif()
+def test_a_number_chooses_from_the_left(
+    swapper: model.Swapper, renders: list[Render], group: tuple[Image.Image, list[Detection]], cfg: config.Config
+) -> None:
+    """In source and target; a number that no face has is refused."""
+    source, face = renders[3]
+    detector = Annotations((source, [face]), group)
+    tools = {"model": swapper, "detector": detector, "settings": cfg}
+    for number in range(3):
+        assert changed_thirds(group[0], swap_faces(source, group[0], target_face=number, **tools)) == [number]
+    alone = Annotations((source, [face]), (renders[1][0], [renders[1][1]]), group)
+    tools["detector"] = alone
+    from_group = swap_faces(group[0], source, source_face=1, **tools)
+    from_picture = swap_faces(renders[1][0], source, **tools)
+    difference = np.abs(np.asarray(from_group, dtype=int) - np.asarray(from_picture))
+    assert difference.mean() < 0.5, "face 1 of the group is person 1"
+    with pytest.raises(SwapError, match=r"--target-face 3: the target picture has 3 faces, counted from 0"):
+        swap_faces(source, group[0], target_face=3, **tools)
+    with pytest.raises(SwapError, match=r"--source-face -1: the source picture has 1 face, number 0"):
+        swap_faces(source, group[0], source_face=-1, target_face=0, **tools)
+    with pytest.raises(SwapError, match="exclude one another"):
+        swap_faces(source, group[0], target_face=0, all_faces=True, **tools)
+
+
+def test_all_faces_can_be_swapped(
+    swapper: model.Swapper, renders: list[Render], group: tuple[Image.Image, list[Detection]], cfg: config.Config
+) -> None:
+    """Each face changes as it would alone."""
+    source, face = renders[3]
+    tools = {"model": swapper, "detector": Annotations((source, [face]), group), "settings": cfg}
+    everybody = np.asarray(swap_faces(source, group[0], all_faces=True, **tools))
+    for number in range(3):
+        alone = np.asarray(swap_faces(source, group[0], target_face=number, **tools))
+        third = slice(number * SIDE, (number + 1) * SIDE)
+        assert np.array_equal(everybody[:, third], alone[:, third])
+
+
+@pytest.mark.parametrize("person", [0, 1, 2])
+def test_likeness_finds_the_person(
+    swapper: model.Swapper, renders: list[Render], group: tuple[Image.Image, list[Detection]], cfg: config.Config,
+    person: int, root: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Another picture of the same person, with other pose and light, points at that person's face."""
+    monkeypatch.chdir(root)
+    source, face = renders[3]
+    like, like_face = renders[3 + person]
+    detector = Annotations((source, [face]), (like, [like_face]), group)
+    after = swap_faces(source, group[0], target_like=like, model=swapper, detector=detector, settings=cfg)
+    assert changed_thirds(group[0], after) == [person]
+
+
+def test_unclear_likeness_is_refused(
+    renders: list[Render], group: tuple[Image.Image, list[Detection]], root: Path
+) -> None:
+    """Nobody near enough, two about equally near, and a picture of several people: a line each."""
+    network = identity.load(root / "data/pretrained/small", "identity")
+    limits = config.Swap()
+    like, face = renders[3]
+    faces = sorted(group[1], key=lambda each: each.box[0])
+    likeness = Likeness.to(like, [face], network, limits)
+    assert likeness(group[0], faces) == [faces[0]]
+    with pytest.raises(SwapError, match=r"nearest is \d: \d+x\d+ px at .*under swap.min_likeness 0.45") as caught:
+        likeness(group[0], faces[1:])
+    assert "\n" not in str(caught.value) and "--target-face NUMBER" in str(caught.value)
+    twins = Image.new("RGB", (2 * SIDE, SIDE))
+    for place in range(2):
+        twins.paste(renders[0][0], (place * SIDE, 0))
+    with pytest.raises(SwapError, match=r"two faces .* are about equally like .*0: .* and 1: |1: .* and 0: "):
+        likeness(twins, [renders[0][1], moved(renders[0][1], SIDE)])
+    with pytest.raises(SwapError, match="the picture of --target-like has 3 faces"):
+        Likeness.to(group[0], group[1], network, limits)
+    with pytest.raises(SwapError, match="no face found in the picture of --target-like"):
+        Likeness.to(like, [], network, limits)
+
+
+def test_training_and_use_cut_the_same_face(swapper: model.Swapper, tmp_path: Path) -> None:
+    """The face that the network gets from a photograph is, bit for bit, the one that the stage align writes."""
+    source = config.RenderedSource(kind="rendered", identities=6, pictures_per_identity=2, size_px=64, seed=1)
+    settings = config.Download(sources=(source,), workers=1, origin=Path("src/styleblend/synthetic"))
+    sources.gather(settings, tmp_path / "raw", tmp_path / "state")
+    annotations = config.Align(detector="annotations", workers=1, min_face_px=16, size_px=SIZES.input_px)
+    faces, _ = manifest.align_faces(tmp_path / "raw", tmp_path, tmp_path / "faces", annotations)
+    index = sources.read_index(tmp_path / "raw").set_index("path")
+    for row in faces.head(4).itertuples():
+        photograph = open_picture(tmp_path / "raw" / row.raw_path, 10**6)
+        detector = Annotations((photograph.rgb, [annotated(index.loc[row.raw_path, "landmarks"])]))
+        used = Swapping.of(photograph, swapper, detector).face
+        with Image.open(tmp_path / "faces" / row.path) as trained:
+            assert np.array_equal(np.asarray(used), np.asarray(trained))
+
+
+def test_training_and_use_read_the_same_pixels(
+    swapper: model.Swapper, renders: list[Render], yunet_file: Path, tmp_path: Path
+) -> None:
+    """The same with a real detector on files that lie on their side, are transparent, of 16 bit, or CMYK."""
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "networks").mkdir()
+    (tmp_path / "networks/detector.onnx").write_bytes(yunet_file.read_bytes())
+    image = renders[0][0]
+    exif = Image.Exif()
     exif[0x0112] = 6
-    picture.save(tmp_path / "a.jpg", exif=exif)
-    read = swapping.read_picture(tmp_path / "a.jpg", 10_000)
-    assert (read.mode, read.size) == ("RGB", (10, 20))
+    image.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "photos/turned.png", exif=exif)
+    cut_out = image.copy()
+    cut_out.putalpha(Image.fromarray(np.tri(SIDE, k=120, dtype=np.uint8) * 255))
+    cut_out.save(tmp_path / "photos/cut_out.png")
+    Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) << 8).save(tmp_path / "photos/deep.png")
+    image.convert("CMYK").save(tmp_path / "photos/press.tif")
+    source = config.FolderSource(kind="folder", path=tmp_path / "photos", licence="mine", terms="agreed")
+    settings = config.Download(sources=(source,), workers=1, origin=tmp_path / "photos")
+    sources.gather(settings, tmp_path / "raw", tmp_path / "state")
+    detected = config.Align(detector="yunet", workers=1, size_px=SIZES.input_px)
+    faces, quarantine = manifest.align_faces(tmp_path / "raw", tmp_path / "networks", tmp_path / "faces", detected)
+    assert len(faces) == 4 and quarantine.empty
+    detector = Yunet(yunet_file, detected.min_score)
+    for row in faces.itertuples():
+        used = Swapping.of(open_picture(tmp_path / "raw" / row.raw_path, 10**6), swapper, detector).face
+        with Image.open(tmp_path / "faces" / row.path) as trained:
+            assert np.array_equal(np.asarray(used), np.asarray(trained)), row.raw_path
+
+
+def test_transparency_profile_and_colours_of_the_target_stay(
+    swapper: model.Swapper, renders: list[Render], cfg: config.Config
+) -> None:
+    """RGBA gives RGBA with the same alpha and, below it, the same colours outside the face; the profile is kept."""
+    (source, source_face), (target, face) = renders[:2]
+    alpha = Image.fromarray(np.tri(SIDE, k=100, dtype=np.uint8) * 255)
+    target = target.copy()
+    target.putalpha(alpha)
+    target.info["icc_profile"] = b"whatever it says"
+    given = Picture(target.convert("RGB"), alpha)
+    detector = Annotations((source, [source_face]), (given.opaque(), [face]))
+    after = Swapping.of(as_picture(source, 10**6), swapper, detector).into(given)
+    assert after.mode == "RGBA" and after.info == given.rgb.info
+    assert np.array_equal(np.asarray(after.getchannel("A")), np.asarray(alpha))
+    same = (np.asarray(after)[..., :3] == np.asarray(given.rgb)).all(-1)
+    assert same[:8].all() and same[-8:].all() and 0.05 < (~same).mean() < 0.8
+
+
+def test_a_grey_photograph_stays_grey(swapper: model.Swapper, renders: list[Render], cfg: config.Config) -> None:
+    """No coloured face appears in a picture that was stored without colour."""
+    (source, source_face), (target, face) = renders[:2]
+    grey = target.convert("L")
+    detector = Annotations((source, [source_face]), (grey.convert("RGB"), [face]))
+    after = np.asarray(swap_faces(source, grey, model=swapper, detector=detector, settings=cfg))
+    assert (after == after[..., :1]).all()
+    assert (after != np.asarray(grey)[..., None]).any()
+
+
+BIG = """
+import json, resource, sys
+import numpy as np
+from PIL import Image, ImageChops
+sys.path.insert(0, sys.argv[1])
+from test_swapping import SIZES, moved
+from styleblend import model
+from styleblend.data.pictures import Picture
+from styleblend.perception.alignment import quad_from_landmarks, to_aligned
+from styleblend.perception.detection import annotated
+from styleblend.swapping import Swapping, pasting
+
+face = annotated(np.array(json.loads(sys.argv[2])))
+source = Image.effect_noise((192, 192), 60).convert("RGB")
+target = Image.effect_noise((6000, 4000), 60).convert("RGB")
+
+class Places:
+    def detect(self, image):
+        return [large if image is target else face]
+
+swapping = Swapping.of(Picture(source), model.build(SIZES).eval(), Places())
+swapping.into(Picture(source))  # what is loaded once is loaded now
+for left in (1500, -900):
+    large = moved(face, left, 400, scale=16)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    after = swapping.into(Picture(target))
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    quad = quad_from_landmarks(large.points_px).astype(np.float32)
+    difference = ImageChops.difference(after, target)
+    box = difference.getbbox()
+    x, y = np.arange(box[0], box[2]), np.arange(box[1], box[3])
+    place = to_aligned(np.stack(np.meshgrid(x, y), -1), quad)
+    radius = np.hypot(*np.moveaxis((place - pasting.CENTRE) / pasting.RADII, -1, 0))
+    differs = np.asarray(difference.crop(box)).any(-1)
+    print(json.dumps({"used_mb": used / 1024, "size": after.size, "inside": int(differs[radius < 1].sum()),
+                      "outside": int(differs[radius >= 1].sum())}))
+    del difference, place, radius, after
+"""
+
+
+def test_a_photograph_of_24_million_pixels_needs_little_memory(renders: list[Render]) -> None:
+    """6000 x 4000 px with a face of thousands, then one that leaves the picture: a copy of it and little else.
+
+    Outside the ellipse not one pixel changes.
+    """
+    points = json.dumps(renders[0][1].points_px.tolist())
+    done = subprocess.run(
+        [sys.executable, "-c", BIG, str(Path(__file__).parent), points], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(found) == 2
+    for each in found:
+        assert each["size"] == [6000, 4000]
+        assert each["outside"] == 0 and each["inside"] > 10**6
+    # Pillow holds RGB in four bytes a pixel: 96 MB for the result; the target is there before.
+    assert found[0]["used_mb"] < 1.5 * 96, found
+
+
+def test_one_call_from_paths_to_a_picture(
+    renders: list[Render], swapper: model.Swapper, root: Path, yunet_file: Path, tmp_path: Path
+) -> None:
+    """Files, a model folder and a detector's file are enough; what Pillow opened serves as well as its path."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    model.save(swapper, SIZES, folder)
+    for name, (image, _) in zip("ab", renders, strict=False):
+        image.save(tmp_path / f"{name}.png")
+    tools = {"model": folder, "detector": yunet_file, "settings": root / "params.yaml"}
+    after = swap_faces(str(tmp_path / "a.png"), tmp_path / "b.png", **tools)
+    assert after.size == (SIDE, SIDE)
+    with Image.open(tmp_path / "b.png") as opened:
+        again = swap_faces(tmp_path / "a.png", opened, **tools)
+    assert np.array_equal(np.asarray(after), np.asarray(again))
+    with pytest.raises(SwapError, match="32 bit"):
+        swap_faces(tmp_path / "a.png", Image.new("F", (9, 9)), **tools)
+
+
+def test_importing_the_package_costs_nothing() -> None:
+    """`import styleblend` loads neither torch nor Pillow nor numpy."""
+    program = "import styleblend, sys; assert not {'torch', 'PIL', 'numpy', 'mlflow', 'cv2'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_unreadable_pictures_are_one_line(tmp_path: Path) -> None:
     """Missing, a folder, no picture, cut off, too large: each names the file."""
     whole = io.BytesIO()
-    photograph().save(whole, "PNG")
+    pixels = np.random.default_rng(1).integers(0, 256, (120, 140, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(whole, "PNG")
     (tmp_path / "cut.png").write_bytes(whole.getvalue()[:2000])
     (tmp_path / "text.png").write_text("no picture")
     (tmp_path / "large.png").write_bytes(whole.getvalue())
@@ -205,15 +381,15 @@ def test_unreadable_pictures_are_one_line(tmp_path: Path) -> None:
 
 
 def test_a_real_detector_finds_the_rendered_face(
-    yunet_file: Path, swapper: model.Swapper, renders: list[tuple[Image.Image, Detection]]
+    yunet_file: Path, swapper: model.Swapper, renders: list[Render], cfg: config.Config
 ) -> None:
     """With YuNet in place of annotations the whole way works, and the crop is nearly the annotated one."""
-    (source, _), (target, face) = renders
+    (source, _), (target, face) = renders[:2]
     detector = Yunet(yunet_file)
-    swapped = swapping.swap(source, target, swapper, detector)
+    swapped = swap_faces(source, target, model=swapper, detector=detector, settings=cfg)
     assert swapped.size == target.size
     quad = quad_from_landmarks(detector.detect(target)[0].points_px)
-    assert np.abs(quad - quad_from_landmarks(face.points_px)).max() < 0.12 * 192
+    assert np.abs(quad - quad_from_landmarks(face.points_px)).max() < 0.12 * SIDE
 
 
 def test_without_a_detector_the_remedy_is_named(root: Path, tmp_path: Path) -> None:

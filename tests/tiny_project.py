@@ -109,6 +109,5 @@ def make(root: Path, photographs: bool = False) -> None:
     ids = table["face_id"].to_list()
     pd.DataFrame({"source_id": ids[:10], "target_id": ids[2:]}).to_parquet(splits / "test_pairs.parquet")
 
-    facts = {"alignment": {"template": "ffhq", "size_px": SIZES.input_px}, "fingerprint": "f" * 16}
-    model.save(untrained, SIZES, swapper, **facts)
+    model.save(untrained, SIZES, swapper, fingerprint="f" * 16)
     (swapper / "run.json").write_text(json.dumps({"parent_run_id": "1" * 32, "run_id": "2" * 32}))

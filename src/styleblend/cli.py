@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import yaml
 
 from styleblend import config, presets
 from styleblend.errors import StyleBlendError
-
-NETWORKS = Path("data/pretrained/networks")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -86,23 +85,12 @@ def ablate(given: argparse.Namespace) -> None:
 
 
 def swap(given: argparse.Namespace) -> None:
-    """Swap the face of one picture into another and mark the result."""
+    """Swap the face of one picture into others and mark the results."""
     # torch and MLflow take seconds to import, and most subcommands do not need them.
-    from styleblend import provenance, swapping
+    from styleblend.swapping import command
 
-    provenance.picture_format(given.output)
-    cfg = config.load(given.params)
-    source, target = (swapping.read_picture(path, cfg.align.max_pixels) for path in (given.source, given.target))
-    detector = None if given.aligned else swapping.find_detector(cfg, given.detector_weights, NETWORKS)
-    model, name = swapping.find_model(cfg.tracking, given.model)
-    if detector is None:
-        swapped = swapping.swap_aligned(source, target, model)
-    else:
-        swapped = swapping.swap(
-            source, target, model, detector, source_face=given.source_face, target_face=given.target_face
-        )
-    provenance.save_picture(swapped, given.output, model=name, kind="swap")
-    print(f"{given.output}: {swapped.width}x{swapped.height} px by {name}, marked as synthetic")
+    asked = {field.name: getattr(given, field.name) for field in fields(command.Request)}
+    command.run(config.load(given.params), command.Request(**asked))
 
 
 def report(given: argparse.Namespace) -> None:
@@ -150,13 +138,29 @@ def _parser() -> argparse.ArgumentParser:
 
     add = commands.add_parser("swap", parents=[common], help="put the source's identity into the target's face")
     add.add_argument("source", type=Path, help="picture whose face gives the identity")
-    add.add_argument("target", type=Path, help="picture that keeps pose, expression, light and background")
-    add.add_argument("-o", "--output", type=Path, required=True, help="picture to write: .png, .jpg")
+    add.add_argument(
+        "targets",
+        type=Path,
+        nargs="+",
+        metavar="target",
+        help="picture, pictures or folder that keep pose, expression, light and background",
+    )
+    add.add_argument("-o", "--output", type=Path, required=True, help="picture (.png, .jpg) or folder to write")
     add.add_argument("--model", help="folder, alias or number of a version (default: champion, else candidate)")
     add.add_argument("--detector-weights", type=Path, metavar="FILE", help="YuNet's ONNX file")
     add.add_argument("--source-face", type=int, metavar="NUMBER", help="which face, from the left, from 0")
-    add.add_argument("--target-face", type=int, metavar="NUMBER", help="which face, from the left, from 0")
-    add.add_argument("--aligned", action="store_true", help="both pictures are aligned faces: no detection")
+    which = add.add_mutually_exclusive_group()
+    which.add_argument("--target-face", type=int, metavar="NUMBER", help="which face, from the left, from 0")
+    which.add_argument("--target-like", type=Path, metavar="PICTURE", help="the face of the person shown here")
+    which.add_argument("--all-faces", action="store_true", help="every face of the target")
+    which.add_argument("--aligned", action="store_true", help="all pictures are aligned faces: no detection")
+    add.add_argument(
+        "--background",
+        default="white",
+        metavar="COLOUR",
+        help="colour behind transparent parts in a JPEG, which has no transparency (default: %(default)s)",
+    )
+    add.add_argument("--overwrite", action="store_true", help="in a folder: make pictures again that are there")
     add.set_defaults(run=swap)
 
     add = commands.add_parser("report", parents=[common], help="what the last run made, in a few lines")

@@ -15,6 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from styleblend.errors import StyleBlendError
 
+MAX_PIXELS = 100_000_000
+"""Pictures of more pixels are refused by default; about 400 MB, decoded."""
+
 
 class ConfigError(StyleBlendError):
     """A parameter is unknown, missing or out of range. The message names it, its value and the remedy."""
@@ -159,7 +162,10 @@ class Align(Section):
     min_score: Probability = Field(0.6, description="faces that the detector trusts less are not used")
     min_face_px: int = Field(40, ge=8, description="smallest accepted longer side of a detected face")
     several_faces: Literal["largest", "all", "quarantine"] = "largest"
-    max_pixels: int = Field(100_000_000, ge=1_000_000, description="larger pictures are refused, not decoded")
+    # Pillow decodes nothing above the upper limit, which is twice its Image.MAX_IMAGE_PIXELS.
+    max_pixels: int = Field(
+        MAX_PIXELS, ge=1_000_000, le=178_956_970, description="larger pictures are refused, not decoded"
+    )
     workers: int = Field(2, ge=1)
 
 
@@ -334,6 +340,17 @@ class Tracking(Section):
     model_name: str = Field("styleblend", pattern=r"^[A-Za-z0-9_-]+$")
 
 
+class Swap(Section):
+    """How `styleblend swap` tells people apart; the limits fit the identity network that the run uses."""
+
+    min_likeness: float = Field(
+        0.45, ge=-1, le=1, description="lowest cosine of two embeddings at which a face counts as --target-like's"
+    )
+    likeness_margin: float = Field(
+        0.1, ge=0, le=2, description="the face must be more alike than any other face in the picture by this much"
+    )
+
+
 class Retrain(Section):
     """When the Prefect flow runs and what it may do."""
 
@@ -382,6 +399,7 @@ class Config(Section):
     finetune_decoder: Training
     evaluate: Evaluate
     register_: Register = Field(alias="register")
+    swap: Swap = Swap()
     retrain: Retrain
 
     @model_validator(mode="after")

@@ -18,6 +18,9 @@ from mlflow.pyfunc.model import PythonModel
 from PIL import Image
 
 from styleblend import model, provenance
+from styleblend.config import MAX_PIXELS
+from styleblend.data.pictures import UnusablePicture, open_picture
+from styleblend.errors import StyleBlendError
 
 
 class RegisteredSwapper(PythonModel):
@@ -42,7 +45,11 @@ class RegisteredSwapper(PythonModel):
 
     def _tensor(self, data: bytes) -> torch.Tensor:
         side = self.swapper.encoder.input_px
-        image = Image.open(io.BytesIO(data)).convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
+        try:
+            picture = open_picture(io.BytesIO(data), MAX_PIXELS).opaque()
+        except UnusablePicture as reason:
+            raise StyleBlendError(f"a picture in the request {reason}: give another") from None
+        image = picture.resize((side, side), Image.Resampling.LANCZOS)
         return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
 
     @staticmethod

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 import pandas as pd
 import pyarrow as pa
-from PIL import Image, ImageOps
+from PIL import Image
 
 from styleblend.config import Align
+from styleblend.data.pictures import UnusablePicture, open_picture
 from styleblend.data.sources import read_index, write_rows
 from styleblend.data.workers import spread
 from styleblend.errors import StyleBlendError
 from styleblend.files import sha256, whole_folder
-from styleblend.perception.alignment import AlignmentError, crop, quad_from_landmarks
+from styleblend.perception.alignment import AlignmentError, align_face
 from styleblend.perception.detection import Detection, Yunet, annotated
 from styleblend.provenance import save_picture
 
@@ -49,10 +48,6 @@ MANIFEST = pa.schema(
     ]
 )
 QUARANTINE = pa.schema([("source", pa.string()), ("raw_path", pa.string()), ("reason", pa.string())])
-
-
-class UnusablePicture(Exception):
-    """A picture that gives no face. The message is the reason that stands in the quarantine."""
 
 
 @dataclass(frozen=True)
@@ -139,60 +134,13 @@ def align_picture(task: AlignTask) -> Outcome:
     row, cfg = task.row, task.cfg
     cv2.setNumThreads(1)  # the processes are the parallelism
     try:
-        image = open_picture(task.raw / row["path"], cfg.max_pixels)
+        image = open_picture(task.raw / row["path"], cfg.max_pixels).opaque()
         if sha256(task.raw / row["path"]) != row["sha256"]:
             raise UnusablePicture("changed since the download: its SHA-256 is not the index's")
         faces = [_save_face(task, image, found, number) for number, found in enumerate(_choose(task, image))]
     except (UnusablePicture, AlignmentError) as reason:
         return Outcome([], " ".join(str(reason).split()))
     return Outcome(faces, None)
-
-
-def open_picture(path: Path, max_pixels: int) -> Image.Image:
-    """An upright 8-bit RGB picture from any photograph: EXIF orientation, grey, palette, alpha, CMYK, 16 bit.
-
-    Transparent parts become white.
-
-    Raises:
-        UnusablePicture: not decodable, cut off, or of more than `max_pixels` pixels (then it is not decoded).
-    """
-    try:
-        with warnings.catch_warnings():
-            # Pillow warns of large and of slightly damaged files; the limit here is ours, damage is an error.
-            warnings.simplefilter("ignore")
-            with Image.open(path) as image:
-                if image.width * image.height > max_pixels:
-                    raise UnusablePicture(f"{image.width}x{image.height} px is more than align.max_pixels {max_pixels}")
-                image.load()
-                return _as_rgb(_upright(image))
-    except UnusablePicture:
-        raise
-    except Image.DecompressionBombError:
-        raise UnusablePicture("so many pixels that it may be a decompression bomb") from None
-    except Exception as error:
-        # Decoders meet arbitrary bytes here and answer with nearly any exception (OSError, SyntaxError,
-        # KeyError, struct.error, ...). None may end the run: the picture is quarantined, with their words.
-        reason = str(error).replace(str(path), "the file") or type(error).__name__
-        raise UnusablePicture(f"cannot be decoded: {reason}") from None
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:
-        # A damaged EXIF block (again: any exception) is no reason to lose a picture that decodes.
-        return image
-
-
-def _as_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode in ("I", "F"):
-        raise UnusablePicture(f"pixels of 32 bit (mode {image.mode}): save it with 8 or 16 bit")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
 
 
 @lru_cache(maxsize=1)
@@ -223,9 +171,8 @@ def _choose(task: AlignTask, image: Image.Image) -> list[Detection]:
 def _save_face(task: AlignTask, image: Image.Image, found: Detection, number: int) -> dict[str, Any]:
     row, size_px = task.row, task.cfg.size_px
     name = face_id(row["source"], row["path"], number)
-    # float32, as the manifest keeps it: the picture can be cut again exactly from its row.
-    quad = quad_from_landmarks(found.points_px).astype(np.float32)
-    face = crop(image, quad, size_px)
+    aligned = align_face(image, found.points_px, size_px)
+    face = aligned.picture
     path = Path("images") / f"{name}.png"
     if row["render_seed"] is not None:
         save_picture(face, task.out / path, model="styleblend.synthetic", kind="rendered")
@@ -242,6 +189,6 @@ def _save_face(task: AlignTask, image: Image.Image, found: Detection, number: in
         "raw_height": image.height,
         "detector": task.cfg.detector,
         "score": found.score,
-        "quad": quad.flatten().tolist(),
+        "quad": aligned.quad.flatten().tolist(),
         "size_px": size_px,
     }

@@ -190,7 +190,16 @@ def list_pictures(folder: Path) -> list[Path]:
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "does not exist"
         raise StyleBlendError(f"{folder} {what}: set download.sources path to a folder with photographs")
-    found = []
+    found = pictures_below(folder)
+    if not found:
+        kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
+        raise StyleBlendError(f"{folder} and its sub-folders hold no picture ({kinds}): put photographs there")
+    return found
+
+
+def pictures_below(folder: Path) -> list[Path]:
+    """Paths, relative to `folder` and sorted, of the picture files in it and below it; hidden ones are left out."""
+    found: list[Path] = []
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [
@@ -198,9 +207,6 @@ def list_pictures(folder: Path) -> list[Path]:
             for name in names
             if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
         ]
-    if not found:
-        kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
-        raise StyleBlendError(f"{folder} and its sub-folders hold no picture ({kinds}): put photographs there")
     return sorted(found)
 
 

@@ -18,6 +18,7 @@ from styleblend.model.decoder import Decoder, Noise
 from styleblend.model.discriminator import Discriminator
 from styleblend.model.encoder import Encoder
 from styleblend.model.layers import expect_shape
+from styleblend.perception.template import TEMPLATE, expect_template
 
 WEIGHTS_FILE = "swapper.safetensors"
 DESCRIPTION_FILE = "model.json"
@@ -110,10 +111,14 @@ def build(model: config.Model) -> Swapper:
 
 
 def save(swapper: Swapper, model: config.Model, folder: Path, **facts: Any) -> None:
-    """Write swapper.safetensors and model.json ({"model": sizes, **facts}) into an existing folder."""
+    """Write swapper.safetensors and model.json into an existing folder.
+
+    model.json holds the sizes as `model`, the template and the side of its faces as `alignment`, and the facts.
+    """
     state = {name: value.detach().cpu().contiguous() for name, value in swapper.state_dict().items()}
     save_file(state, folder / WEIGHTS_FILE)
-    description = {"model": model.model_dump(mode="json"), **facts}
+    alignment = TEMPLATE.identity() | {"size_px": model.input_px}
+    description = {"model": model.model_dump(mode="json"), "alignment": alignment, **facts}
     (folder / DESCRIPTION_FILE).write_text(json.dumps(description, indent=1) + "\n")
 
 
@@ -122,10 +127,13 @@ def load(folder: Path) -> Swapper:
 
     Raises:
         StyleBlendError: a file is missing or damaged, or the weights do not fit the sizes in model.json.
+        TemplateError: the model was trained on faces that were cut out by another rule than this code's.
     """
     try:
         description = json.loads((folder / DESCRIPTION_FILE).read_text())
-        swapper = build(config.Model.model_validate(description["model"]))
+        sizes = config.Model.model_validate(description["model"])
+        expect_template(description.get("alignment"), f"the model in {folder}")
+        swapper = build(sizes)
         swapper.load_state_dict(load_file(folder / WEIGHTS_FILE), strict=True)
     except FileNotFoundError as error:
         raise StyleBlendError(f"{folder} is no model folder: {error.filename or WEIGHTS_FILE} is missing") from None

@@ -8,12 +8,15 @@ Rule: T. Karras et al., A Style-Based Generator Architecture for GANs, 2019, and
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from styleblend.errors import StyleBlendError
+from styleblend.perception.template import TEMPLATE
 
 Points = NDArray[np.float64]
 
@@ -23,6 +26,27 @@ LARGEST_CROP = 3.0
 
 class AlignmentError(StyleBlendError):
     """The points or the quad give no crop. The message says why, with the values."""
+
+
+@dataclass(frozen=True)
+class AlignedFace:
+    """A face that was cut out of a photograph: the square picture, and the quad [4,2] in pixels where it was."""
+
+    picture: Image.Image
+    quad: Points
+
+
+def align_face(photograph: Image.Image, points: ArrayLike, size_px: int) -> AlignedFace:
+    """Cut a face out by its landmarks: the one way, in training and in use, from an upright RGB picture.
+
+    Args:
+        points: 68 landmarks [68,2] or five points [5,2], in pixels.
+    Raises:
+        AlignmentError: the points give no quad, or the quad gives no crop.
+    """
+    # float32, as the manifest keeps it: a picture can be cut again exactly from its row.
+    quad = quad_from_landmarks(points).astype(np.float32).astype(np.float64)
+    return AlignedFace(crop(photograph, quad, size_px), quad)
 
 
 def quad_from_landmarks(points: ArrayLike) -> Points:
@@ -51,10 +75,10 @@ def quad_from_landmarks(points: ArrayLike) -> Points:
     length = np.hypot(*across)
     if length < 1e-6:
         raise AlignmentError("eyes and mouth fall together in one point")
-    half = max(2.0 * np.hypot(*eye_to_eye), 1.8 * np.hypot(*eye_to_mouth))
+    half = max(TEMPLATE.eye_factor * np.hypot(*eye_to_eye), TEMPLATE.mouth_factor * np.hypot(*eye_to_mouth))
     x = across / length * half
     y = _turned(x)
-    centre = eyes + 0.1 * eye_to_mouth
+    centre = eyes + TEMPLATE.centre_shift * eye_to_mouth
     return np.stack([centre - x - y, centre - x + y, centre + x + y, centre + x - y])
 
 

@@ -224,7 +224,6 @@ def train_job(job: Job, worker: loop.Worker) -> None:
                 stage=job.stage,
                 step=job.training.steps,
                 fingerprint=job.fingerprint,
-                alignment={"template": "ffhq", "size_px": job.model.input_px},
             )
             judge = {name: value.cpu().contiguous() for name, value in learner.discriminator.state_dict().items()}
             save_file(judge, folder / "discriminator.safetensors")

@@ -1,0 +1,174 @@
+"""From a picture file of any common kind to upright 8-bit RGB: one way for training and for use.
+
+Colours: CMYK and grey with a colour profile are brought to sRGB by it. RGB keeps its values, and its profile with
+them. 16 bit become 8 by leaving out the lower half.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF", "AVIF", "JPEG2000", "PPM")
+"""Kinds that are decoded. Pillow knows more, of which some start other programs or hold no photographs."""
+
+_WHITE_IS_ZERO = 0
+_PHOTOMETRIC = 262
+
+
+class UnusablePicture(Exception):
+    """A picture that cannot be used. The message is the reason, in one line, without the file's name."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An upright photograph.
+
+    rgb: its colours, also below transparent parts; `info` holds at most the `icc_profile` that they refer to.
+    alpha: mode L, of the same size; None where everything is opaque.
+    grey: it was stored without colour.
+    notes: what a person should know of how it was read, a phrase each.
+    """
+
+    rgb: Image.Image
+    alpha: Image.Image | None = None
+    grey: bool = False
+    notes: tuple[str, ...] = ()
+
+    def opaque(self, background: str = "white") -> Image.Image:
+        """The RGB picture before a plain background; networks see this."""
+        if self.alpha is None:
+            return self.rgb
+        flat = Image.new("RGB", self.rgb.size, background)
+        flat.paste(self.rgb, mask=self.alpha)
+        flat.info = dict(self.rgb.info)
+        return flat
+
+    def with_colours(self, rgb: Image.Image) -> Image.Image:
+        """Another RGB picture in this one's place: with its profile, and as RGBA where this one is transparent.
+
+        The given picture is changed into the result, for a copy of a large one costs memory.
+        """
+        rgb.info = dict(self.rgb.info)
+        if self.alpha is not None:
+            rgb.putalpha(self.alpha)
+        return rgb
+
+
+def open_picture(file: Path | BinaryIO, max_pixels: int) -> Picture:
+    """Decode a file, or the content of one.
+
+    Raises:
+        UnusablePicture: not decodable, cut off, of 32 bit, or of more than `max_pixels` pixels (then it is not
+            decoded).
+    """
+    with _reasons(file), Image.open(file, formats=FORMATS) as image:
+        return as_picture(image, max_pixels)
+
+
+def as_picture(image: Image.Image, max_pixels: int) -> Picture:
+    """The same for a picture that Pillow has opened; of several frames the current one.
+
+    Raises:
+        UnusablePicture: as `open_picture`.
+    """
+    with _reasons(image):
+        if image.width * image.height > max_pixels:
+            raise UnusablePicture(f"{image.width}x{image.height} px is more than align.max_pixels {max_pixels}")
+        notes = []
+        # MPO is what cameras store as JPEG with a preview or a second view behind it: no reason to speak.
+        if getattr(image, "is_animated", False) and image.format != "MPO":
+            notes.append("it has several frames or pages, of which the first is used")
+        image.load()
+        return _converted(_upright(_eight_bit(image)), notes)
+
+
+@contextmanager
+def _reasons(file: object) -> Iterator[None]:
+    """Turn whatever decoding raises into an UnusablePicture."""
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of large and of slightly damaged files; the limit here is ours, damage is an error.
+            warnings.simplefilter("ignore")
+            yield
+    except UnusablePicture:
+        raise
+    except Image.DecompressionBombError:
+        raise UnusablePicture("so many pixels that it may be a decompression bomb, and is not decoded") from None
+    except UnidentifiedImageError:
+        kinds = ", ".join(FORMATS)
+        raise UnusablePicture(f"cannot be decoded: no picture of a kind that is read here ({kinds})") from None
+    except Exception as error:
+        # Decoders meet arbitrary bytes here and answer with nearly any exception (OSError, SyntaxError,
+        # KeyError, struct.error, ...). None may end a run: the picture is refused, with their words.
+        reason = " ".join(str(error).replace(str(file), "the file").split()) or type(error).__name__
+        raise UnusablePicture(f"cannot be decoded: {reason}") from None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:
+        # A damaged EXIF block (again: any exception) is no reason to lose a picture that decodes.
+        return image.copy()
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    # Pillow has 16 bit for grey alone (16-bit colour it reads as 8), and 16-bit PGM files in mode I.
+    sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
+    if image.mode in ("I", "F") and not sixteen:
+        raise UnusablePicture(f"pixels of 32 bit (mode {image.mode}): save it with 8 or 16 bit")
+    if not sixteen:
+        return image
+    levels = np.asarray(image).astype(np.uint16)
+    if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        levels = ~levels
+    reduced = Image.fromarray((levels >> 8).astype(np.uint8))
+    reduced.info = dict(image.info)
+    return reduced
+
+
+def _converted(image: Image.Image, notes: list[str]) -> Picture:
+    grey = image.mode in ("1", "L", "LA", "La")
+    alpha = None
+    if image.has_transparency_data:
+        image = image.convert("LA" if grey else "RGBA")
+        alpha = image.getchannel("A")
+        image = image.convert("L" if grey else "RGB")
+        if alpha.getextrema() == (255, 255):
+            alpha = None
+    rgb, profile = _to_rgb(image, image.info.get("icc_profile"), notes)
+    rgb.info = {} if profile is None else {"icc_profile": profile}
+    return Picture(rgb, alpha, grey, tuple(notes))
+
+
+def _to_rgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> tuple[Image.Image, bytes | None]:
+    """The picture in RGB and the profile that still holds for it."""
+    plain = image if image.mode == "RGB" else image.convert("RGB")
+    if profile is None:
+        return plain, None
+    try:
+        described = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        space = described.profile.xcolor_space.strip()
+        if space == "RGB" and image.mode != "CMYK":
+            return plain, profile
+        if space != {"CMYK": "CMYK", "L": "GRAY"}.get(image.mode):
+            raise ImageCms.PyCMSError(f"a profile for {space} on {image.mode}")
+        flags = ImageCms.Flags.BLACKPOINTCOMPENSATION
+        intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
+        converted = ImageCms.profileToProfile(
+            image, described, ImageCms.createProfile("sRGB"), intent, outputMode="RGB", flags=flags
+        )
+    except (ImageCms.PyCMSError, OSError):
+        notes.append("its colour profile is damaged or not its own, so colours are approximate")
+        return plain, None
+    assert converted is not None  # Pillow returns None for conversions in place only.
+    return converted, None

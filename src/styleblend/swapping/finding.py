@@ -1,0 +1,73 @@
+"""What a swap needs and where it is: the model in a folder or the registry, the face detector, who-is-it network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from styleblend import config, tracking
+from styleblend.errors import StyleBlendError
+from styleblend.model import Swapper, load
+from styleblend.perception import identity
+from styleblend.perception.detection import Yunet
+from styleblend.swapping.faces import SwapError
+from styleblend.weights import YUNET, obtain
+
+NETWORKS = Path("data/pretrained/networks")
+SMALL_NETWORKS = Path("data/pretrained/small")
+STATE = Path(".state")
+
+
+def find_model(cfg: config.Tracking, reference: str | None, state: Path = STATE) -> tuple[Swapper, str]:
+    """The model to use and its name for the marks.
+
+    Args:
+        reference: a folder with a model, or an alias or number of the registry; None is the `champion`, or
+            where none was chosen yet the `candidate`.
+        state: where versions of the registry are kept after the first use.
+    Raises:
+        StyleBlendError: there is no such model.
+    """
+    if reference is not None and Path(reference).is_dir():
+        return load(Path(reference)), f"model folder {Path(reference).resolve().name}"
+    if reference is not None:
+        version = tracking.find_version(cfg, reference)
+    else:
+        try:
+            version = tracking.find_version(cfg, "champion")
+        except tracking.TrackingError:
+            version = tracking.find_version(cfg, "candidate")
+            print(f"no version has the alias champion yet: using the candidate, version {version.version}")
+    # A registry that was made anew counts from 1 again; the run tells its versions from the old ones.
+    kept = state / "versions" / f"{version.name}-{version.version}-{version.run_id[:8]}"
+    if not kept.exists():
+        tracking.fetch_version(cfg, version.version, kept)
+    return load(kept), f"{version.name} version {version.version}"
+
+
+def find_detector(cfg: config.Config, weights: Path | None, networks: Path = NETWORKS, state: Path = STATE) -> Yunet:
+    """The face detector: a given file, the run's own, or else fetched once from the mirror or its origin.
+
+    Raises:
+        StyleBlendError: none of these is to be had.
+    """
+    if weights is None:
+        weights = networks / YUNET.file
+    elif not weights.is_file():
+        raise SwapError(f"{weights} does not exist: --detector-weights names YuNet's file, {YUNET.name}")
+    if not weights.is_file():
+        try:
+            weights = obtain(YUNET, state / "detector", cfg.pretrained.mirror)
+        except StyleBlendError as error:
+            raise SwapError(
+                f"{error}, or name it with --detector-weights, or give aligned faces and --aligned"
+            ) from None
+    return Yunet(weights, cfg.align.min_score)
+
+
+def find_identity(networks: Path = NETWORKS, small: Path = SMALL_NETWORKS) -> identity.IdentityNetwork:
+    """The network that tells people apart: the run's own, or else the committed small one.
+
+    Raises:
+        StyleBlendError: neither is there, or it is damaged.
+    """
+    return identity.load(networks if (networks / "identity.json").is_file() else small, "identity")
