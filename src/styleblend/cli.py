@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -89,9 +90,11 @@ def swap(given: argparse.Namespace) -> None:
     """Swap the face of one picture into another and mark the result."""
     # torch and MLflow take seconds to import, and most subcommands do not need them.
     from styleblend import provenance, swapping
+    from styleblend.provenance import credentials
 
     provenance.picture_format(given.output)
     cfg = config.load(given.params)
+    signing = credentials.of(cfg.provenance)
     source, target = (swapping.read_picture(path, cfg.align.max_pixels) for path in (given.source, given.target))
     detector = None if given.aligned else swapping.find_detector(cfg, given.detector_weights, NETWORKS)
     model, name = swapping.find_model(cfg.tracking, given.model)
@@ -101,8 +104,26 @@ def swap(given: argparse.Namespace) -> None:
         swapped = swapping.swap(
             source, target, model, detector, source_face=given.source_face, target_face=given.target_face
         )
-    provenance.save_picture(swapped, given.output, model=name, kind="swap")
+    provenance.save_picture(swapped, given.output, model=name, kind="swap", credentials=signing)
     print(f"{given.output}: {swapped.width}x{swapped.height} px by {name}, marked as synthetic")
+
+
+def verify(given: argparse.Namespace) -> None:
+    """Say which marks of a synthetic picture a file has. Exit code 0: at least one; 1: none; 2: unreadable."""
+    # OpenCV and c2pa take a moment to import, and most subcommands do not need them.
+    from styleblend.provenance import verification
+
+    try:
+        found = verification.verify(given.picture, given.trust)
+    except StyleBlendError as error:
+        print(f"styleblend verify: {error}", file=sys.stderr)
+        sys.exit(2)
+    if given.json:
+        print(json.dumps({"file": str(given.picture), **found.as_dict()}))
+    else:
+        first, *marks = found.lines()
+        print(f"{given.picture}: {first}", *marks, sep="\n")
+    sys.exit(0 if found.synthetic else 1)
 
 
 def report(given: argparse.Namespace) -> None:
@@ -158,6 +179,15 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--target-face", type=int, metavar="NUMBER", help="which face, from the left, from 0")
     add.add_argument("--aligned", action="store_true", help="both pictures are aligned faces: no detection")
     add.set_defaults(run=swap)
+
+    add = commands.add_parser(
+        "verify",
+        help="which marks of a synthetic picture a file has; exit code 0: one at least, 1: none, 2: unreadable",
+    )
+    add.add_argument("picture", type=Path)
+    add.add_argument("--json", action="store_true", help="one JSON object instead of lines")
+    add.add_argument("--trust", type=Path, metavar="FILE", help="PEM certificates whose signatures are trusted")
+    add.set_defaults(run=verify)
 
     add = commands.add_parser("report", parents=[common], help="what the last run made, in a few lines")
     add.set_defaults(run=report)
