@@ -28,7 +28,7 @@ def test_marks_are_read_back(picture: Image.Image, tmp_path: Path, name: str, ki
     marks = provenance.read_marks(tmp_path / name)
     assert marks["kind"] == kind
     assert MODEL in marks["software_agent"]
-    word = "compositeSynthetic" if kind == "swap" else "trainedAlgorithmicMedia"
+    word = "compositeWithTrainedAlgorithmicMedia" if kind == "swap" else "trainedAlgorithmicMedia"
     assert marks["source_type"] == f"http://cv.iptc.org/newscodes/digitalsourcetype/{word}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
@@ -93,6 +94,24 @@ def swap(given: argparse.Namespace) -> None:
     command.run(config.load(given.params), command.Request(**asked))
 
 
+def verify(given: argparse.Namespace) -> None:
+    """Say which marks of a synthetic picture a file has. Exit code 0: at least one; 1: none; 2: unreadable."""
+    # OpenCV and c2pa take a moment to import, and most subcommands do not need them.
+    from styleblend.provenance import verification
+
+    try:
+        found = verification.verify(given.picture, given.trust)
+    except StyleBlendError as error:
+        print(f"styleblend verify: {error}", file=sys.stderr)
+        sys.exit(2)
+    if given.json:
+        print(json.dumps({"file": str(given.picture), **found.as_dict()}))
+    else:
+        first, *marks = found.lines()
+        print(f"{given.picture}: {first}", *marks, sep="\n")
+    sys.exit(0 if found.synthetic else 1)
+
+
 def report(given: argparse.Namespace) -> None:
     """Say in a few lines what the last run made, how good it is and where to look."""
     from styleblend import reporting
@@ -162,6 +181,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     add.add_argument("--overwrite", action="store_true", help="in a folder: make pictures again that are there")
     add.set_defaults(run=swap)
+
+    add = commands.add_parser(
+        "verify",
+        help="which marks of a synthetic picture a file has; exit code 0: one at least, 1: none, 2: unreadable",
+    )
+    add.add_argument("picture", type=Path)
+    add.add_argument("--json", action="store_true", help="one JSON object instead of lines")
+    add.add_argument("--trust", type=Path, metavar="FILE", help="PEM certificates whose signatures are trusted")
+    add.set_defaults(run=verify)
 
     add = commands.add_parser("report", parents=[common], help="what the last run made, in a few lines")
     add.set_defaults(run=report)

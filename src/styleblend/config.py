@@ -1,7 +1,8 @@
 """The one typed configuration: params.yaml, read at the door and checked before anything runs.
 
-Every section is named after the stage that reads it (`model` and `tracking` are shared). Sections are frozen,
-refuse unknown keys and check ranges; nobody deeper in the package reads a file or the environment for a setting.
+Every section is named after the stage that reads it (`model`, `tracking` and `provenance` are shared). Sections are
+frozen, refuse unknown keys and check ranges; nobody deeper in the package reads a file or the environment for a
+setting.
 """
 
 from __future__ import annotations
@@ -351,6 +352,28 @@ class Swap(Section):
     )
 
 
+class Provenance(Section):
+    """Who signs the C2PA manifests of pictures that leave; marking itself has no switch."""
+
+    certificate: Path | None = Field(
+        None, description="PEM chain, the signer's first; null: a test certificate that this machine makes for itself"
+    )
+    private_key: Path | None = Field(None, description="PEM file of the certificate's unlocked key, kept out of git")
+    algorithm: Literal["es256", "es384", "es512", "ps256", "ps384", "ps512", "ed25519"] = "es256"
+    timestamp_url: str | None = Field(
+        None, pattern=r"^https?://", description="RFC 3161 authority; null: no timestamp, and no network is used"
+    )
+
+    @model_validator(mode="after")
+    def both_or_none(self) -> Provenance:
+        if (self.certificate is None) != (self.private_key is None):
+            raise ValueError(
+                f"provenance.certificate is '{self.certificate}' and provenance.private_key is '{self.private_key}': "
+                "give both, or neither for a test certificate"
+            )
+        return self
+
+
 class Retrain(Section):
     """When the Prefect flow runs and what it may do."""
 
@@ -401,6 +424,7 @@ class Config(Section):
     register_: Register = Field(alias="register")
     swap: Swap = Swap()
     retrain: Retrain
+    provenance: Provenance = Provenance()
 
     @model_validator(mode="after")
     def sections_agree(self) -> Config:

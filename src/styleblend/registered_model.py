@@ -6,7 +6,6 @@ MLflow copies this file into the version and executes it on loading; nothing els
 from __future__ import annotations
 
 import io
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +54,7 @@ class RegisteredSwapper(PythonModel):
     @staticmethod
     def _png(swapped: torch.Tensor) -> bytes:
         pixels = swapped[0].clamp(-1, 1).add(1).mul(127.5).round().byte().permute(1, 2, 0).numpy()
-        with tempfile.TemporaryDirectory() as scratch:
-            path = Path(scratch) / "swapped.png"
-            provenance.save_picture(Image.fromarray(pixels), path, model="registered version", kind="swap")
-            return path.read_bytes()
+        return provenance.marked_picture(Image.fromarray(pixels), "PNG", model="registered version", kind="swap")
 
 
 # MLflow finds the model of an executed file by this call.

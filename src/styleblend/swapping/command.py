@@ -11,7 +11,8 @@ from PIL import Image, ImageColor
 
 from styleblend import config
 from styleblend.data.pictures import Picture, as_picture
-from styleblend.provenance import picture_format, save_picture
+from styleblend.provenance import credentials, picture_format, save_picture
+from styleblend.provenance.credentials import Credentials
 from styleblend.swapping import batch
 from styleblend.swapping.batch import Task
 from styleblend.swapping.core import Swapping, choose_target, read_picture, swap_aligned
@@ -45,6 +46,7 @@ class Maker:
     model_name: str
     max_pixels: int
     background: str
+    credentials: Credentials
 
     def __call__(self, task: Task) -> tuple[str, ...]:
         """Make one picture; returns what a person should know of it, a line each.
@@ -59,7 +61,7 @@ class Maker:
             swapped = as_picture(swapped, self.max_pixels).opaque(self.background)
             notes.append(f"{task.output}: JPEG has no transparency, so transparent parts are {self.background}")
         try:
-            save_picture(swapped, task.output, model=self.model_name, kind="swap")
+            save_picture(swapped, task.output, model=self.model_name, kind="swap", credentials=self.credentials)
         except OSError as error:
             reason = error.strerror or error
             raise SwapError(f"{task.output} cannot be written ({reason}): name another place") from None
@@ -104,21 +106,23 @@ def _check(request: Request) -> None:
 
 def _maker(cfg: config.Config, request: Request) -> Maker:
     """Read and load once what all targets share."""
-    limit = cfg.align.max_pixels
+    limit, signing = cfg.align.max_pixels, credentials.of(cfg.provenance)
     source = read_picture(request.source, limit)
     for note in source.notes:
         print(f"{request.source}: {note}")
     if request.aligned:
         model, name = find_model(cfg.tracking, request.model)
         face = source.opaque()
-        return Maker(lambda target: swap_aligned(face, target.opaque(), model), name, limit, request.background)
+        return Maker(
+            lambda target: swap_aligned(face, target.opaque(), model), name, limit, request.background, signing
+        )
     like = None if request.target_like is None else read_picture(request.target_like, limit)
     detector = find_detector(cfg, request.detector_weights)
     choose = choose_target(cfg, detector, number=request.target_face, like=like, every=request.all_faces)
     model, name = find_model(cfg.tracking, request.model)
     number = request.source_face
     swapping = Swapping.of(source, model, detector, None if number is None else numbered("source", number))
-    return Maker(lambda target: swapping.into(target, choose), name, limit, request.background)
+    return Maker(lambda target: swapping.into(target, choose), name, limit, request.background, signing)
 
 
 def _make_all(tasks: Sequence[Task], make: Maker, output: Path) -> None:

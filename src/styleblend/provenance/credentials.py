@@ -1,0 +1,247 @@
+"""Who signs: the user's own certificate, or a test certificate that this machine makes for itself.
+
+A private key's content stands in no message, no representation and no log.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from styleblend.errors import StyleBlendError
+
+if TYPE_CHECKING:
+    from cryptography import x509
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    from styleblend import config
+
+TEST_ISSUER = "StyleBlend test certificate"
+"""Organisation of every test certificate: whoever reads it is not to believe it."""
+
+TEST_FOLDER = Path(".state/provenance")
+_TEST_VALIDITY = timedelta(days=3650)
+_CURVES = {"es256": "secp256r1", "es384": "secp384r1", "es512": "secp521r1"}
+
+
+class CredentialsError(StyleBlendError):
+    """Certificate and key cannot be used. The message names the file and the remedy."""
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """What signs a manifest."""
+
+    chain: bytes
+    """PEM certificates, the signer's first, each followed by the one that issued it."""
+    private_key: bytes = field(repr=False)
+    algorithm: str
+    """Of the section `provenance` of params.yaml, for example `es256`."""
+    origin: str
+    """The certificate's file, for messages."""
+    timestamp_url: str | None = None
+
+
+def of(cfg: config.Provenance, test_folder: Path = TEST_FOLDER) -> Credentials:
+    """The user's credentials where they are configured, else this machine's test credentials.
+
+    Raises:
+        CredentialsError: a file is missing or unusable, key and certificate do not fit, or it has expired.
+    """
+    if cfg.certificate is None or cfg.private_key is None:
+        return of_this_machine(test_folder)
+    return load(cfg.certificate, cfg.private_key, cfg.algorithm, cfg.timestamp_url)
+
+
+def load(certificate: Path, private_key: Path, algorithm: str, timestamp_url: str | None = None) -> Credentials:
+    """Credentials from two PEM files, checked against each other and the clock.
+
+    Raises:
+        CredentialsError: a file is missing or unusable, key and certificate do not fit, or it has expired.
+    """
+    chain = _read(certificate, "provenance.certificate", "a certificate chain, the signer's own first")
+    key = _read(private_key, "provenance.private_key", "the certificate's private key")
+    signer = _signer(chain, certificate)
+    _expect_valid_now(signer, certificate)
+    _expect_fit(signer, key, private_key, certificate, algorithm)
+    return Credentials(chain, key, algorithm, str(certificate), timestamp_url)
+
+
+def of_this_machine(folder: Path = TEST_FOLDER) -> Credentials:
+    """The test credentials in `folder`, made at first use and again when they expire.
+
+    A small authority issues one certificate and is forgotten: its key is never written. The signer's key can be
+    read by its owner only.
+
+    Raises:
+        CredentialsError: the folder cannot be written, or what is in it is no such pair.
+    """
+    certificate, private_key = folder / "certificate.pem", folder / "private_key.pem"
+    try:
+        if certificate.is_file() and _expired(_signer(certificate.read_bytes(), certificate)):
+            shutil.rmtree(folder)
+        if not folder.exists():
+            _make_test_credentials(folder)
+        return load(certificate, private_key, "es256")
+    except OSError as error:
+        raise CredentialsError(
+            f"{folder}: the test certificate cannot be kept there ({error.strerror}); run where you may write, or "
+            "name your own as provenance.certificate and provenance.private_key"
+        ) from None
+
+
+def _read(path: Path, setting: str, holding: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CredentialsError(f"{setting} {path}: {error.strerror}; name a PEM file with {holding}") from None
+
+
+def _signer(chain: bytes, path: Path) -> x509.Certificate:
+    from cryptography import x509
+
+    try:
+        return x509.load_pem_x509_certificates(chain)[0]
+    except ValueError:
+        raise CredentialsError(
+            f"{path} holds no certificate in PEM form: give a chain, the signer's own certificate first"
+        ) from None
+
+
+def _expired(certificate: x509.Certificate) -> bool:
+    return certificate.not_valid_after_utc < datetime.now(UTC)
+
+
+def _expect_valid_now(certificate: x509.Certificate, path: Path) -> None:
+    if _expired(certificate):
+        raise CredentialsError(f"{path} expired on {certificate.not_valid_after_utc:%Y-%m-%d}: give a renewed one")
+    if certificate.not_valid_before_utc > datetime.now(UTC):
+        raise CredentialsError(
+            f"{path} is valid from {certificate.not_valid_before_utc:%Y-%m-%d} only: give one that is valid today"
+        )
+
+
+def _expect_fit(
+    certificate: x509.Certificate, private_key: bytes, key_path: Path, certificate_path: Path, algorithm: str
+) -> None:
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    try:
+        key = load_pem_private_key(private_key, password=None)
+    except TypeError:
+        raise CredentialsError(
+            f"{key_path} is locked by a password: give an unlocked key in a file that only you can read"
+        ) from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise CredentialsError(
+            f"{key_path} holds no private key in PEM form: give the key of the certificate"
+        ) from None
+    if key.public_key() != certificate.public_key():
+        raise CredentialsError(f"{key_path} is not the key of {certificate_path}: give the two that belong together")
+    if isinstance(key, ec.EllipticCurvePrivateKey):
+        possible = [name for name, curve in _CURVES.items() if curve == key.curve.name]
+    elif isinstance(key, rsa.RSAPrivateKey):
+        possible = ["ps256", "ps384", "ps512"]
+    else:
+        possible = ["ed25519"] if isinstance(key, ed25519.Ed25519PrivateKey) else []
+    if algorithm not in possible:
+        choice = f"set it to {' or '.join(possible)}" if possible else "C2PA knows no algorithm for this kind of key"
+        raise CredentialsError(f"provenance.algorithm {algorithm} does not fit {key_path}: {choice}")
+
+
+def _make_test_credentials(folder: Path) -> None:
+    """Write both files at once; where another process was faster, its pair stays."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    pem = serialization.Encoding.PEM
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # mkdtemp lets nobody but the owner in.
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        (partial / "certificate.pem").write_bytes(_test_chain(key.public_key()))
+        handle = os.open(partial / "private_key.pem", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
+        try:
+            # A folder takes the place of an empty one only, so the first of several processes wins.
+            os.rename(partial, folder)
+        except OSError:
+            if not folder.exists():
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _test_chain(public_key: ec.EllipticCurvePublicKey) -> bytes:
+    """A certificate as C2PA asks for it, for digital signatures of documents, and that of its own authority."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+    def name(common: str) -> x509.Name:
+        return x509.Name(
+            [
+                x509.NameAttribute(NameOID.ORGANIZATION_NAME, TEST_ISSUER),
+                x509.NameAttribute(NameOID.COMMON_NAME, common),
+            ]
+        )
+
+    def usage(**granted: bool) -> x509.KeyUsage:
+        refused = dict.fromkeys(
+            (
+                "digital_signature",
+                "content_commitment",
+                "key_encipherment",
+                "data_encipherment",
+                "key_agreement",
+                "key_cert_sign",
+                "crl_sign",
+                "encipher_only",
+                "decipher_only",
+            ),
+            False,
+        )
+        return x509.KeyUsage(**(refused | granted))
+
+    authority_key = ec.generate_private_key(ec.SECP256R1())
+    authority_name = name("authority of this machine")
+    # Clocks differ: the certificate is already valid on a machine that is somewhat behind.
+    start = datetime.now(UTC) - timedelta(hours=1)
+
+    def draft(subject: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(authority_name)
+            .public_key(key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(start)
+            .not_valid_after(start + _TEST_VALIDITY)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+        )
+
+    authority = (
+        draft(authority_name, authority_key.public_key())
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(usage(key_cert_sign=True, crl_sign=True), critical=True)
+        .sign(authority_key, hashes.SHA256())
+    )
+    signer = (
+        draft(name("signer of this machine"), public_key)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(usage(digital_signature=True), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION]), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False)
+        .sign(authority_key, hashes.SHA256())
+    )
+    return b"".join(each.public_bytes(serialization.Encoding.PEM) for each in (signer, authority))

@@ -1,0 +1,95 @@
+"""Putting the marks on: watermark into the pixels, XMP into the file, signature over both."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from PIL import Image, PngImagePlugin
+
+from styleblend.errors import StyleBlendError
+from styleblend.files import whole_file
+from styleblend.provenance import xmp
+from styleblend.provenance.xmp import Kind
+
+if TYPE_CHECKING:
+    from styleblend.provenance.credentials import Credentials
+
+FileFormat = Literal["PNG", "JPEG"]
+
+_TEXT_KEY, _TEXT = "StyleBlend", "synthetic"
+_FORMATS: dict[str, FileFormat] = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+
+
+def picture_format(path: Path) -> FileFormat:
+    """`PNG` or `JPEG`, by the ending of a file to be written.
+
+    Raises:
+        StyleBlendError: for any other ending, since the marks are defined for these two only.
+    """
+    try:
+        return _FORMATS[path.suffix.lower()]
+    except KeyError:
+        raise StyleBlendError(f"{path}: pictures are written as .png or .jpg; choose such an ending") from None
+
+
+def save_picture(
+    image: Image.Image, path: Path, *, model: str, kind: Kind, credentials: Credentials | None = None
+) -> None:
+    """Write what `marked_picture` gives, whole or not at all. `path` ends in .png, .jpg or .jpeg.
+
+    Raises:
+        StyleBlendError: the ending is another, or the picture cannot be signed.
+    """
+    content = marked_picture(image, picture_format(path), model=model, kind=kind, credentials=credentials)
+    with whole_file(path) as partial:
+        partial.write_bytes(content)
+
+
+def marked_picture(
+    image: Image.Image,
+    file_format: FileFormat,
+    *,
+    model: str,
+    kind: Kind,
+    credentials: Credentials | None = None,
+) -> bytes:
+    """A marked picture file; only pixels and the colour profile of `image` are kept.
+
+    Every picture gets XMP. A `grid` and a `swap` are signed, too; a `swap` whose shorter side has 256 px or more
+    gets the watermark before. `rendered` faces show nobody, and data sets have thousands of them: XMP is all
+    they need, and a stage that writes them stays fast.
+
+    Args:
+        image: any mode that the format knows; JPEG drops transparency.
+        model: what made it, for example `styleblend version 3`; named by XMP and manifest, and a version's
+            number by the watermark.
+        kind: what it shows: a `swap` in a photograph, a `grid` of results, or `rendered` faces.
+        credentials: who signs; None is the test certificate of this machine (`credentials.of_this_machine`).
+    Raises:
+        StyleBlendError: the picture cannot be signed.
+    """
+    if kind == "swap":
+        from styleblend.provenance import watermark
+
+        image = watermark.embed(image, watermark.version_in(model))
+    content = _encoded(image, file_format, xmp.packet(model, kind))
+    if kind == "rendered":
+        return content
+    from styleblend.provenance import manifest
+
+    return manifest.signed(content, file_format, model=model, kind=kind, credentials=credentials)
+
+
+def _encoded(image: Image.Image, file_format: FileFormat, packet: bytes) -> bytes:
+    stream, profile = io.BytesIO(), image.info.get("icc_profile")
+    if file_format == "PNG":
+        text = PngImagePlugin.PngInfo()
+        text.add_text(_TEXT_KEY, _TEXT)
+        text.add_itxt("XML:com.adobe.xmp", packet.decode())
+        image.save(stream, file_format, pnginfo=text, icc_profile=profile)
+    else:
+        flat = image if image.mode in ("L", "RGB", "CMYK") else image.convert("RGB")
+        flat.save(stream, file_format, quality=95, subsampling=0, xmp=packet, icc_profile=profile)
+    return stream.getvalue()

@@ -1,0 +1,145 @@
+"""An invisible watermark in the brightness of a picture, by the library blind-watermark (DWT, DCT and SVD).
+
+The library marks blocks of a fixed place and size, so a resized picture would lose the mark. Therefore it always
+works on a copy of 256x256 px; the difference it makes there is enlarged and added to the picture. Reading makes
+the same copy of whatever size the picture has by then. Only brightness carries the mark: JPEG keeps it best.
+
+What is hidden is one of 4096 words of 256 pseudo-random bits, one for each version of the model. A picture is
+taken as marked when its correlation with one of the words reaches `THRESHOLD`. For any picture that carries none
+of the words, the probability of that is below 4096 exp(-256 THRESHOLD^2 / 2) = 7e-10 (Hoeffding's inequality,
+over the choice of words). docs/provenance.md has what was measured.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import re
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from styleblend.errors import StyleBlendError
+
+if TYPE_CHECKING:
+    from blind_watermark import WaterMarkCore
+
+MIN_SIDE_PX = 256
+"""Pictures whose shorter side is less are not marked: too few pixels carry each bit."""
+THRESHOLD = 0.48
+WORDS = 4096
+
+_SIDE_PX = 256
+_BITS = 256
+# Quantisation step of a block's largest singular value. White is 2040 there, and both bits of 28 lie under it.
+_STEP = 28
+_ALPHA_OF = {"L": "L", "LA": "LA", "RGB": "RGB", "RGBA": "RGBA", "P": "RGBA", "PA": "RGBA", "1": "L"}
+_BRIGHTNESS = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a picture's brightness says."""
+
+    state: Literal["found", "not found", "too small"]
+    """`too small`: not found, and the picture has fewer pixels than a marked one has at first."""
+    version: int | None
+    """Of the registered model; None where no mark was found, or the model was none of the registry."""
+    score: float
+    """Correlation with the nearest word, -1 to 1."""
+
+
+def version_in(model: str) -> int | None:
+    """The number that ends a model's name, as in `styleblend version 3`."""
+    number = re.search(r"\bversion (\d+)$", model)
+    return int(number[1]) if number else None
+
+
+def embed(image: Image.Image, version: int | None) -> Image.Image:
+    """The picture with the mark; one whose shorter side is under `MIN_SIDE_PX` comes back as it is.
+
+    Args:
+        image: 8 bits a channel; palettes become colours, and transparency is kept.
+        version: of the model; None, and a version beyond 4095, is marked as made by some model.
+    Raises:
+        StyleBlendError: the picture has more than 8 bits a channel.
+    """
+    if min(image.size) < MIN_SIDE_PX:
+        return image
+    profile = image.info.get("icc_profile")
+    if image.mode == "CMYK":
+        # The profile of an ink does not describe colours of light.
+        image, profile = image.convert("RGB"), None
+    if image.mode not in _ALPHA_OF:
+        raise StyleBlendError(f"a picture of mode {image.mode} cannot be marked: convert it to 8 bits a channel first")
+    image = image.convert(_ALPHA_OF[image.mode])
+    small = _small(image)
+    core = _core()
+    core.read_img_arr(small)
+    core.read_wm(_words()[version if version is not None and version < WORDS else 0])
+    change = (core.embed() - small) @ _BRIGHTNESS[::-1]
+    full = np.asarray(Image.fromarray(change.astype(np.float32)).resize(image.size, Image.Resampling.BICUBIC))
+    levels = np.array(image)
+    colours = levels.reshape(*levels.shape[:2], -1)
+    shown = slice(0, -1) if image.mode in ("LA", "RGBA") else slice(None)
+    colours[..., shown] = np.clip(np.rint(colours[..., shown] + full[..., None]), 0, 255)
+    marked = Image.fromarray(levels, image.mode) if image.mode == "LA" else Image.fromarray(levels)
+    if profile is not None:
+        marked.info["icc_profile"] = profile
+    return marked
+
+
+def read(image: Image.Image) -> Reading:
+    """Look for the mark in a picture of any size and mode."""
+    core = _core()
+    bits = core.extract_raw(_small(image))[0]
+    means = np.array([bits[place::_BITS].mean() for place in range(_BITS)])
+    means -= means.mean()
+    length = float(np.linalg.norm(means))
+    scores = (2.0 * _words() - 1) @ means / (length * _BITS**0.5) if length > 0 else np.zeros(WORDS)
+    nearest = int(scores.argmax())
+    score = float(scores[nearest])
+    if score >= THRESHOLD:
+        return Reading("found", nearest or None, score)
+    return Reading("too small" if min(image.size) < MIN_SIDE_PX else "not found", None, score)
+
+
+def _small(image: Image.Image) -> NDArray[np.float32]:
+    """The brightness of a picture as three equal channels, [256, 256, 3] in [0, 255]."""
+    grey = image.convert("L").resize((_SIDE_PX, _SIDE_PX), Image.Resampling.LANCZOS)
+    return np.repeat(np.asarray(grey, dtype=np.float32)[..., None], 3, axis=-1)
+
+
+@cache
+def _words() -> NDArray[np.uint8]:
+    """Bits of all words, [4096, 256]. They are a format: another choice makes old marks unreadable."""
+    words = [
+        hashlib.shake_256(f"StyleBlend watermark 1, version {n}".encode()).digest(_BITS // 8) for n in range(WORDS)
+    ]
+    return np.unpackbits(np.frombuffer(b"".join(words), dtype=np.uint8)).reshape(WORDS, _BITS)
+
+
+def _core() -> WaterMarkCore:
+    core = _library().WaterMarkCore()
+    # The fast mode hides bits in the largest singular value alone, which is what survives resizing.
+    core.fast_mode, core.d1, core.d2 = True, _STEP, 0
+    return core
+
+
+@cache
+def _library() -> Any:
+    """blind_watermark, imported without what it does to the process.
+
+    It sets the start method of multiprocessing, and fails where one was set before it.
+    """
+    chosen = multiprocessing.get_start_method(allow_none=True)
+    multiprocessing.set_start_method(None, force=True)
+    try:
+        import blind_watermark
+    finally:
+        multiprocessing.set_start_method(chosen, force=True)
+    return blind_watermark
