@@ -260,6 +260,13 @@ class Tracking(Section):
     model_name: str = Field("styleblend", pattern=r"^[A-Za-z0-9_-]+$")
 
 
+class Follow(Section):
+    """Which version a running product uses, and how soon it notices that a person chose another one."""
+
+    alias: str = Field("champion", pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")
+    every_s: float = Field(10, gt=0, description="seconds between two questions to the registry")
+
+
 class Retrain(Section):
     """When the Prefect flow runs and what it may do."""
 
@@ -302,6 +309,7 @@ class Config(Section):
     finetune_decoder: Training
     evaluate: Evaluate
     register_: Register = Field(alias="register")
+    follow: Follow
     retrain: Retrain
 
     @model_validator(mode="after")
