@@ -35,6 +35,8 @@ SWAPPER = "data/models/swapper"
 WEIGHTS = "swapper.safetensors"
 _TERM_SECONDS = 20
 _SHOWN = 8
+_DECISIVE = ("numpy", "torch")
+"""Packages whose version decides the sums: named first."""
 
 
 @dataclass(frozen=True)
@@ -237,7 +239,7 @@ def _causes(record: Path, tree: Path, lock: Mapping[str, Any]) -> list[str]:
         then, here = lineage.packages(file.read_text()), lineage.packages(lineage.environment())
         moved = [
             f"{name} {then.get(name, 'absent')}, now {here.get(name, 'absent')}"
-            for name in sorted(then.keys() | here.keys())
+            for name in sorted(then.keys() | here.keys(), key=lambda name: (name not in _DECISIVE, name))
             if then.get(name) != here.get(name)
         ]
         if moved:
