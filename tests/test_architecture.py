@@ -25,13 +25,13 @@ CORE = (
 # Lower floors first. A module imports from its own floor and from those below it.
 FLOORS = (
     {"errors", "files", "pixels"},
-    {"config", "provenance"},
+    {"config", "provenance", "lineage"},
     {"weights", "pretrained_formats", "perception", "synthetic", "losses", "metrics", "model"},
     {"data", "tracking"},
     {"training", "evaluation"},
     {"reporting", "describe"},
-    {"swapping", "registered_model", "presets"},
-    {"ablations"},
+    {"swapping", "registered_model", "presets", "comparing", "following"},
+    {"ablations", "reproducing"},
     {"stages", "cli"},
 )
 # The only modules that may import an engine at all.

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -39,22 +40,24 @@ def run_register(cfg: config.Register) -> dict[str, object]:
     data, reports = Path("data"), Path("reports")
     return register(
         data / "swapper", reports / "evaluate", reports / "metrics.json", data / "faces", data / "networks",
-        reports / "registered.json", reports / "model_card.md", cfg, config.Tracking(),
+        reports / "registered.json", reports / "model_card.md", Path("params.yaml"), cfg,
+        config.Tracking(),
     )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def project(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An evaluated project."""
-    root = tmp_path_factory.mktemp("project")
-    tiny_project.make(root)
+    folder = tmp_path_factory.mktemp("project")
+    tiny_project.make(folder)
+    shutil.copy(root / "params.yaml", folder)
     before = Path.cwd()
-    os.chdir(root)
+    os.chdir(folder)
     try:
-        run_evaluate(root)
+        run_evaluate(folder)
     finally:
         os.chdir(before)
-    return root
+    return folder
 
 
 def test_metrics_are_flat_finite_and_beside_floor_and_ceiling(project: Path) -> None:
@@ -189,9 +192,12 @@ def test_gate_names_a_figure_that_was_not_measured() -> None:
     assert failures(config.Gate(min={"x": 0}), nan) and failures(config.Gate(max={"x": 0}), nan)
 
 
-def test_photographs_have_no_true_swap_and_a_plain_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_photographs_have_no_true_swap_and_a_plain_warning(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On photographs the figures come without a ceiling, and report and card say how little they mean."""
     tiny_project.make(tmp_path, photographs=True)
+    shutil.copy(root / "params.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
     metrics = run_evaluate(tmp_path)
     assert not [name for name in metrics if "true_swap" in name]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
@@ -112,6 +113,36 @@ def verify(given: argparse.Namespace) -> None:
     sys.exit(0 if found.synthetic else 1)
 
 
+def compare(given: argparse.Namespace) -> None:
+    """Print two versions side by side, and draw both on the same faces."""
+    from styleblend import comparing, provenance
+
+    provenance.picture_format(given.output)
+    track = config.load(given.params).tracking
+    with comparing.contender(track, given.first) as first, comparing.contender(track, given.second) as second:
+        if first.title == second.title:
+            raise StyleBlendError(f"'{given.first}' and '{given.second}' are both {first.title}: name two versions")
+        print(comparing.table(first, second))
+        comparing.picture(first, second, given.output)
+    print(f"\n{given.output} shows both on the same faces; the alias champion chooses the one to be used")
+
+
+def reproduce(given: argparse.Namespace) -> None:
+    """Make a version again, or check its files, and say whether it is the same; if not, the exit code is 1."""
+    from styleblend import reproducing
+
+    # What was started ends with this process, and no worktree stays behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    track = config.load(given.params).tracking
+    if given.quick:
+        outcome = reproducing.verify(track, given.version)
+    else:
+        outcome = reproducing.reproduce(given.params.parent, track, given.version)
+    print(outcome.text)
+    if not outcome.same:
+        sys.exit(1)
+
+
 def report(given: argparse.Namespace) -> None:
     """Say in a few lines what the last run made, how good it is and where to look."""
     from styleblend import reporting
@@ -190,6 +221,19 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--json", action="store_true", help="one JSON object instead of lines")
     add.add_argument("--trust", type=Path, metavar="FILE", help="PEM certificates whose signatures are trusted")
     add.set_defaults(run=verify)
+    add = commands.add_parser("compare", parents=[common], help="two versions side by side: figures and swaps")
+    add.add_argument("first", nargs="?", default="candidate", help="alias or number (default: %(default)s)")
+    add.add_argument("second", nargs="?", default="champion", help="alias or number (default: %(default)s)")
+    picture = Path("reports/comparison.png")
+    add.add_argument("-o", "--output", type=Path, default=picture, help="picture to write (default: %(default)s)")
+    add.set_defaults(run=compare)
+
+    add = commands.add_parser(
+        "reproduce", parents=[common], help="train a version again from what made it; exit code 1 if it is not the same"
+    )
+    add.add_argument("version", help="alias or number")
+    add.add_argument("--quick", action="store_true", help="train nothing: check the version's model by its dvc.lock")
+    add.set_defaults(run=reproduce)
 
     add = commands.add_parser("report", parents=[common], help="what the last run made, in a few lines")
     add.set_defaults(run=report)

@@ -374,6 +374,13 @@ class Provenance(Section):
         return self
 
 
+class Follow(Section):
+    """Which version a running product uses, and how soon it notices that a person chose another one."""
+
+    alias: str = Field("champion", pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")
+    every_s: float = Field(10, gt=0, description="seconds between two questions to the registry")
+
+
 class Retrain(Section):
     """When the Prefect flow runs and what it may do."""
 
@@ -423,6 +430,7 @@ class Config(Section):
     evaluate: Evaluate
     register_: Register = Field(alias="register")
     swap: Swap = Swap()
+    follow: Follow = Follow()
     retrain: Retrain
     provenance: Provenance = Provenance()
 

@@ -32,7 +32,10 @@ if TYPE_CHECKING:
 
 KEY = "styleblend.key"
 _SQLITE = "sqlite:///"
-_SWAPPER = "swapper"
+SWAPPER = "swapper"
+"""Name of the folder with the model among a version's artifacts."""
+# The column of MLflow's database is that wide.
+_DESCRIPTION_LIMIT = 5000
 
 
 class TrackingError(StyleBlendError):
@@ -149,11 +152,12 @@ def register_version(
     """Register a swapper as a model version that carries its code and its weights, and nothing pickled.
 
     The version holds the package's source beside safetensors weights, so it loads without this checkout.
-    What was already registered under `key` is not made twice: its tags and alias are brought up to date.
+    What was already registered under `key` is not made twice: it keeps what it was made with and gets the alias.
 
     Args:
         swapper_folder: what `styleblend.model.load` reads.
         metrics: logged on the registering run and shown with the version.
+        tags: what the version was made with; `set_tags` is for what may change later.
         artifacts: further files of the version (card, grid, figures), by name.
         alias: name that will point at this version, or None.
         run: the run that the version belongs to.
@@ -161,9 +165,7 @@ def register_version(
     client, _ = _connect(cfg)
     run.log_metrics(metrics)
     known = {version.tags.get(KEY): version for version in _versions(client, cfg.model_name)}
-    version = known.get(key) or _make_version(client, cfg, swapper_folder, artifacts, run, key)
-    for name, value in tags.items():
-        client.set_model_version_tag(cfg.model_name, version.version, name, value)
+    version = known.get(key) or _make_version(client, cfg, swapper_folder, tags, artifacts, run, key)
     if alias is not None:
         client.set_registered_model_alias(cfg.model_name, alias, version.version)
     return find_version(cfg, str(version.version))
@@ -222,6 +224,23 @@ def fetch_version(cfg: config.Tracking, reference: str, destination: Path) -> Pa
     Raises:
         TrackingError: there is no such version, or its files are gone.
     """
+    with tempfile.TemporaryDirectory() as scratch:
+        record = fetch_record(cfg, reference, Path(scratch) / "record")
+        with whole_folder(destination) as partial:
+            shutil.copytree(record / SWAPPER, partial, dirs_exist_ok=True)
+    return destination
+
+
+def fetch_record(cfg: config.Tracking, reference: str, destination: Path) -> Path:
+    """Copy all that was registered with a model version into `destination`, which is replaced as a whole.
+
+    Args:
+        reference: an alias ("champion") or a number ("3").
+    Returns:
+        `destination`, with the swapper in the folder SWAPPER and the other artifacts under their files' names.
+    Raises:
+        TrackingError: there is no such version, or its files are gone.
+    """
     version = find_version(cfg, reference)
     mlflow = _mlflow(resolved(cfg).uri)
     with tempfile.TemporaryDirectory() as scratch:
@@ -229,20 +248,64 @@ def fetch_version(cfg: config.Tracking, reference: str, destination: Path) -> Pa
             found = mlflow.artifacts.download_artifacts(
                 artifact_uri=f"models:/{version.name}/{version.version}", dst_path=scratch
             )
+            with whole_folder(destination) as partial:
+                shutil.copytree(Path(found) / "artifacts", partial, dirs_exist_ok=True)
         except (mlflow.MlflowException, OSError) as error:
             reason = str(error).splitlines()[0]
             raise TrackingError(
                 f"{version.name} version {version.version} has lost its files ({reason}): register it again"
             ) from error
-        with whole_folder(destination) as partial:
-            shutil.copytree(Path(found) / "artifacts" / _SWAPPER, partial, dirs_exist_ok=True)
     return destination
+
+
+def alias_holder(cfg: config.Tracking, alias: str) -> Version:
+    """The version that an alias points at now, in one request: for those who ask again and again.
+
+    `aliases` of the result names this one only.
+
+    Raises:
+        TrackingError: no version has the alias, or the store does not answer.
+    """
+    file = _sqlite_file(cfg.uri, Path.cwd())
+    if file is not None and not file.exists():
+        raise TrackingError(f"no model registry at {file}: run `dvc repro` first, or correct tracking.uri")
+    cfg = resolved(cfg)
+    mlflow = _mlflow(cfg.uri)
+    try:
+        found = mlflow.MlflowClient(cfg.uri, cfg.uri).get_model_version_by_alias(cfg.model_name, alias)
+    except mlflow.MlflowException as error:
+        reason = str(error).splitlines()[0]
+        raise TrackingError(
+            f"alias '{alias}' of model '{cfg.model_name}' could not be read ({reason}): set it in MLflow, or see to it "
+            f"that {cfg.uri} answers"
+        ) from error
+    return Version(cfg.model_name, str(found.version), str(found.run_id), dict(found.tags), (alias,))
+
+
+def set_tags(cfg: config.Tracking, version: Version, tags: Mapping[str, str]) -> None:
+    """Set tags of a model version, in place of those of the same name."""
+    client, _ = _connect(cfg)
+    for name, value in tags.items():
+        client.set_model_version_tag(version.name, version.version, name, value)
+
+
+def describe(cfg: config.Tracking, version: Version, markdown: str) -> None:
+    """Put a text on the version's page in MLflow, in place of what stood there; what is too long is cut."""
+    client, _ = _connect(cfg)
+    client.update_model_version(version.name, version.version, markdown[:_DESCRIPTION_LIMIT])
+
+
+def artifact_link(run: Run, path: str) -> str:
+    """Where MLflow's page shows a run's artifact: an address relative to MLflow's own, whatever its host."""
+    experiment = run.client.get_run(run.run_id).info.experiment_id
+    return f"#/experiments/{experiment}/runs/{run.run_id}/artifacts/{path}"
 
 
 def _make_version(
     client: MlflowClient,
     cfg: config.Tracking,
     swapper_folder: Path,
+    tags: Mapping[str, str],
     artifacts: Mapping[str, Path],
     run: Run,
     key: str,
@@ -256,8 +319,8 @@ def _make_version(
         warnings.filterwarnings("ignore", message=".*An input example was not provided")
         importlib.import_module("mlflow.pyfunc")
         # MLflow keeps an artifact under the name of its folder (and follows no links): `fetch_version` needs it.
-        named = shutil.copytree(swapper_folder, Path(scratch) / _SWAPPER)
-        files = {_SWAPPER: str(named)} | {name: str(path.resolve()) for name, path in artifacts.items()}
+        named = shutil.copytree(swapper_folder, Path(scratch) / SWAPPER)
+        files = {SWAPPER: str(named)} | {name: str(path.resolve()) for name, path in artifacts.items()}
         with mlflow.start_run(run_id=run.run_id):
             info = mlflow.pyfunc.log_model(
                 name="model",
@@ -270,7 +333,7 @@ def _make_version(
     if not _registered(client, cfg.model_name):
         client.create_registered_model(cfg.model_name, description="Face swapping by style blending")
     return client.create_model_version(
-        cfg.model_name, info.model_uri, run.run_id, tags={KEY: key}, model_id=info.model_id
+        cfg.model_name, info.model_uri, run.run_id, tags={**tags, KEY: key}, model_id=info.model_id
     )
 
 

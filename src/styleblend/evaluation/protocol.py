@@ -40,6 +40,8 @@ from styleblend.pixels import from_8bit, to_8bit
 
 MODEL = "model"
 TRUE_SWAP = "true_swap"
+EXAMPLES = "examples.safetensors"
+"""Pairs of the grid, uint8 [n, 3, S, S]: `source`, `target` and, where it is known, `true_swap`."""
 
 
 class Judge(Protocol):

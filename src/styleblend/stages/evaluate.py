@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from safetensors.torch import save_file
 
 from styleblend import config, metrics, model, reporting, tracking
 from styleblend.evaluation import baselines, benchmark, protocol
@@ -90,6 +91,9 @@ def evaluate(
         (folder / "protocol.json").write_text(json.dumps(description, indent=1) + "\n")
         reporting.figure_chart(figures, folder / "figures.png")
         reporting.swap_grid(_grid(pairs, measured, keep), folder / "swap_grid.png", model="evaluate")
+        # A later version is shown on the same pairs, when the faces may be long gone.
+        truth = {"true_swap": measured[TRUE_SWAP].kept} if TRUE_SWAP in measured else {}
+        save_file({name: value.contiguous() for name, value in (shown | truth).items()}, folder / protocol.EXAMPLES)
         drawn = {name: to_8bit(pictures).cpu() for name, pictures in inside.pictures.items()}
         reporting.swap_grid(shown | drawn, folder / "inside.png", model="evaluate")
         reporting.blending_chart(inside.from_source, folder / "blending.png")

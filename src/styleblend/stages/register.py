@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
+import tempfile
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -12,10 +12,12 @@ from typing import Any
 
 import pandas as pd
 
-from styleblend import config, reporting, tracking
+from styleblend import comparing, config, lineage, reporting, tracking
 from styleblend.errors import StyleBlendError
 from styleblend.files import fingerprint, sha256, whole_file
 from styleblend.stages.entry import run
+
+CHAMPION = "champion"
 
 
 def register(
@@ -26,14 +28,17 @@ def register(
     networks: Path,
     out: Path,
     card: Path,
+    params: Path,
     cfg: config.Register,
     track: config.Tracking,
 ) -> dict[str, Any]:
-    """Register the swapper, write its card, and give it the alias if the gate lets it pass.
+    """Register the swapper, write its card, give it the alias if the gate lets it pass, compare it with the champion.
 
     A version that fails the gate is registered too, without the alias: its figures are worth keeping, and DVC
     has nothing to run again.
 
+    Args:
+        params: params.yaml of the project; it is kept with the version, and so is the dvc.lock beside it.
     Returns:
         what `out` holds: name, version, run ids, alias or None, gate ("passed" or "failed") and the reasons.
     Raises:
@@ -45,44 +50,48 @@ def register(
     model = json.loads((swapper / "model.json").read_text())
     catalogue = json.loads((networks / "networks.json").read_text())
     manifest = pd.read_parquet(faces / "manifest.parquet")
-    tags = {
-        "gate": verdict,
-        "git_revision": git_revision(),
-        "dvc_lock_sha256": sha256(Path("dvc.lock")) if Path("dvc.lock").exists() else "none yet",
-        "data_sha256": sha256(faces / "manifest.parquet"),
-        "data_licences": ", ".join(sorted(manifest["licence"].dropna().unique())),
-        "network_licences": ", ".join(sorted({str(entry["licence"]) for entry in catalogue.values()})),
-        "alignment": f"{model['alignment']['template']} {model['alignment']['size_px']} px",
-        "training_fingerprint": str(model.get("fingerprint", "unknown")),
-    }
     sentence = "The gate passed." if not reasons else f"The gate failed: {'; '.join(reasons)}."
-    with whole_file(card) as partial:
-        partial.write_text(
-            reporting.model_card(
-                metrics=metrics,
-                protocol=json.loads((evaluation / "protocol.json").read_text()),
-                manifest=manifest,
-                networks=catalogue,
-                model=model,
-                tags=tags,
-                gate=sentence,
+    with tempfile.TemporaryDirectory() as scratch:
+        made_with = lineage.collect(params, Path(scratch))
+        tags = {"gate": verdict, **made_with.facts, **_facts(faces, manifest, catalogue, model)}
+        with whole_file(card) as partial:
+            partial.write_text(
+                reporting.model_card(
+                    metrics=metrics,
+                    protocol=json.loads((evaluation / "protocol.json").read_text()),
+                    manifest=manifest,
+                    networks=catalogue,
+                    model=model,
+                    tags=tags,
+                    gate=sentence,
+                )
             )
-        )
-    alias = None if reasons else cfg.alias
-    key = fingerprint(swapper, metrics_file)
-    parent = json.loads((swapper / "run.json").read_text())["parent_run_id"]
-    with tracking.child_run(track, parent, "register", key, {"gate": cfg.gate.model_dump()}) as child:
-        version = tracking.register_version(
-            track,
-            swapper,
-            {name: value for name, value in metrics.items() if not isinstance(value, str)},
-            tags,
-            {"card": card, "evaluation": evaluation, "metrics": metrics_file},
-            alias,
-            run=child,
-            key=key,
-        )
-        child.log_artifact(card)
+        alias = None if reasons else cfg.alias
+        key = fingerprint(swapper, metrics_file)
+        parent = json.loads((swapper / "run.json").read_text())["parent_run_id"]
+        with tracking.child_run(track, parent, "register", key, {"gate": cfg.gate.model_dump()}) as child:
+            version = tracking.register_version(
+                track,
+                swapper,
+                {name: value for name, value in metrics.items() if not isinstance(value, str)},
+                tags,
+                {
+                    "card": card,
+                    "evaluation": evaluation,
+                    "metrics": metrics_file,
+                    "networks": networks / "networks.json",
+                    **made_with.files,
+                },
+                alias,
+                run=child,
+                key=key,
+            )
+            child.log_artifact(card)
+            # What a version was made with never changes; how it stands does, with the gate and with the champion.
+            standing = comparing.Contender(f"version {version.version}", version.tags, swapper, evaluation, metrics)
+            text, comparison = _beside_champion(track, version, standing, child, Path(scratch))
+            tracking.set_tags(track, version, {"gate": verdict, "comparison": comparison})
+            tracking.describe(track, version, f"{sentence} {text}")
     tracking.finish_pipeline(track, child.parent_run_id)
     registered = {
         "name": version.name,
@@ -119,18 +128,55 @@ def failures(gate: config.Gate, metrics: Mapping[str, Any]) -> list[str]:
     return low + high
 
 
-def git_revision() -> str:
-    """The checked-out commit, with `-dirty` when files differ from it; `unknown` outside a repository."""
+def _facts(
+    faces: Path, manifest: pd.DataFrame, networks: Mapping[str, Mapping[str, Any]], model: Mapping[str, Any]
+) -> dict[str, str]:
+    """What the version learned from and through, short enough for MLflow's page."""
+
+    def stated(column: str) -> str:
+        return ", ".join(sorted(manifest[column].dropna().unique()))
+
+    return {
+        "data_sha256": sha256(faces / "manifest.parquet"),
+        "data_licences": stated("licence"),
+        "data_terms": stated("terms"),
+        "networks": ", ".join(
+            f"{entry['file']} {str(entry['sha256'])[:12]} ({entry['licence']})" for entry in networks.values()
+        ),
+        "network_licences": ", ".join(sorted({str(entry["licence"]) for entry in networks.values()})),
+        "alignment": f"{model['alignment']['template']} {model['alignment']['size_px']} px",
+        "training_fingerprint": str(model.get("fingerprint", "unknown")),
+    }
+
+
+def _beside_champion(
+    track: config.Tracking, version: tracking.Version, new: comparing.Contender, run: tracking.Run, scratch: Path
+) -> tuple[str, str]:
+    """The text for the version's page and its short form; the picture goes to the run's artifacts.
+
+    A champion that cannot be compared is no reason to keep a version out of the registry: the text says why.
+    """
     try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return done.stdout.strip()
+        champion = tracking.find_version(track, CHAMPION)
+    except tracking.TrackingError:
+        return "No version has the alias champion yet, so there is nothing to compare with.", "no champion yet"
+    if champion.version == version.version:
+        return "This version is the champion.", "is the champion"
+    try:
+        with comparing.contender(track, champion.version) as old:
+            table, verdict = comparing.table(new, old), comparing.verdict(new, old)
+            file = scratch / f"version_{version.version}_and_{champion.version}.png"
+            comparing.picture(new, old, file)
+    except StyleBlendError as error:
+        print(f"register: not compared with the champion: {error}")
+        return f"Not compared with the champion, version {champion.version}: {error}.", "not compared"
+    run.log_artifact(file, "comparison")
+    link = tracking.artifact_link(run, f"comparison/{file.name}")
+    return (
+        f"Beside the champion, version {champion.version}, when this version was registered:\n\n{table}\n\n"
+        f"[Both on the same faces]({link}). To use this version, give it the alias `champion`.",
+        verdict,
+    )
 
 
 def main() -> None:
@@ -148,6 +194,7 @@ def main() -> None:
         given.networks,
         given.out,
         given.card,
+        given.params,
         cfg.register_,
         cfg.tracking,
     )
