@@ -1,23 +1,20 @@
 """Retraining with Prefect: when the pipeline runs, what may be tried again, who hears of it. dvc.yaml is the pipeline.
 
 python flows/retrain.py            run it once
-python flows/retrain.py --serve    run it on the schedule of params.yaml, never two at a time
+python flows/retrain.py --serve    run it on the schedule of params.yaml, when photographs change, and on demand
 """
 
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import datetime
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -31,178 +28,201 @@ os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 
 from prefect import flow, get_run_logger, task  # noqa: E402
-from prefect.client.schemas.objects import (  # noqa: E402
-    ConcurrencyLimitConfig,
-    ConcurrencyLimitStrategy,
-    State,
-    TaskRun,
-)
-from prefect.client.schemas.schedules import CronSchedule  # noqa: E402
+from prefect.client.schemas.objects import FlowRun, State, TaskRun  # noqa: E402
+from prefect.flows import Flow  # noqa: E402
 from prefect.states import Failed  # noqa: E402
 from prefect.tasks import Task  # noqa: E402
 
+import locking  # noqa: E402
+import notifying  # noqa: E402
+import outcome  # noqa: E402
+import overriding  # noqa: E402
+import pipeline  # noqa: E402
+import serving  # noqa: E402
+import showing  # noqa: E402
+import watching  # noqa: E402
+from pipeline import MISTAKE  # noqa: E402
 from styleblend import config, tracking  # noqa: E402
 from styleblend.data.sources import list_pictures  # noqa: E402
-from styleblend.errors import StyleBlendError  # noqa: E402
+from styleblend.errors import StyleBlendError, TransientError  # noqa: E402
 
-MISTAKE = "Mistake"
-"""Name of the state of a failure that will fail again until a person does something."""
-TERM_SECONDS = 20
+
+def _may_pass(task: Task[..., Any], run: TaskRun, state: State) -> bool:
+    """Whether to try again: a network that does not answer may pass, a mistake will not."""
+    return state.name != MISTAKE
+
+
+def _failed(error: StyleBlendError) -> State:
+    return Failed(message=str(error)) if isinstance(error, TransientError) else Failed(name=MISTAKE, message=str(error))
 
 
 @task
-def check(project: Path) -> config.Config | State:
-    """The project's parameters, if they are in order and the photographs that they name are there."""
+def check(project: Path, overrides: dict[str, Any]) -> config.Config | State:
+    """The settings of this run, if they are in order and the photographs that they name are there."""
     try:
-        cfg = config.load(project / "params.yaml")
+        cfg = overriding.checked(project, overrides)
+        if cfg.retrain.webhook:
+            notifying.expanded(cfg.retrain.webhook)
         for source in cfg.download.sources:
             if isinstance(source, config.FolderSource):
                 get_run_logger().info("%s: %d pictures", source.path, len(list_pictures(project / source.path)))
     except StyleBlendError as error:
-        return Failed(name=MISTAKE, message=str(error))
+        return _failed(error)
     return cfg
 
 
-def _may_pass(task: Task[..., Any], run: TaskRun, state: State) -> bool:
-    """Whether to try again: a lost worker or a busy lock may pass, a mistake that a stage named will not."""
-    return state.name != MISTAKE
+@task(retries=3, retry_delay_seconds=10)
+def update(project: Path, file: Path) -> State | None:
+    """Bring an imported folder of photographs up to date."""
+    done = subprocess.run(watching.update_command(file), cwd=project, capture_output=True, text=True)
+    if done.returncode:
+        return Failed(message=f"{file.name} could not be brought up to date: {done.stderr.strip()}")
+    return None
 
 
-@task(retry_condition_fn=_may_pass)
-def reproduce(project: Path, lock: int) -> State | None:
-    """Run `dvc repro` and pass its lines on. Whatever ends this task ends the training with it.
+@task
+def gate(project: Path, promotion: str) -> tuple[str, bool]:
+    """What came out, in one line, and whether it becomes the champion. The stage `register` measured it."""
+    registered = outcome.registered(project)
+    name = f"{registered['name']} version {registered['version']}"
+    if not outcome.is_news(project):
+        return f"nothing new: {name} stays the last", False
+    if registered["gate"] != "passed":
+        return f"{name} registered, but the gate is shut: {'; '.join(registered['reasons'])}", False
+    if promotion == "auto":
+        return f"{name} registered, gate passed, promoted to champion", True
+    return f"{name} registered, gate passed, alias {registered['alias']}: look at it, and promote it in MLflow", False
+
+
+@task(retries=3, retry_delay_seconds=10, retry_condition_fn=_may_pass)
+def promote(project: Path, cfg: config.Tracking, version: str) -> State | None:
+    """Point the alias `champion` at the version."""
+    try:
+        tracking.point_alias(tracking.resolved(cfg, project), "champion", version)
+    except StyleBlendError as error:
+        return _failed(error)
+    return None
+
+
+@task(retries=2, retry_delay_seconds=10)
+def show(project: Path, cfg: config.Tracking, headline: str) -> None:
+    """Put the figures beside the champion's, and the swap grid, on the run's page."""
+    registered, metrics = outcome.registered(project), project / "reports" / "metrics.json"
+    if not metrics.is_file():
+        return
+    try:
+        champion = tracking.find_version(tracking.resolved(cfg, project), "champion")
+        figures = dict(tracking.figures(tracking.resolved(cfg, project), champion), version=champion.version)
+    except tracking.TrackingError as error:
+        get_run_logger().info("no champion to compare with: %s", error)
+        figures = {}
+    if figures.get("version") == registered["version"]:
+        figures = {}
+    grid = project / "reports" / "evaluate" / "swap_grid.png"
+    showing.show(showing.result(headline, registered, json.loads(metrics.read_text()), figures, grid))
+
+
+@task(retries=3, retry_delay_seconds=10, retry_condition_fn=_may_pass)
+def notify(webhook: str, text: str) -> State | None:
+    """Send the line to the webhook."""
+    try:
+        notifying.send(webhook, text)
+    except StyleBlendError as error:
+        return _failed(error)
+    return None
+
+
+def _tell_unusual_end(flow: Flow[..., Any], flow_run: FlowRun, state: State) -> None:
+    """Whoever serves the flow calls this when a run was cancelled or its process died."""
+    project = Path(flow_run.parameters["project"])
+    text = f"{str(state.name).lower()}: what is done stays done, the next run goes on from there"
+    notifying.write(project / overriding.lasting(project).retrain.notify_file, text)
+
+
+@flow(name="retrain", on_cancellation=[_tell_unusual_end], on_crashed=[_tell_unusual_end])
+def retrain(
+    project: Path = PROJECT,
+    overrides: dict[str, Any] | None = None,
+    promotion: Literal["as set", "manual", "auto"] = "as set",
+    force: bool = False,
+) -> State | str:
+    """Check, run the pipeline, judge, notify. Returns what was notified; a failure is a state, not a traceback.
 
     Args:
-        lock: open file that DVC inherits: the lock on it holds for as long as DVC lives, should this process die.
+        project: folder with dvc.yaml and params.yaml.
+        overrides: settings of this run alone, nested as in params.yaml: {"train_encoder": {"steps": 500}}.
+        promotion: whether a version that passes its gate becomes the champion by itself (auto) or not (manual);
+            "as set" follows retrain.promote of params.yaml.
+        force: run every stage, also those that have nothing new.
     """
-    logger = get_run_logger()
-    mistake = ""
-    # A session of its own: one signal reaches DVC, the stage and its workers, and none of ours goes astray.
-    with subprocess.Popen(
-        [sys.executable, "-m", "dvc", "repro"],
-        cwd=project,
-        env=os.environ | {"PYTHONUNBUFFERED": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-        pass_fds=[lock],
-    ) as process:
-        try:
-            assert process.stdout is not None
-            for line in process.stdout:
-                if line.strip():
-                    logger.info("%s", line.rstrip())
-                # Stages begin the one line that they say to a user so, see stages/entry.py.
-                if line.startswith("styleblend "):
-                    mistake = line.strip()
-            code = process.wait()
-        finally:
-            _end(process)
-    if code == 0:
-        return None
-    if mistake:
-        return Failed(name=MISTAKE, message=mistake)
-    return Failed(message=f"dvc repro ended with {code}: the lines above say why")
-
-
-@task
-def promote(project: Path, cfg: config.Config, registered: dict[str, Any]) -> None:
-    """Point the alias `champion` at the version; only where retrain.promote is `auto`."""
-    tracking.point_alias(tracking.resolved(cfg.tracking, project), "champion", registered["version"])
-
-
-@task
-def notify(file: Path, text: str) -> None:
-    """Add a line to the file that people watch."""
-    get_run_logger().info("%s", text)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a") as stream:
-        stream.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {text}\n")
-
-
-@flow(name="retrain")
-def retrain(project: Path = PROJECT) -> State | str:
-    """Check, run the pipeline, judge, notify. Returns what was notified; a failure is a state, not a traceback."""
     try:
-        with _only_run(project) as lock:
-            return _retrain(project, lock)
-    except BlockingIOError:
-        return Failed(name=MISTAKE, message=f"another retraining runs in {project}: wait for its end, or end it")
+        with locking.only_one(project) as lock:
+            return _retrain(project, lock, overrides or {}, promotion, force)
+    except locking.Busy as error:
+        return _failed(error)
 
 
-def _retrain(project: Path, lock: int) -> State | str:
-    checked: State = check(project, return_state=True)
+def _retrain(project: Path, lock: int, overrides: dict[str, Any], promotion: str, force: bool) -> State | str:
+    # What a killed run may have left.
+    if line := overriding.restore(project):
+        get_run_logger().warning("%s", line)
+    checked: State = check(project, overrides, return_state=True)
     if checked.is_failed():
         return Failed(name=checked.name, message=checked.message)
     cfg: config.Config = checked.result()
-    file = project / cfg.retrain.notify_file
-    before = _registered(project)
-    run = reproduce.with_options(retries=cfg.retrain.retries, retry_delay_seconds=10)
-    ran: State = run(project, lock, return_state=True)
-    if ran.is_failed():
-        notify(file, f"failed: {ran.message}")
-        return Failed(name=ran.name, message=ran.message)
-    text = _judge(project, cfg, before)
-    notify(file, text)
+    outcome.begin(project)
+    failed = _run(project, lock, cfg, overrides, force)
+    if failed is None:
+        text, wins = gate(project, cfg.retrain.promote if promotion == "as set" else promotion)
+        if wins:
+            promoted: State = promote(project, cfg.tracking, outcome.registered(project)["version"], return_state=True)
+            failed = promoted if promoted.is_failed() else None
+    if failed is not None:
+        _tell(project, cfg.retrain, f"failed: {failed.message}")
+        return Failed(name=failed.name, message=failed.message)
+    show(project, cfg.tracking, text, return_state=True)
+    _tell(project, cfg.retrain, text)
+    outcome.told(project)
     return text
 
 
-def _judge(project: Path, cfg: config.Config, before: dict[str, Any]) -> str:
-    """What came out, in one line. Promotes it where that is allowed."""
-    registered = _registered(project)
-    name = f"{registered['name']} version {registered['version']}"
-    if registered == before:
-        return f"nothing new: {name} stays the last"
-    if registered["gate"] != "passed":
-        return f"{name} registered, but the gate is shut: {'; '.join(registered['reasons'])}"
-    if cfg.retrain.promote == "auto":
-        promote(project, cfg, registered)
-        return f"{name} registered, gate passed, promoted to champion"
-    return f"{name} registered, gate passed, alias {registered['alias']}: look at it, and promote it in MLflow"
+def _run(project: Path, lock: int, cfg: config.Config, overrides: dict[str, Any], force: bool) -> State | None:
+    """Bring the data up to date and run the pipeline, again where that may help. None, or how it failed."""
+    for file in watching.imports(project, cfg.download):
+        updated: State = update(project, file, return_state=True)
+        if updated.is_failed():
+            return updated
+    for left in reversed(range(cfg.retrain.retries + 1)):
+        with overriding.overridden(project, overrides):
+            failed = pipeline.reproduce(project, lock, force)
+        if failed is None or failed.name == MISTAKE or not left:
+            return failed
+        get_run_logger().warning("%s; once more in %g s", failed.message, cfg.retrain.retry_seconds)
+        time.sleep(cfg.retrain.retry_seconds)
+    raise AssertionError("the last try returns")
 
 
-def _registered(project: Path) -> dict[str, Any]:
-    file = project / "reports" / "registered.json"
-    content: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
-    return content
-
-
-@contextmanager
-def _only_run(project: Path) -> Iterator[int]:
-    """Hold the project's lock; BlockingIOError if another process does. A dead process holds none."""
-    file = project / ".state" / "retrain.lock"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield stream.fileno()
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    """End the process and all it started, first kindly. DVC alone would leave its stage training on."""
-    for sign, patience in ((signal.SIGTERM, TERM_SECONDS), (signal.SIGKILL, None)):
-        try:
-            os.killpg(process.pid, sign)
-        except ProcessLookupError:
-            return
-        try:
-            process.wait(patience)
-        except subprocess.TimeoutExpired:
-            continue
+def _tell(project: Path, cfg: config.Retrain, text: str) -> None:
+    get_run_logger().info("%s", text)
+    notifying.write(project / cfg.notify_file, text)
+    if cfg.webhook is None:
+        return
+    sent: State = notify(cfg.webhook, text, return_state=True)
+    if sent.is_failed():
+        notifying.write(project / cfg.notify_file, f"not sent to the webhook: {sent.message}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--serve", action="store_true", help="stay and run on the schedule retrain.cron")
+    parser.add_argument("--serve", action="store_true", help="stay, and run when it is time; needs PREFECT_API_URL")
     parser.add_argument("--project", type=Path, default=PROJECT, help="folder with dvc.yaml and params.yaml")
     given = parser.parse_args()
     project = given.project.resolve()
     try:
-        cfg = config.load(project / "params.yaml")
         if given.serve:
-            serve(project, cfg.retrain)
+            serving.serve(retrain, project)
             return
+        config.load(project / "params.yaml")
     except StyleBlendError as error:
         sys.exit(f"retrain: {error}")
     # Prefect's own server for this run ends when Python exits, but not when a signal ends Python.
@@ -210,23 +230,6 @@ def main() -> None:
     state: State = retrain(project, return_state=True)
     if not state.is_completed():
         sys.exit(f"retrain: {state.message}")
-
-
-def serve(project: Path, cfg: config.Retrain) -> None:
-    """Register the deployment retrain/scheduled and run it when it is due, until stopped.
-
-    Raises:
-        StyleBlendError: the schedule cannot be read.
-    """
-    try:
-        CronSchedule(cron=cfg.cron)
-    except ValueError:
-        raise StyleBlendError(
-            f"retrain.cron '{cfg.cron}' is no cron line: give five fields, as in '0 3 * * 0'"
-        ) from None
-    # A run that comes due while another is at work waits for it.
-    alone = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)
-    retrain.serve(name="scheduled", cron=cfg.cron, parameters={"project": str(project)}, global_limit=alone)
 
 
 if __name__ == "__main__":
