@@ -52,7 +52,7 @@ def snapshot(folder: Path) -> str | None:
 def imports(project: Path, cfg: config.Download) -> list[Path]:
     """The .dvc files of folders of photographs that DVC can bring up to date from elsewhere."""
     places = {source.path for source in cfg.sources if isinstance(source, config.FolderSource)} | {cfg.origin}
-    files = [project / place.with_name(f"{place.name}.dvc") for place in sorted(places)]
+    files = [project / place.parent / f"{place.name}.dvc" for place in sorted(places)]
     return [file for file in files if file.is_file() and "deps" in yaml.safe_load(file.read_text())]
 
 
