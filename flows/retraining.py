@@ -85,22 +85,28 @@ def promote(project: Path, cfg: config.Tracking, version: str) -> State | None:
     return None
 
 
-@task(retries=2, retry_delay_seconds=10)
-def show(project: Path, cfg: config.Tracking, headline: str) -> None:
+@task(retries=3, retry_delay_seconds=10, retry_condition_fn=_may_pass)
+def champion(project: Path, cfg: config.Tracking) -> dict[str, Any] | State:
+    """`version` and figures of the champion; empty where there is none."""
+    cfg = tracking.resolved(cfg, project)
+    try:
+        version = tracking.find_version(cfg, "champion")
+        return {**tracking.figures(cfg, version), "version": version.version}
+    except tracking.TrackingUnreachable as error:
+        return _failed(error)
+    except tracking.TrackingError as error:
+        get_run_logger().info("nothing to compare with: %s", error)
+        return {}
+
+
+@task
+def show(project: Path, headline: str, best: dict[str, Any]) -> None:
     """Put the figures beside the champion's, and the swap grid, on the run's page."""
     registered, metrics = outcome.registered(project), project / "reports" / "metrics.json"
-    if not metrics.is_file():
-        return
-    try:
-        champion = tracking.find_version(tracking.resolved(cfg, project), "champion")
-        figures = dict(tracking.figures(tracking.resolved(cfg, project), champion), version=champion.version)
-    except tracking.TrackingError as error:
-        get_run_logger().info("no champion to compare with: %s", error)
-        figures = {}
-    if figures.get("version") == registered["version"]:
-        figures = {}
-    grid = project / "reports" / "evaluate" / "swap_grid.png"
-    showing.show(showing.result(headline, registered, json.loads(metrics.read_text()), figures, grid))
+    if metrics.is_file():
+        beside = best if best.get("version") != registered["version"] else {}
+        grid = project / "reports" / "evaluate" / "swap_grid.png"
+        showing.show(showing.result(headline, registered, json.loads(metrics.read_text()), beside, grid))
 
 
 @task(retries=3, retry_delay_seconds=10, retry_condition_fn=_may_pass)
@@ -118,7 +124,7 @@ def _tell_unusual_end(flow: Flow[..., Any], flow_run: FlowRun, state: State) -> 
     project = Path(flow_run.parameters["project"])
     word = "crashed" if state.is_crashed() else "cancelled"
     text = f"{word}: what is done stays done, the next run goes on from there"
-    notifying.write(project / overriding.lasting(project).retrain.notify_file, text)
+    notifying.write(project / _settings(project).notify_file, text)
 
 
 @flow(name="retrain", on_cancellation=[_tell_unusual_end], on_crashed=[_tell_unusual_end])
@@ -150,11 +156,14 @@ def _retrain(project: Path, lock: int, overrides: dict[str, Any], promotion: str
         get_run_logger().warning("%s", line)
     checked: State = check(project, overrides, return_state=True)
     if checked.is_failed():
+        _tell(project, _settings(project), f"failed: {checked.message}")
         return Failed(name=checked.name, message=checked.message)
     cfg: config.Config = checked.result()
     outcome.begin(project)
     failed = _run(project, lock, cfg, overrides, force)
     if failed is None:
+        # Asked before a promotion: the page compares with the champion of before.
+        best: State = champion(project, cfg.tracking, return_state=True)
         text, wins = gate(project, cfg.retrain.promote if promotion == "as set" else promotion)
         if wins:
             promoted: State = promote(project, cfg.tracking, outcome.registered(project)["version"], return_state=True)
@@ -162,7 +171,7 @@ def _retrain(project: Path, lock: int, overrides: dict[str, Any], promotion: str
     if failed is not None:
         _tell(project, cfg.retrain, f"failed: {failed.message}")
         return Failed(name=failed.name, message=failed.message)
-    show(project, cfg.tracking, text, return_state=True)
+    show(project, text, best.result() if best.is_completed() else {}, return_state=True)
     _tell(project, cfg.retrain, text)
     outcome.told(project)
     return text
@@ -182,6 +191,14 @@ def _run(project: Path, lock: int, cfg: config.Config, overrides: dict[str, Any]
         get_run_logger().warning("%s; once more in %g s", failed.message, cfg.retrain.retry_seconds)
         time.sleep(cfg.retrain.retry_seconds)
     raise AssertionError("the last try returns")
+
+
+def _settings(project: Path) -> config.Retrain:
+    """Those of params.yaml, or where it is not in order the defaults: somebody must hear of it."""
+    try:
+        return overriding.lasting(project).retrain
+    except config.ConfigError:
+        return config.Retrain()
 
 
 def _tell(project: Path, cfg: config.Retrain, text: str) -> None:

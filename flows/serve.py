@@ -20,7 +20,7 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
 HOST = "127.0.0.1"
-START_SECONDS = 180
+START_SECONDS = 300
 # Prefect gives a run 30 s to end before it is killed.
 END_SECONDS = 40
 _PR_SET_PDEATHSIG = 1

@@ -107,6 +107,6 @@ def start_server(port: int, log: Path) -> subprocess.Popen[bytes]:
             start_new_session=True,
             env=os.environ,
         )
-    wait_for(lambda: answers(f"http://127.0.0.1:{port}/api/health") or server.poll() is not None, seconds=180)
+    wait_for(lambda: answers(f"http://127.0.0.1:{port}/api/health") or server.poll() is not None, seconds=280)
     assert server.poll() is None, log.read_text()
     return server

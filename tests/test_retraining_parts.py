@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
+import showing
 import yaml
 
 import notifying
@@ -247,3 +248,27 @@ with overriding.overridden(project, {{"evaluate": {{"seed": 9}}}}), open("/dev/n
     wait_for(lambda: not any(map(alive, family)), seconds=30)
     assert (project / "kind").exists(), "it was asked kindly first"
     assert params.read_text() == before
+
+
+def test_the_page_compares_with_the_champion_only_where_there_is_another(tmp_path: Path) -> None:
+    """Each figure has its interval, the champion a column of its own or none, and a shut gate its reasons."""
+    metrics = {"pose_error_deg": 4.25, "pose_error_deg_low": 4.0, "pose_error_deg_high": 4.5, "n_pairs": 240}
+    registered = {"name": "m", "version": "7", "gate": "failed", "reasons": ["pose_error_deg is 4.25, above 4"]}
+    alone = showing.result("headline", registered, metrics, {}, tmp_path / "none.png")
+    assert "| pose error, degrees | lower | 4.25 (4 to 4.5) |\n" in alone
+    assert "Gate: **failed**; pose_error_deg is 4.25, above 4" in alone and "champion" not in alone
+    champion = {"version": "5", "pose_error_deg": 3.5}
+    beside = showing.result("headline", registered, metrics, champion, tmp_path / "none.png")
+    assert "| version 7 | champion, version 5 |" in beside
+    assert "| 4.25 (4 to 4.5) | 3.5 |" in beside and "![" not in beside
+
+
+@pytest.mark.parametrize(("error", "code"), [("StyleBlendError", 1), ("TransientError", os.EX_TEMPFAIL)])
+def test_a_stage_says_by_its_exit_code_what_may_pass(error: str, code: int) -> None:
+    """The one line is the same; DVC passes the code on, and the flow tries again or does not."""
+    program = (
+        "from styleblend import errors\nfrom styleblend.stages.entry import run\n"
+        f"def main():\n    raise errors.{error}('no answer')\nrun('register', main)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (code, "styleblend register: no answer\n")

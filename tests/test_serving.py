@@ -94,7 +94,7 @@ def serve(project: Path, log: Path) -> Iterator[Served]:
         )
     family: list[psutil.Process] = []
     try:
-        wait_for(lambda: answers(f"{api}/health") or process.poll() is not None, seconds=180)
+        wait_for(lambda: answers(f"{api}/health") or process.poll() is not None, seconds=280)
 
         def deployment() -> Any:
             assert process.poll() is None, log.read_text()
