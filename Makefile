@@ -58,11 +58,8 @@ ui: setup  ## open MLflow on http://127.0.0.1:5000
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false exec mlflow server --backend-store-uri "$$store" \
 		--default-artifact-root ./mlruns --host 127.0.0.1 --port 5000 --workers 1
 
-serve: setup  ## retrain on the schedule of params.yaml; Prefect on http://127.0.0.1:4200
-	@mkdir -p "$$PREFECT_HOME"; \
-	prefect server start --host 127.0.0.1 --port 4200 & server=$$!; \
-	trap 'kill $$server 2>/dev/null; wait $$server 2>/dev/null || true' EXIT; \
-	PREFECT_API_URL=http://127.0.0.1:4200/api python flows/retrain.py --serve
+serve: setup  ## retrain on schedule, on new photographs, on demand; Prefect on http://127.0.0.1:4200
+	@exec python flows/serve.py
 
 clean:  ## remove what the pipeline made; MLflow's records and the environment stay
 	rm -rf .state data/raw data/faces data/perceived.parquet data/splits data/models data/pretrained/networks reports

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from styleblend import config, tracking
+from styleblend.errors import TransientError
 
 
 @pytest.fixture
@@ -98,6 +99,18 @@ def test_missing_registry_and_reference_are_named(cfg: config.Tracking, tmp_path
     tracking.start_pipeline(cfg, "p", {})
     with pytest.raises(tracking.TrackingError, match="'styleblend' has no version"):
         tracking.fetch_version(cfg, "champion", tmp_path / "out")
+
+
+def test_a_silent_server_may_pass_and_a_wrong_address_will_not(
+    cfg: config.Tracking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody at an http address is a transient error, which retraining tries again; an unknown scheme is a mistake."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(tracking.TrackingUnreachable, match="127.0.0.1:9"):
+        tracking.find_version(config.Tracking(uri="http://127.0.0.1:9"), "champion")
+    with pytest.raises(tracking.TrackingError) as mistake:
+        tracking.find_version(config.Tracking(uri="nosuch://x"), "champion")
+    assert not isinstance(mistake.value, TransientError)
 
 
 def test_registered_version_comes_back_and_loads_by_its_own_code(cfg: config.Tracking, tmp_path: Path) -> None:

@@ -385,9 +385,20 @@ class Retrain(Section):
     """When the Prefect flow runs and what it may do."""
 
     cron: str = Field("0 3 * * 0", description="schedule in the local time zone of the server")
-    retries: int = Field(1, ge=0)
+    retries: int = Field(1, ge=0, description="further tries of the pipeline where its failure may pass")
+    retry_seconds: float = Field(10, ge=0, description="pause before each")
+    watch_seconds: float = Field(60, ge=0, description="between looks at the folders of photographs; 0 looks never")
+    settle_seconds: float = Field(
+        120, ge=0, description="how long changed photographs must have been at rest before a run starts"
+    )
+    watch_upstream_seconds: float = Field(
+        3600, ge=0, description="between `dvc update`s of imported folders; 0 updates only when a run starts"
+    )
     promote: Literal["manual", "auto"] = "manual"
     notify_file: Path = Path("reports/notifications.log")
+    webhook: str | None = Field(
+        None, description="http address that is told what came out; ${NAME} stands for the environment's value"
+    )
 
 
 class Pretrain(Section):

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from styleblend import config
-from styleblend.errors import StyleBlendError
+from styleblend.errors import StyleBlendError, TransientError
 from styleblend.files import whole_folder
 
 if TYPE_CHECKING:
@@ -40,6 +40,10 @@ _DESCRIPTION_LIMIT = 5000
 
 class TrackingError(StyleBlendError):
     """A run, model version or alias that was asked for is not in the store."""
+
+
+class TrackingUnreachable(TrackingError, TransientError):
+    """The MLflow server does not answer, or not as it should."""
 
 
 @dataclass(frozen=True)
@@ -200,6 +204,12 @@ def find_version(cfg: config.Tracking, reference: str) -> Version:
         f"model '{cfg.model_name}' has no version or alias '{reference}': "
         f"there are versions {', '.join(numbers)} and aliases {', '.join(sorted(aliases)) or '(none)'}"
     )
+
+
+def figures(cfg: config.Tracking, version: Version) -> dict[str, float]:
+    """Figures of the run that registered the version, by their names in metrics.json."""
+    client, _ = _connect(cfg)
+    return dict(client.get_run(version.run_id).data.metrics)
 
 
 def point_alias(cfg: config.Tracking, alias: str, reference: str) -> Version:
@@ -387,7 +397,8 @@ def _connect(cfg: config.Tracking) -> tuple[MlflowClient, str]:
         return client, str(client.create_experiment(cfg.experiment, location))
     except mlflow.MlflowException as error:
         reason = str(error).splitlines()[0]
-        raise TrackingError(f"MLflow at {cfg.uri} gave '{reason}': correct tracking.uri") from error
+        kind = TrackingUnreachable if cfg.uri.startswith("http") else TrackingError
+        raise kind(f"MLflow at {cfg.uri} gave '{reason}': correct tracking.uri") from error
 
 
 def _sqlite_file(uri: str, project: Path) -> Path | None:

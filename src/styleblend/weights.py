@@ -18,7 +18,7 @@ from typing import Any
 from tqdm import tqdm
 
 from styleblend.config import Pretrained
-from styleblend.errors import StyleBlendError
+from styleblend.errors import StyleBlendError, TransientError
 from styleblend.files import sha256, whole_file, whole_folder
 
 SMALL_ROLES = (
@@ -61,7 +61,7 @@ def obtain(entry: WeightFile, folder: Path, mirror: Path | None = None) -> Path:
     """Put the file into `folder` and return its path; a right file that is there already is kept.
 
     Raises:
-        StyleBlendError: neither mirror nor url gives the file, or what they give has another SHA-256.
+        StyleBlendError: neither mirror nor url gives the file (a TransientError), or it has another SHA-256.
     """
     path = folder / entry.file
     if path.is_file() and sha256(path) == entry.sha256:
@@ -80,7 +80,7 @@ def obtain(entry: WeightFile, folder: Path, mirror: Path | None = None) -> Path:
                     error.close()
                 looked = f"not in the mirror {mirror} and " if mirror is not None else ""
                 reason = getattr(error, "reason", None) or error
-                raise StyleBlendError(
+                raise TransientError(
                     f"{entry.name} is {looked}not to be had from {entry.url} ({reason}): put the file into a "
                     "folder and name that folder in pretrained.mirror"
                 ) from None

@@ -1,0 +1,211 @@
+"""The flow `retrain`: check the data, run the pipeline, judge what came out, tell people. dvc.yaml is the pipeline."""
+
+# Without `from __future__ import annotations`: Prefect sends the flow to the process of a run without the names that
+# only its annotations use, so these must be objects, not texts.
+
+import json
+import subprocess
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+from prefect import flow, get_run_logger, task
+from prefect.client.schemas.objects import FlowRun, State, TaskRun
+from prefect.flows import Flow
+from prefect.states import Failed
+from prefect.tasks import Task
+
+import locking
+import notifying
+import outcome
+import overriding
+import pipeline
+import showing
+import watching
+from pipeline import MISTAKE
+from styleblend import config, tracking
+from styleblend.data.sources import list_pictures
+from styleblend.errors import StyleBlendError, TransientError
+
+
+def _may_pass(task: Task[..., Any], run: TaskRun, state: State) -> bool:
+    """Whether to try again: a network that does not answer may pass, a mistake will not."""
+    return state.name != MISTAKE
+
+
+def _failed(error: StyleBlendError) -> State:
+    return Failed(message=str(error)) if isinstance(error, TransientError) else Failed(name=MISTAKE, message=str(error))
+
+
+@task
+def check(project: Path, overrides: dict[str, Any]) -> config.Config | State:
+    """The settings of this run, if they are in order and the photographs that they name are there."""
+    try:
+        cfg = overriding.checked(project, overrides)
+        if cfg.retrain.webhook:
+            notifying.expanded(cfg.retrain.webhook)
+        for source in cfg.download.sources:
+            if isinstance(source, config.FolderSource):
+                get_run_logger().info("%s: %d pictures", source.path, len(list_pictures(project / source.path)))
+    except StyleBlendError as error:
+        return _failed(error)
+    return cfg
+
+
+@task(retries=3, retry_delay_seconds=10)
+def update(project: Path, file: Path) -> State | None:
+    """Bring an imported folder of photographs up to date."""
+    done = subprocess.run(watching.update_command(file), cwd=project, capture_output=True, text=True)
+    if done.returncode:
+        return Failed(message=f"{file.name} could not be brought up to date: {done.stderr.strip()}")
+    return None
+
+
+@task
+def gate(project: Path, promotion: str) -> tuple[str, bool]:
+    """What came out, in one line, and whether it becomes the champion. The stage `register` measured it."""
+    registered = outcome.registered(project)
+    name = f"{registered['name']} version {registered['version']}"
+    if not outcome.is_news(project):
+        return f"nothing new: {name} stays the last", False
+    if registered["gate"] != "passed":
+        return f"{name} registered, but the gate is shut: {'; '.join(registered['reasons'])}", False
+    if promotion == "auto":
+        return f"{name} registered, gate passed, promoted to champion", True
+    return f"{name} registered, gate passed, alias {registered['alias']}: look at it, and promote it in MLflow", False
+
+
+@task(retries=3, retry_delay_seconds=10, retry_condition_fn=_may_pass)
+def promote(project: Path, cfg: config.Tracking, version: str) -> State | None:
+    """Point the alias `champion` at the version."""
+    try:
+        tracking.point_alias(tracking.resolved(cfg, project), "champion", version)
+    except StyleBlendError as error:
+        return _failed(error)
+    return None
+
+
+@task(retries=3, retry_delay_seconds=10, retry_condition_fn=_may_pass)
+def champion(project: Path, cfg: config.Tracking) -> dict[str, Any] | State:
+    """`version` and figures of the champion; empty where there is none."""
+    cfg = tracking.resolved(cfg, project)
+    try:
+        version = tracking.find_version(cfg, "champion")
+        return {**tracking.figures(cfg, version), "version": version.version}
+    except tracking.TrackingUnreachable as error:
+        return _failed(error)
+    except tracking.TrackingError as error:
+        get_run_logger().info("nothing to compare with: %s", error)
+        return {}
+
+
+@task
+def show(project: Path, headline: str, best: dict[str, Any]) -> None:
+    """Put the figures beside the champion's, and the swap grid, on the run's page."""
+    registered, metrics = outcome.registered(project), project / "reports" / "metrics.json"
+    if metrics.is_file():
+        beside = best if best.get("version") != registered["version"] else {}
+        grid = project / "reports" / "evaluate" / "swap_grid.png"
+        showing.show(showing.result(headline, registered, json.loads(metrics.read_text()), beside, grid))
+
+
+@task(retries=3, retry_delay_seconds=10, retry_condition_fn=_may_pass)
+def notify(webhook: str, text: str) -> State | None:
+    """Send the line to the webhook."""
+    try:
+        notifying.send(webhook, text)
+    except StyleBlendError as error:
+        return _failed(error)
+    return None
+
+
+def _tell_unusual_end(flow: Flow[..., Any], flow_run: FlowRun, state: State) -> None:
+    """Whoever serves the flow calls this when a run was cancelled or its process died."""
+    project = Path(flow_run.parameters["project"])
+    word = "crashed" if state.is_crashed() else "cancelled"
+    text = f"{word}: what is done stays done, the next run goes on from there"
+    notifying.write(project / _settings(project).notify_file, text)
+
+
+@flow(name="retrain", on_cancellation=[_tell_unusual_end], on_crashed=[_tell_unusual_end])
+def retrain(
+    project: Path,
+    overrides: dict[str, Any] | None = None,
+    promotion: Literal["as set", "manual", "auto"] = "as set",
+    force: bool = False,
+) -> State | str:
+    """Check, run the pipeline, judge, notify. Returns what was notified; a failure is a state, not a traceback.
+
+    Args:
+        project: folder with dvc.yaml and params.yaml.
+        overrides: settings of this run alone, nested as in params.yaml: {"train_encoder": {"steps": 500}}.
+        promotion: whether a version that passes its gate becomes the champion by itself (auto) or not (manual);
+            "as set" follows retrain.promote of params.yaml.
+        force: run every stage, also those that have nothing new.
+    """
+    try:
+        with locking.only_one(project) as lock:
+            return _retrain(project, lock, overrides or {}, promotion, force)
+    except locking.Busy as error:
+        return _failed(error)
+
+
+def _retrain(project: Path, lock: int, overrides: dict[str, Any], promotion: str, force: bool) -> State | str:
+    # What a killed run may have left.
+    if line := overriding.restore(project):
+        get_run_logger().warning("%s", line)
+    checked: State = check(project, overrides, return_state=True)
+    if checked.is_failed():
+        _tell(project, _settings(project), f"failed: {checked.message}")
+        return Failed(name=checked.name, message=checked.message)
+    cfg: config.Config = checked.result()
+    outcome.begin(project)
+    failed = _run(project, lock, cfg, overrides, force)
+    if failed is None:
+        # Asked before a promotion: the page compares with the champion of before.
+        best: State = champion(project, cfg.tracking, return_state=True)
+        text, wins = gate(project, cfg.retrain.promote if promotion == "as set" else promotion)
+        if wins:
+            promoted: State = promote(project, cfg.tracking, outcome.registered(project)["version"], return_state=True)
+            failed = promoted if promoted.is_failed() else None
+    if failed is not None:
+        _tell(project, cfg.retrain, f"failed: {failed.message}")
+        return Failed(name=failed.name, message=failed.message)
+    show(project, text, best.result() if best.is_completed() else {}, return_state=True)
+    _tell(project, cfg.retrain, text)
+    outcome.told(project)
+    return text
+
+
+def _run(project: Path, lock: int, cfg: config.Config, overrides: dict[str, Any], force: bool) -> State | None:
+    """Bring the data up to date and run the pipeline, again where that may help. None, or how it failed."""
+    for file in watching.imports(project, cfg.download):
+        updated: State = update(project, file, return_state=True)
+        if updated.is_failed():
+            return updated
+    for left in reversed(range(cfg.retrain.retries + 1)):
+        with overriding.overridden(project, overrides):
+            failed = pipeline.reproduce(project, lock, force)
+        if failed is None or failed.name == MISTAKE or not left:
+            return failed
+        get_run_logger().warning("%s; once more in %g s", failed.message, cfg.retrain.retry_seconds)
+        time.sleep(cfg.retrain.retry_seconds)
+    raise AssertionError("the last try returns")
+
+
+def _settings(project: Path) -> config.Retrain:
+    """Those of params.yaml, or where it is not in order the defaults: somebody must hear of it."""
+    try:
+        return overriding.lasting(project).retrain
+    except config.ConfigError:
+        return config.Retrain()
+
+
+def _tell(project: Path, cfg: config.Retrain, text: str) -> None:
+    get_run_logger().info("%s", text)
+    notifying.write(project / cfg.notify_file, text)
+    if cfg.webhook is None:
+        return
+    sent: State = notify(cfg.webhook, text, return_state=True)
+    if sent.is_failed():
+        notifying.write(project / cfg.notify_file, f"not sent to the webhook: {sent.message}")

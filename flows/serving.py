@@ -1,0 +1,85 @@
+"""The deployment retrain/scheduled: runs on the schedule, when photographs change, and when somebody asks for one."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+from prefect import get_client
+from prefect.client.schemas.filters import DeploymentFilter, FlowRunFilter
+from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy, StateType
+from prefect.client.schemas.schedules import CronSchedule
+from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
+from prefect.flows import Flow
+from prefect.states import Crashed
+
+import locking
+import overriding
+import watching
+from styleblend.errors import StyleBlendError
+
+NAME = "retrain/scheduled"
+CHANGED = "photographs changed"
+"""Tag of runs that the watcher started."""
+
+
+def serve(flow: Flow[..., Any], project: Path) -> None:
+    """Register the deployment with the server at PREFECT_API_URL and run it when it is due, until stopped.
+
+    Raises:
+        StyleBlendError: no server is named, params.yaml is not in order or its schedule cannot be read.
+    """
+    cron = overriding.lasting(project).retrain.cron
+    try:
+        CronSchedule(cron=cron)
+    except ValueError:
+        raise StyleBlendError(f"retrain.cron '{cron}' is no cron line: give five fields, as in '0 3 * * 0'") from None
+    if "PREFECT_API_URL" not in os.environ:
+        raise StyleBlendError("--serve needs a Prefect server: name it in PREFECT_API_URL, or use `make serve`")
+    try:
+        with locking.only_one(project):
+            if line := overriding.restore(project):
+                print(f"retrain: {line}")
+            _bury_dead_runs()
+    except locking.Busy as error:
+        print(f"retrain: {error}")
+    watcher = threading.Thread(target=watching.watch, args=(project, lambda: _start(project)), daemon=True)
+    watcher.start()
+    flow.serve(
+        name=NAME.partition("/")[2],
+        cron=cron,
+        parameters={"project": str(project)},
+        # A run that comes due while another is at work waits for it.
+        global_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE),
+    )
+
+
+def _start(project: Path) -> None:
+    """Start a run for changed photographs, unless one waits already: it will see these changes, too."""
+    if not _runs(StateType.SCHEDULED, StateType.PENDING, tag=CHANGED):
+        run_deployment(NAME, parameters={"project": str(project)}, tags=[CHANGED], timeout=0, as_subflow=False)
+
+
+def _bury_dead_runs() -> None:
+    """A run whose process died with its server unseen would hold the only place for ever."""
+    with get_client(sync_client=True) as client:
+        for run in _runs(StateType.RUNNING, StateType.CANCELLING, StateType.PENDING):
+            client.set_flow_run_state(run.id, Crashed(message="its process is gone"), force=True)
+
+
+def _runs(*states: StateType, tag: str | None = None) -> list[Any]:
+    with get_client(sync_client=True) as client:
+        try:
+            deployment = client.read_deployment_by_name(NAME)
+        except ObjectNotFound:
+            return []
+        wanted: dict[str, Any] = {"state": {"type": {"any_": states}}}
+        if tag is not None:
+            wanted["tags"] = {"all_": [tag]}
+        return client.read_flow_runs(
+            deployment_filter=DeploymentFilter.model_validate({"id": {"any_": [deployment.id]}}),
+            flow_run_filter=FlowRunFilter.model_validate(wanted),
+        )

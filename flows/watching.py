@@ -1,0 +1,143 @@
+"""Notices that the photographs have changed, and starts a retraining once they have come to rest.
+
+Folders of photographs are compared by the names, sizes and times of their files. A folder that `dvc import` or
+`dvc import-url` brought is brought up to date from where it came, and then compared like any other. What only lies in
+a DVC remote is not looked at: it comes here with `git pull` and `dvc pull`, and then the folder has changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+import locking
+import overriding
+from styleblend import config
+from styleblend.data.sources import list_pictures
+from styleblend.errors import StyleBlendError
+from styleblend.files import whole_file
+
+log = logging.getLogger("retrain.watch")
+
+
+def snapshot(folder: Path) -> str | None:
+    """A text that changes when a picture below the folder is added, removed, renamed or written.
+
+    Returns:
+        None where there is no picture at all: a disk that is not mounted is no reason to train.
+    """
+    digest = hashlib.sha256()
+    try:
+        for place in list_pictures(folder):
+            facts = (folder / place).stat()
+            digest.update(f"{place}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
+    except FileNotFoundError:
+        # Removed between listing and looking: the next look tells.
+        return f"in motion at {time.monotonic()}"
+    except StyleBlendError as error:
+        log.warning("%s", error)
+        return None
+    return digest.hexdigest()
+
+
+def imports(project: Path, cfg: config.Download) -> list[Path]:
+    """The .dvc files of folders of photographs that DVC can bring up to date from elsewhere."""
+    places = {source.path for source in cfg.sources if isinstance(source, config.FolderSource)} | {cfg.origin}
+    files = [project / place.parent / f"{place.name}.dvc" for place in sorted(places)]
+    return [file for file in files if file.is_file() and "deps" in yaml.safe_load(file.read_text())]
+
+
+def update_command(file: Path) -> list[str]:
+    """Brings an import up to date; downloads nothing and touches nothing where nothing is new."""
+    return [sys.executable, "-m", "dvc", "update", "--quiet", str(file)]
+
+
+@dataclass
+class Changes:
+    """Which state of each folder a run has been started for, and since when the present one holds.
+
+    A folder that was never seen is no change: a run for it is a person's to start.
+    """
+
+    known: dict[str, str]
+    _seen: dict[str, str] = field(default_factory=dict)
+    _since: float = 0
+
+    def rested(self, now: Mapping[str, str], seconds: float, clock: float) -> bool:
+        """Whether the folders differ from what is known, and have been as they are for so many seconds."""
+        if now != self._seen:
+            self._seen, self._since = dict(now), clock
+        for folder, state in now.items():
+            self.known.setdefault(folder, state)
+        differ = any(self.known[folder] != state for folder, state in now.items())
+        return differ and clock - self._since >= seconds
+
+
+def watch(project: Path, start: Callable[[], None]) -> None:
+    """Look at the folders of params.yaml for ever, and call `start` when they have changed and come to rest.
+
+    Settings are read anew at each look. A failure is logged, and the next look tries again. Changes that were made
+    while nobody watched count, too: what a run was started for is kept in .state.
+    """
+    changes = Changes(_read(project))
+    asked = time.monotonic()
+    while True:
+        seconds = 60.0
+        try:
+            cfg = overriding.lasting(project)
+            seconds = cfg.retrain.watch_seconds or seconds
+            if cfg.retrain.watch_upstream_seconds and time.monotonic() - asked > cfg.retrain.watch_upstream_seconds:
+                asked = time.monotonic()
+                _update(project, cfg.download)
+            if cfg.retrain.watch_seconds:
+                _look(project, cfg, changes, start)
+        except Exception:  # A watcher that died unseen would be worse than any of its failures.
+            log.exception("could not look for changes, next try in %.0f s", seconds)
+        time.sleep(seconds)
+
+
+def _look(project: Path, cfg: config.Config, changes: Changes, start: Callable[[], None]) -> None:
+    folders = {str(each.path) for each in cfg.download.sources if isinstance(each, config.FolderSource)}
+    found = {folder: state for folder in folders if (state := snapshot(project / folder)) is not None}
+    before = dict(changes.known)
+    if changes.rested(found, cfg.retrain.settle_seconds, time.monotonic()):
+        log.info("the photographs in %s have changed", ", ".join(sorted(folders)))
+        start()
+        changes.known |= found
+    if changes.known != before:
+        with whole_file(_file(project)) as partial:
+            partial.write_text(json.dumps(changes.known))
+
+
+def _update(project: Path, cfg: config.Download) -> None:
+    files = imports(project, cfg)
+    if not files:
+        return
+    try:
+        # DVC is busy while a run is at work, and a run must not see its data change.
+        with locking.only_one(project):
+            for file in files:
+                subprocess.run(update_command(file), cwd=project, check=True, capture_output=True, text=True)
+    except locking.Busy:
+        return
+    except subprocess.CalledProcessError as error:
+        log.warning("%s could not be brought up to date: %s", ", ".join(map(str, files)), error.stderr.strip())
+
+
+def _read(project: Path) -> dict[str, str]:
+    file = _file(project)
+    known: dict[str, str] = json.loads(file.read_text()) if file.is_file() else {}
+    return known
+
+
+def _file(project: Path) -> Path:
+    return project / ".state" / "retrain" / "watched.json"

@@ -1,0 +1,112 @@
+"""A DVC project of one little stage for the retraining flow, and what its tests ask of a Prefect server."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+REGISTERED = {"name": "m", "version": "1", "gate": "passed", "alias": "candidate", "reasons": []}
+STAGE = """\
+import json, os, pathlib, subprocess, sys, time
+pathlib.Path("runs").open("a").write("x")
+{body}
+pathlib.Path("reports/registered.json").write_text(json.dumps({registered!r}))
+"""
+
+
+def make_project(folder: Path, **retrain: Any) -> Path:
+    """A project whose one stage makes registered.json and counts its runs in the file `runs`."""
+    subprocess.run(["git", "init", "-q", folder], check=True)
+    (folder / ".dvc").mkdir()
+    (folder / "reports").mkdir()
+    shutil.copy(ROOT / ".dvc/config", folder / ".dvc")
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    values["retrain"] |= {"retry_seconds": 0.1, "watch_seconds": 0} | retrain
+    (folder / "params.yaml").write_text(yaml.safe_dump(values))
+    stage = {
+        "cmd": "python stage.py",
+        "deps": ["stage.py"],
+        "params": ["evaluate.seed"],
+        "outs": ["reports/registered.json"],
+    }
+    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"register": stage}}))
+    write_stage(folder)
+    return folder
+
+
+def write_stage(project: Path, body: str = "", **registered: object) -> None:
+    """Change what the stage does and what it registers."""
+    (project / "stage.py").write_text(STAGE.format(body=body, registered=REGISTERED | registered))
+
+
+def notes(project: Path) -> list[str]:
+    """What was notified, without the times."""
+    file = project / "reports/notifications.log"
+    return [line.split(" ", 1)[1] for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 90) -> Any:
+    """What the condition gives once it is true."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.2)
+    return found
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2):
+            return True
+    except OSError:
+        return False
+
+
+def ask(api: str, path: str, body: Any = None) -> Any:
+    """One request to Prefect's API: POST where there is a body."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(f"{api}{path}", data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.loads(answer.read() or b"null")
+
+
+def alive(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def start_server(port: int, log: Path) -> subprocess.Popen[bytes]:
+    """Prefect's server alone, answering."""
+    with log.open("w") as stream:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=os.environ,
+        )
+    wait_for(lambda: answers(f"http://127.0.0.1:{port}/api/health") or server.poll() is not None, seconds=280)
+    assert server.poll() is None, log.read_text()
+    return server

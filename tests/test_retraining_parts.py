@@ -1,0 +1,274 @@
+"""Parts of the retraining flow that need no server: what has changed, settings of one run, webhooks, a guard."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import showing
+import yaml
+
+import notifying
+import outcome
+import overriding
+import watching
+from retraining_project import ROOT, alive, free_port, wait_for
+from styleblend import config
+from styleblend.errors import StyleBlendError, TransientError
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    folder = tmp_path / "photographs"
+    (folder / "a").mkdir(parents=True)
+    (folder / "a/1.jpg").write_bytes(b"one")
+    return folder
+
+
+@pytest.fixture
+def params(root: Path, tmp_path: Path) -> Path:
+    file = tmp_path / "params.yaml"
+    file.write_text((root / "params.yaml").read_text())
+    return file
+
+
+class Hook(BaseHTTPRequestHandler):
+    """Answers with the next code and keeps what it was sent."""
+
+    codes: list[int]
+    got: list[Any]
+
+    def do_POST(self) -> None:
+        self.got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(self.codes.pop(0))
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hook() -> Iterator[tuple[type[Hook], str]]:
+    handler = type("Handler", (Hook,), {"codes": [], "got": []})
+    with HTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield handler, f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+def test_snapshot_sees_every_change_and_nothing_else(photographs: Path) -> None:
+    """New, removed, renamed and rewritten photographs change it; other files and a second look do not."""
+    states = [watching.snapshot(photographs)]
+    (photographs / "notes.txt").write_text("no picture")
+    assert watching.snapshot(photographs) == states[0]
+    (photographs / "2.png").write_bytes(b"two")
+    states.append(watching.snapshot(photographs))
+    (photographs / "2.png").rename(photographs / "3.png")
+    states.append(watching.snapshot(photographs))
+    (photographs / "3.png").write_bytes(b"six")
+    os.utime(photographs / "3.png", (1, 1))
+    states.append(watching.snapshot(photographs))
+    (photographs / "3.png").unlink()
+    assert watching.snapshot(photographs) == states[0]
+    assert len(set(states)) == 4
+
+
+def test_an_empty_or_missing_folder_is_no_change(photographs: Path) -> None:
+    """A disk that is not mounted gives no state, and what is known of it stays."""
+    (photographs / "a/1.jpg").unlink()
+    assert watching.snapshot(photographs) is None
+    assert watching.snapshot(photographs / "gone") is None
+    changes = watching.Changes({"photographs": "before"})
+    assert not changes.rested({}, 0, 0) and not changes.rested({}, 0, 9)
+    assert changes.known == {"photographs": "before"}
+
+
+def test_a_run_starts_once_changes_have_come_to_rest() -> None:
+    """Not for a folder seen first, not while files still arrive, once they rest, and again for the next change."""
+    changes = watching.Changes({})
+    assert not changes.rested({"f": "1"}, 10, 0)
+    assert not changes.rested({"f": "1"}, 10, 50)
+    for clock, state in ((60, "2"), (65, "3"), (74, "3")):
+        assert not changes.rested({"f": state}, 10, clock)
+    assert changes.rested({"f": "3"}, 10, 75)
+    changes.known |= {"f": "3"}
+    assert not changes.rested({"f": "3"}, 10, 90)
+    assert not changes.rested({"f": "4"}, 10, 91) and changes.rested({"f": "4"}, 10, 101)
+
+
+@pytest.mark.slow
+def test_an_import_is_known_and_brought_up_to_date(tmp_path: Path) -> None:
+    """DVC's import of a folder is found by its .dvc file, an update brings new pictures, and a second changes nothing.
+
+    A folder that is merely tracked by DVC is no import.
+    """
+    upstream, project = tmp_path / "upstream", tmp_path / "project"
+    for folder in (upstream, project, project / ".dvc", project / "own"):
+        folder.mkdir()
+    (upstream / "1.jpg").write_bytes(b"1")
+    (project / "own.dvc").write_text("outs:\n- path: own\n")
+    (project / ".dvc/config").write_text((ROOT / ".dvc/config").read_text())
+    subprocess.run(["git", "init", "-q", project], check=True)
+    dvc = [sys.executable, "-m", "dvc"]
+    subprocess.run([*dvc, "import-url", "-q", str(upstream), "photographs"], cwd=project, check=True)
+    photographs, own = (
+        config.FolderSource(kind="folder", name=name, path=Path(name), licence="own", terms="a test")
+        for name in ("photographs", "own")
+    )
+    cfg = config.Download(origin=Path(), sources=(photographs, own))
+    assert watching.imports(project, cfg) == [project / "photographs.dvc"]
+    before = watching.snapshot(project / "photographs")
+    subprocess.run(watching.update_command(project / "photographs.dvc"), cwd=project, check=True)
+    assert watching.snapshot(project / "photographs") == before
+    (upstream / "2.jpg").write_bytes(b"2")
+    subprocess.run(watching.update_command(project / "photographs.dvc"), cwd=project, check=True)
+    assert (project / "photographs/2.jpg").is_file() and watching.snapshot(project / "photographs") != before
+
+
+def test_settings_of_one_run_come_and_go(params: Path) -> None:
+    """They stand in params.yaml inside the block only, byte for byte; those after a kill go at the next restore."""
+    project, before = params.parent, params.read_bytes()
+    with overriding.overridden(project, {"train_encoder": {"loss": {"identity": 3}}}):
+        assert config.load(params).train_encoder.loss.identity == 3
+        assert overriding.lasting(project).train_encoder.loss.identity == 16
+    assert params.read_bytes() == before
+    block = overriding.overridden(project, {"evaluate": {"seed": 5}})
+    block.__enter__()
+    assert overriding.restore(project) is None and params.read_bytes() == before
+    assert overriding.restore(project) is None, "nothing is left to take back"
+
+
+def test_an_edit_during_a_run_is_not_lost(params: Path) -> None:
+    """Somebody's edit of params.yaml while it holds a run's settings is kept beside it, and said."""
+    before = params.read_text()
+    block = overriding.overridden(params.parent, {"evaluate": {"seed": 5}})
+    block.__enter__()
+    params.write_text("edited: true\n")
+    line = overriding.restore(params.parent)
+    assert line is not None and "params.yaml.edited" in line
+    assert params.read_text() == before
+    assert params.with_name("params.yaml.edited").read_text() == "edited: true\n"
+
+
+def test_wrong_overrides_are_refused_before_anything_is_written(params: Path) -> None:
+    """An unknown key and a value out of range name themselves; params.yaml is untouched."""
+    before = params.read_bytes()
+    with pytest.raises(config.ConfigError, match="this run's overrides: split.vol: unknown key"):
+        overriding.checked(params.parent, {"split": {"vol": 0.1}})
+    with pytest.raises(config.ConfigError, match="split.val"):
+        overriding.checked(params.parent, {"split": {"val": 7}})
+    assert params.read_bytes() == before and overriding.checked(params.parent, {"split": {"val": 0.2}}).split.val == 0.2
+
+
+def test_a_webhook_gets_the_line_and_no_error_shows_its_secret(
+    hook: tuple[type[Hook], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The text arrives as JSON; what may pass is told from what will not; no message has the secret of the address."""
+    handler, url = hook
+    monkeypatch.setenv("HOOK_KEY", "s3cret")
+    webhook = url + "/${HOOK_KEY}"
+    handler.codes += [200, 503, 404]
+    notifying.send(webhook, "done")
+    assert handler.got == [{"text": "done"}]
+    with pytest.raises(TransientError, match="answered 503") as busy:
+        notifying.send(webhook, "done")
+    with pytest.raises(StyleBlendError, match="answered 404") as wrong:
+        notifying.send(webhook, "done")
+    assert not isinstance(wrong.value, TransientError)
+    with pytest.raises(TransientError, match="ConnectionRefusedError") as nobody:
+        notifying.send(f"http://127.0.0.1:{free_port()}/${{HOOK_KEY}}", "done")
+    monkeypatch.setenv("HOOK_KEY", "http://[s3cret")
+    with pytest.raises(StyleBlendError, match="no http address") as broken:
+        notifying.send("${HOOK_KEY}", "done")
+    for error in (busy, wrong, nobody, broken):
+        assert "s3cret" not in "".join(traceback.format_exception(error.value))
+    monkeypatch.delenv("HOOK_KEY")
+    with pytest.raises(StyleBlendError, match="HOOK_KEY"):
+        notifying.expanded(webhook)
+
+
+def test_a_version_is_news_once(tmp_path: Path) -> None:
+    """What was there before the first run is none, a new version is until it was told, an old one back is none."""
+    file = tmp_path / "reports/registered.json"
+    file.parent.mkdir()
+    file.write_text(json.dumps({"version": "1"}))
+    outcome.begin(tmp_path)
+    assert not outcome.is_news(tmp_path)
+    file.write_text(json.dumps({"version": "2"}))
+    outcome.begin(tmp_path)
+    assert outcome.is_news(tmp_path), "a run that died before it told anybody left this"
+    outcome.told(tmp_path)
+    assert not outcome.is_news(tmp_path)
+    file.write_text(json.dumps({"version": "1"}))
+    assert not outcome.is_news(tmp_path)
+
+
+def test_a_guard_ends_all_when_its_caller_dies(params: Path) -> None:
+    """The caller is killed: the command, its stubborn child and its child in another session end; settings go back."""
+    project, before = params.parent, params.read_text()
+    command = f"""
+import pathlib, signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path({str(project / "kind")!r}).touch(), sys.exit(1)))
+stray = subprocess.Popen(["sleep", "600"], start_new_session=True)
+pathlib.Path({str(project / "pids")!r}).write_text(f"{{__import__('os').getpid()}} {{stray.pid}}")
+time.sleep(600)
+"""
+    caller = f"""
+import sys, pathlib
+sys.path.insert(0, {str(ROOT / "flows")!r})
+import guard, overriding
+project = pathlib.Path({str(project)!r})
+with overriding.overridden(project, {{"evaluate": {{"seed": 9}}}}), open("/dev/null") as lock:
+    with guard.guarded(project, [sys.executable, "-c", {command!r}], lock.fileno()) as process:
+        process.wait()
+"""
+    process = subprocess.Popen([sys.executable, "-c", caller])
+    try:
+        wait_for(lambda: (project / "pids").exists() and (project / "pids").read_text())
+        pids = [int(pid) for pid in (project / "pids").read_text().split()]
+        assert yaml.safe_load(params.read_text())["evaluate"]["seed"] == 9
+        family = [each.pid for each in psutil.Process(process.pid).children(recursive=True)]
+        assert set(pids) <= set(family)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    wait_for(lambda: not any(map(alive, family)), seconds=30)
+    assert (project / "kind").exists(), "it was asked kindly first"
+    assert params.read_text() == before
+
+
+def test_the_page_compares_with_the_champion_only_where_there_is_another(tmp_path: Path) -> None:
+    """Each figure has its interval, the champion a column of its own or none, and a shut gate its reasons."""
+    metrics = {"pose_error_deg": 4.25, "pose_error_deg_low": 4.0, "pose_error_deg_high": 4.5, "n_pairs": 240}
+    registered = {"name": "m", "version": "7", "gate": "failed", "reasons": ["pose_error_deg is 4.25, above 4"]}
+    alone = showing.result("headline", registered, metrics, {}, tmp_path / "none.png")
+    assert "| pose error, degrees | lower | 4.25 (4 to 4.5) |\n" in alone
+    assert "Gate: **failed**; pose_error_deg is 4.25, above 4" in alone and "champion" not in alone
+    champion = {"version": "5", "pose_error_deg": 3.5}
+    beside = showing.result("headline", registered, metrics, champion, tmp_path / "none.png")
+    assert "| version 7 | champion, version 5 |" in beside
+    assert "| 4.25 (4 to 4.5) | 3.5 |" in beside and "![" not in beside
+
+
+@pytest.mark.parametrize(("error", "code"), [("StyleBlendError", 1), ("TransientError", os.EX_TEMPFAIL)])
+def test_a_stage_says_by_its_exit_code_what_may_pass(error: str, code: int) -> None:
+    """The one line is the same; DVC passes the code on, and the flow tries again or does not."""
+    program = (
+        "from styleblend import errors\nfrom styleblend.stages.entry import run\n"
+        f"def main():\n    raise errors.{error}('no answer')\nrun('register', main)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (code, "styleblend register: no answer\n")

@@ -1,0 +1,214 @@
+"""What `make serve` starts: a real server and deployment, used through Prefect's API as its pages use it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+
+import psutil
+import pytest
+import yaml
+from PIL import Image
+
+from retraining_project import ROOT, alive, answers, ask, free_port, make_project, notes, wait_for, write_stage
+
+pytestmark = pytest.mark.slow
+
+# A training that goes on where a killed one stood, with a helper in a session of its own, as Ray's.
+LONG = """\
+import signal
+done = pathlib.Path(".state/part")
+if not done.exists():
+    child = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    done.write_text("half")
+    pathlib.Path("pids").write_text(f"{os.getpid()} {child.pid}")
+    time.sleep(600)
+"""
+
+
+@dataclass
+class Served:
+    """The served project and its deployment."""
+
+    process: subprocess.Popen[bytes]
+    api: str
+    project: Path
+    deployment: str
+    log: Path
+
+    def run(self, **parameters: Any) -> str:
+        """Ask for a run as the page does; returns its id."""
+        path = f"/deployments/{self.deployment}/create_flow_run"
+        given = {"state": {"type": "SCHEDULED"}, "parameters": {"project": str(self.project)} | parameters}
+        return str(ask(self.api, path, given)["id"])
+
+    def state(self, run: str) -> dict[str, Any]:
+        found: dict[str, Any] = ask(self.api, f"/flow_runs/{run}")["state"]
+        return found
+
+    def end(self, run: str) -> dict[str, Any]:
+        """The state in which the run ended."""
+        final = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+        wait_for(lambda: self.state(run)["type"] in final)
+        return self.state(run)
+
+    def runs(self, **wanted: Any) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = ask(self.api, "/flow_runs/filter", {"flow_runs": wanted})
+        return found
+
+    def begin_long(self, **parameters: Any) -> tuple[str, list[int]]:
+        """Start a run whose stage is at work for ever; returns its id and the processes of the stage."""
+        for name in ("pids", ".state/part"):
+            (self.project / name).unlink(missing_ok=True)
+        write_stage(self.project, LONG, version=str(len(notes(self.project)) + 100))
+        run = self.run(**parameters)
+        wait_for((self.project / "pids").exists)
+        return run, [int(pid) for pid in wait_for(lambda: (self.project / "pids").read_text().split())]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    project = make_project(tmp_path_factory.mktemp("project"), watch_seconds=0.5, settle_seconds=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_RUNNER_POLL_FREQUENCY", "1")
+        patch.setenv("PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS", "1")
+        yield from serve(project, tmp_path_factory.mktemp("log") / "serve.log")
+
+
+def serve(project: Path, log: Path) -> Iterator[Served]:
+    port = free_port()
+    api = f"http://127.0.0.1:{port}/api"
+    with log.open("w") as stream:
+        process = subprocess.Popen(
+            [sys.executable, ROOT / "flows/serve.py", "--port", str(port), "--project", project],
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    family: list[psutil.Process] = []
+    try:
+        wait_for(lambda: answers(f"{api}/health") or process.poll() is not None, seconds=280)
+
+        def deployment() -> Any:
+            assert process.poll() is None, log.read_text()
+            try:
+                return ask(api, "/deployments/name/retrain/scheduled")
+            except URLError:
+                return None
+
+        found = wait_for(deployment)
+        family = psutil.Process(process.pid).children(recursive=True)
+        yield Served(process, api, project, found["id"], log)
+    finally:
+        process.kill()
+        process.wait()
+        for each in family:
+            if each.is_running():
+                each.kill()
+
+
+def test_a_run_on_demand_has_its_own_settings_and_a_page(served: Served) -> None:
+    """Overrides count for one run and leave params.yaml alone; the page has the stages, the table and the grid."""
+    project = served.project
+    before = (project / "params.yaml").read_bytes()
+    with pytest.raises(HTTPError, match="422|409"):
+        served.run(force="perhaps")
+    state = served.end(served.run(overrides={"evaluate": {"sede": 1}}))
+    assert state["type"] == "FAILED" and "evaluate.sede: unknown key" in state["message"]
+    assert not (project / "runs").exists()
+
+    (project / "reports/evaluate").mkdir()
+    Image.new("RGB", (640, 640), "red").save(project / "reports/evaluate/swap_grid.png")
+    metrics = {"pose_error_deg": 4.25, "pose_error_deg_low": 4, "pose_error_deg_high": 4.5}
+    (project / "reports/metrics.json").write_text(json.dumps(metrics))
+    write_stage(project, "pathlib.Path('seen').write_text(pathlib.Path('params.yaml').read_text())")
+    run = served.run(overrides={"evaluate": {"seed": 77}})
+    state = served.end(run)
+    assert state["type"] == "COMPLETED", served.log.read_text()
+    assert yaml.safe_load((project / "seen").read_text())["evaluate"]["seed"] == 77
+    assert (project / "params.yaml").read_bytes() == before
+    names = {task["name"] for task in ask(served.api, "/task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})}
+    assert "register" in names
+    found = ask(served.api, "/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run]}}})
+    artifacts = {artifact["key"]: artifact for artifact in found}
+    assert artifacts["stages"]["data"] == 100
+    page = artifacts["result"]["data"]
+    assert "| pose error, degrees | lower | 4.25 (4 to 4.5) |" in page and "Gate: **passed**" in page
+    assert "](data:image/jpeg;base64," in page and len(page) < 400_000
+
+
+def test_cancelling_ends_everything_within_seconds(served: Served) -> None:
+    """Processes of the stage, also those of another session, end; settings are back, DVC is free, people are told."""
+    before = (served.project / "params.yaml").read_bytes()
+    run, pids = served.begin_long(overrides={"evaluate": {"seed": 78}})
+    assert (served.project / "params.yaml").read_bytes() != before
+    ask(served.api, f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
+    wait_for(lambda: not any(map(alive, pids)), seconds=20)
+    assert served.end(run)["type"] == "CANCELLED"
+    assert (served.project / "params.yaml").read_bytes() == before
+    assert wait_for(lambda: notes(served.project))[-1].startswith("cancelled")
+    status = subprocess.run([sys.executable, "-m", "dvc", "status"], cwd=served.project, capture_output=True, text=True)
+    assert status.returncode == 0, status.stderr
+
+
+def test_a_killed_flow_leaves_nothing_and_the_next_run_goes_on(served: Served) -> None:
+    """After SIGKILL no process is left and the settings are back; the next run goes on from what the stage kept."""
+    before = (served.project / "params.yaml").read_bytes()
+    run, pids = served.begin_long(overrides={"evaluate": {"seed": 79}})
+    guard = next(each for each in psutil.Process(pids[0]).parents() if "guard.py" in " ".join(each.cmdline()))
+    flow = guard.parent()
+    assert flow is not None
+    flow.kill()
+    wait_for(lambda: not any(map(alive, (*pids, guard.pid))), seconds=20)
+    assert (served.project / "params.yaml").read_bytes() == before
+    assert served.end(run)["type"] == "CRASHED"
+    assert wait_for(lambda: [note for note in notes(served.project) if note.startswith("crashed")])
+    assert (served.project / ".state/part").read_text() == "half"
+    assert served.end(served.run())["type"] == "COMPLETED"
+    assert "gate passed" in notes(served.project)[-1]
+
+
+def test_changed_photographs_start_one_run_that_waits_its_turn(served: Served) -> None:
+    """New photographs start a run once they rest; while another is at work it waits, and more changes add none."""
+    project = served.project
+    photographs = project / "photographs"
+    photographs.mkdir()
+    (photographs / "a.jpg").write_bytes(b"a")
+    source = {"kind": "folder", "name": "photos", "path": "photographs", "licence": "own", "terms": "a test"}
+    values = yaml.safe_load((project / "params.yaml").read_text())
+    values["download"] |= {"origin": "photographs", "sources": [source]}
+    values["pretrained"]["detector"] = values["align"]["detector"] = "yunet"
+    (project / "params.yaml").write_text(yaml.safe_dump(values))
+    wait_for((project / ".state/retrain/watched.json").exists)
+
+    run, pids = served.begin_long()
+    changed = {"tags": {"all_": ["photographs changed"]}}
+    (photographs / "b.jpg").write_bytes(b"b")
+    waiting = wait_for(lambda: served.runs(**changed))
+    (photographs / "c.jpg").write_bytes(b"c")
+    wait_for(lambda: "c.jpg" in str(list(photographs.iterdir())) and served.state(waiting[0]["id"])["name"] != "Late")
+    assert alive(pids[0]) and served.state(run)["type"] == "RUNNING"
+    assert served.state(waiting[0]["id"])["type"] == "SCHEDULED"
+    ask(served.api, f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
+    assert served.end(waiting[0]["id"])["type"] == "COMPLETED"
+    assert len(served.runs(**changed)) == 1
+
+
+def test_one_ctrl_c_ends_all(served: Served) -> None:
+    """SIGINT to `make serve`'s process while a run is at work: server, flow, stage and its children are gone."""
+    _, pids = served.begin_long()
+    family = psutil.Process(served.process.pid).children(recursive=True)
+    assert any("prefect" in " ".join(each.cmdline()) for each in family)
+    served.process.send_signal(signal.SIGINT)
+    assert served.process.wait(60) == 0
+    left = [each for each in family if alive(each.pid)]
+    assert not left and not any(map(alive, pids))
+    assert not answers(f"{served.api}/health")
+    assert "Traceback" not in served.log.read_text()
