@@ -31,7 +31,7 @@ FLOORS = (
     {"training", "evaluation"},
     {"reporting", "describe"},
     {"swapping", "registered_model", "presets", "comparing", "following"},
-    {"ablations", "reproducing"},
+    {"ablations", "reproducing", "serving"},
     {"stages", "cli"},
 )
 # The only modules that may import an engine at all.

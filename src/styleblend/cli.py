@@ -95,6 +95,15 @@ def swap(given: argparse.Namespace) -> None:
     command.run(config.load(given.params), command.Request(**asked))
 
 
+def serve(given: argparse.Namespace) -> None:
+    """Answer swaps over HTTP until stopped."""
+    from styleblend.serving import command
+
+    cfg = config.load(given.params)
+    host, port = given.host or cfg.serve.host, cfg.serve.port if given.port is None else given.port
+    command.run(cfg, given.model, given.detector_weights, host, port)
+
+
 def verify(given: argparse.Namespace) -> None:
     """Say which marks of a synthetic picture a file has. Exit code 0: at least one; 1: none; 2: unreadable."""
     # OpenCV and c2pa take a moment to import, and most subcommands do not need them.
@@ -212,6 +221,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     add.add_argument("--overwrite", action="store_true", help="in a folder: make pictures again that are there")
     add.set_defaults(run=swap)
+
+    add = commands.add_parser(
+        "serve", parents=[common], help="swap over HTTP, with a page to try it; follows the alias champion"
+    )
+    add.add_argument("--model", help="folder, alias or number to stay with (default: follow the alias of `follow`)")
+    add.add_argument("--detector-weights", type=Path, metavar="FILE", help="YuNet's ONNX file")
+    add.add_argument("--host", help="address to listen at (default: serve.host of the settings)")
+    add.add_argument("--port", type=int, help="0 takes a free one (default: serve.port of the settings)")
+    add.set_defaults(run=serve)
 
     add = commands.add_parser(
         "verify",

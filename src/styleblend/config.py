@@ -381,6 +381,20 @@ class Follow(Section):
     every_s: float = Field(10, gt=0, description="seconds between two questions to the registry")
 
 
+class Serve(Section):
+    """What `styleblend serve` grants to whoever asks it."""
+
+    host: str = Field(
+        "127.0.0.1", description="address to listen at; another than this machine's own opens it to others"
+    )
+    port: int = Field(8000, ge=0, le=65535, description="0 takes a free one")
+    max_upload_mb: float = Field(20, gt=0, description="largest request, both pictures together, in 10^6 bytes")
+    upload_seconds: float = Field(30, gt=0, description="longest time in which a request may arrive")
+    swap_seconds: float = Field(60, gt=0, description="longest time that an answer is waited for")
+    at_once: int = Field(1, ge=1, description="swaps at the same time")
+    waiting: int = Field(4, ge=0, description="requests that may wait for their turn; further ones are sent away")
+
+
 class Retrain(Section):
     """When the Prefect flow runs and what it may do."""
 
@@ -442,6 +456,7 @@ class Config(Section):
     register_: Register = Field(alias="register")
     swap: Swap = Swap()
     follow: Follow = Follow()
+    serve: Serve = Serve()
     retrain: Retrain
     provenance: Provenance = Provenance()
 

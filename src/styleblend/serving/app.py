@@ -1,0 +1,202 @@
+"""The web application: swap two uploaded pictures, say which version is used, be asked whether it lives.
+
+Pictures stay in memory. Names of uploaded files are not looked at, and nothing of a request becomes a path.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from pathlib import Path
+from typing import Annotated, Literal, Protocol
+
+from fastapi import FastAPI, File, Form, HTTPException, Request, Response, UploadFile
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.staticfiles import StaticFiles
+from pydantic import BaseModel
+from swagger_ui_bundle import swagger_ui_path
+
+from styleblend import config
+from styleblend.data.pictures import Picture, UnusablePicture, as_picture, open_picture
+from styleblend.errors import StyleBlendError
+from styleblend.model import Swapper
+from styleblend.provenance import marked_picture
+from styleblend.provenance.credentials import Credentials
+from styleblend.serving.limits import LimitedBody
+from styleblend.swapping import Detector, SeveralFaces, Swapping, every_face, numbered
+
+MODEL_HEADER = "X-StyleBlend-Model"
+PAGE = Path(__file__).with_name("page.html")
+
+
+class InUse(Protocol):
+    """A loaded model and its name, as `following.InUse`."""
+
+    @property
+    def model(self) -> Swapper: ...
+
+    @property
+    def name(self) -> str: ...
+
+
+class Health(BaseModel):
+    """The server answers and has a model."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Version(BaseModel):
+    """What makes the pictures now, for example `styleblend version 3`."""
+
+    model: str
+
+
+class Refusal(BaseModel):
+    """Why there is no picture, and what to do."""
+
+    detail: str
+
+
+def build_app(
+    cfg: config.Serve,
+    max_pixels: int,
+    current: Callable[[], InUse],
+    detector: Detector,
+    credentials: Credentials,
+    while_serving: AbstractContextManager[object] | None = None,
+) -> FastAPI:
+    """The application.
+
+    Args:
+        max_pixels: pictures with more are refused before they are decoded.
+        current: the model to use; asked once a request, so that model and version of an answer belong together.
+        credentials: who signs the pictures.
+        while_serving: entered when the server starts and left when it stops.
+    """
+    workers = ThreadPoolExecutor(cfg.at_once, thread_name_prefix="swap")
+    places = cfg.at_once + cfg.waiting
+    taken = 0
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        with while_serving or nullcontext():
+            yield
+        workers.shutdown(cancel_futures=True)
+
+    app = FastAPI(
+        title="StyleBlend",
+        description="Puts the identity of a source face into a target picture. Every answer is marked as synthetic.",
+        version="1",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.openapi_version = "3.0.3"  # what the page under /docs can draw
+    app.add_middleware(LimitedBody, max_bytes=round(cfg.max_upload_mb * 1e6), seconds=cfg.upload_seconds)
+    app.mount("/docs-files", StaticFiles(directory=swagger_ui_path), name="docs-files")
+
+    @app.exception_handler(StyleBlendError)
+    async def refuse(_: Request, error: StyleBlendError) -> JSONResponse:
+        return JSONResponse({"detail": _for_programs(str(error))}, 409 if isinstance(error, SeveralFaces) else 422)
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> HTMLResponse:
+        return HTMLResponse(PAGE.read_text(), headers={"Content-Security-Policy": _POLICY})
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return get_swagger_ui_html(
+            openapi_url="/openapi.json",
+            title="StyleBlend",
+            swagger_js_url="/docs-files/swagger-ui-bundle.js",
+            swagger_css_url="/docs-files/swagger-ui.css",
+            swagger_favicon_url="/docs-files/favicon-32x32.png",
+        )
+
+    @app.get("/health", summary="Whether the server lives and has a model")
+    async def health() -> Health:
+        current()
+        return Health()
+
+    @app.get("/version", summary="Which model makes the pictures now")
+    async def version() -> Version:
+        return Version(model=current().name)
+
+    @app.post(
+        "/swap",
+        summary="The target picture with the identity of the source",
+        response_class=Response,
+        responses={
+            200: {"content": {"image/png": {}, "image/jpeg": {}}, "description": f"{MODEL_HEADER} names the model"},
+            408: {"model": Refusal, "description": "the pictures came too slowly"},
+            409: {"model": Refusal, "description": "several faces, and it was not said which one"},
+            413: {"model": Refusal, "description": "the request is too large"},
+            422: {"model": Refusal, "description": "a picture cannot be used, or has no face"},
+            503: {"model": Refusal, "description": "busy, or it took too long: try again later"},
+        },
+    )  # fmt: skip
+    async def swap(
+        source: Annotated[UploadFile, File(description="picture whose face gives the identity")],
+        target: Annotated[UploadFile, File(description="picture that keeps pose, expression, light and background")],
+        source_face: Annotated[int | None, Form(ge=0, description="which face, from the left, from 0")] = None,
+        target_face: Annotated[int | None, Form(ge=0, description="which face, from the left, from 0")] = None,
+        all_faces: Annotated[bool, Form(description="every face of the target")] = False,
+        format: Annotated[Literal["png", "jpeg"], Form(description="of the answer")] = "png",
+    ) -> Response:
+        nonlocal taken
+        if all_faces and target_face is not None:
+            raise HTTPException(422, "target_face and all_faces exclude one another: give one of them")
+        if taken >= places:
+            raise HTTPException(503, "the server is busy: try again later", {"Retry-After": "5"})
+        files = await source.read(), await target.read()
+        in_use = current()
+
+        def work() -> bytes:
+            first, second = (_read(content, role, max_pixels) for content, role in zip(files, _ROLES, strict=True))
+            out_of = None if source_face is None else numbered("source", source_face)
+            into = every_face if all_faces else None if target_face is None else numbered("target", target_face)
+            swapped = Swapping.of(first, in_use.model, detector, out_of).into(second, into)
+            if format == "jpeg" and swapped.mode == "RGBA":
+                swapped = as_picture(swapped, max_pixels).opaque()
+            kind: Literal["JPEG", "PNG"] = "JPEG" if format == "jpeg" else "PNG"
+            return marked_picture(swapped, kind, model=in_use.name, kind="swap", credentials=credentials)
+
+        taken += 1
+        job = asyncio.get_running_loop().run_in_executor(workers, work)
+        # The place is free when the work ends, not when somebody stops waiting for it.
+        job.add_done_callback(lambda _: _free())
+        try:
+            content = await asyncio.wait_for(asyncio.shield(job), cfg.swap_seconds)
+        except TimeoutError:
+            job.add_done_callback(lambda done: done.cancelled() or done.exception())
+            raise HTTPException(503, f"it took longer than {cfg.swap_seconds:g} s: send smaller pictures") from None
+        return Response(content, media_type=f"image/{format}", headers={MODEL_HEADER: in_use.name})
+
+    def _free() -> None:
+        nonlocal taken
+        taken -= 1
+
+    return app
+
+
+_ROLES = ("source", "target")
+# The page brings its own script and style and loads nothing from anywhere else.
+_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src blob:; connect-src 'self'"
+
+
+def _read(content: bytes, role: str, max_pixels: int) -> Picture:
+    try:
+        return open_picture(io.BytesIO(content), max_pixels)
+    except UnusablePicture as reason:
+        raise StyleBlendError(f"the {role} picture {reason}: send another") from None
+
+
+def _for_programs(message: str) -> str:
+    """Messages name the options of the command line; fields of a form have the same names, written otherwise."""
+    for option in ("--source-face", "--target-face", "--all-faces"):
+        message = message.replace(option, option.removeprefix("--").replace("-", "_"))
+    return message.replace(", --target-like PICTURE", "")

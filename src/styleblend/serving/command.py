@@ -1,0 +1,59 @@
+"""The work of `styleblend serve`: find model, detector and signer, then answer requests until stopped."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+
+from styleblend import config, model
+from styleblend.errors import StyleBlendError
+from styleblend.following import Followed
+from styleblend.model import Swapper
+from styleblend.provenance import credentials
+from styleblend.serving.app import build_app
+from styleblend.swapping import find_detector, find_model
+
+
+@dataclass(frozen=True)
+class _Fixed:
+    model: Swapper
+    name: str
+
+
+def run(cfg: config.Config, reference: str | None, detector_weights: Path | None, host: str, port: int) -> None:
+    """Serve until a signal ends it.
+
+    Args:
+        reference: a folder, alias or number to stay with; None follows the alias of `follow`, so that a person who
+            sets it changes what is served.
+        port: 0 takes a free one; the first line says which.
+    Raises:
+        StyleBlendError: a model, the detector or the certificate is missing, or the address cannot be used.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    signing = credentials.of(cfg.provenance)
+    detector = find_detector(cfg, detector_weights)
+    if reference is not None:
+        fixed = _Fixed(*find_model(cfg.tracking, reference))
+        app = build_app(cfg.serve, cfg.align.max_pixels, lambda: fixed, detector, signing)
+    else:
+        followed = Followed(cfg.tracking, model.load, cfg.follow)
+        # Asked now: that no version has the alias is a person's matter, and said in one line before anything listens.
+        followed.refresh()
+        app = build_app(cfg.serve, cfg.align.max_pixels, lambda: followed.current, detector, signing, followed)
+    server = uvicorn.Server(
+        uvicorn.Config(app, host=host, port=port, log_level="warning", timeout_keep_alive=5)
+    )  # fmt: skip
+    sockets = [_bound(server.config, host, port)]
+    print(f"serve: http://{host}:{sockets[0].getsockname()[1]} (its interface under /docs); Ctrl-C ends it", flush=True)
+    server.run(sockets=sockets)
+
+
+def _bound(settings: uvicorn.Config, host: str, port: int):  # type: ignore[no-untyped-def]
+    try:
+        return settings.bind_socket()
+    except (SystemExit, OSError):
+        raise StyleBlendError(f"{host}:{port} cannot be used: end what listens there, or give another --port") from None
