@@ -1,0 +1,267 @@
+"""The model behind HTTP: what it answers, what it refuses, and the page in a real browser."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import torch
+import uvicorn
+from PIL import Image
+
+from styleblend import config, model, provenance
+from styleblend.data.pictures import as_picture
+from styleblend.perception.detection import Detection, annotated
+from styleblend.provenance import credentials, verification
+from styleblend.serving.app import MODEL_HEADER, build_app
+from styleblend.swapping import Swapping
+from styleblend.synthetic import factors, renderer
+from test_swapping import SIZES, Annotations, moved
+
+SIDE = 192
+LIMITS = config.Serve(port=0, max_upload_mb=1, upload_seconds=2, swap_seconds=20, at_once=1, waiting=1)
+
+
+@dataclass
+class InUse:
+    """What `current` gives; tests change it as an alias would."""
+
+    model: model.Swapper
+    name: str
+
+
+@dataclass
+class Site:
+    """A running server and what it was given."""
+
+    url: str
+    in_use: InUse
+    source: Image.Image
+    target: Image.Image
+    two: Image.Image
+    detector: Annotations
+
+
+def face(person: int) -> tuple[Image.Image, Detection]:
+    made = renderer.render(factors.sample(11, [person], [0]), SIDE, supersample=1)
+    pixels = ((made.images[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+    return Image.fromarray(pixels), annotated(made.landmarks_px[0])
+
+
+def png(image: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return stream.getvalue()
+
+
+class Slow(Annotations):
+    """A detector that can be told to wait, as a picture with very many faces makes one."""
+
+    seconds = 0.0
+
+    def detect(self, image: Image.Image) -> list[Detection]:
+        time.sleep(self.seconds)
+        return super().detect(image)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A server on a free port of this machine, with an untrained model."""
+    (source, its_face), (target, other) = face(0), face(1)
+    two = Image.new("RGB", (2 * SIDE, SIDE))
+    two.paste(source, (0, 0))
+    two.paste(target, (SIDE, 0))
+    detector = Slow((source, [its_face]), (target, [other]), (two, [its_face, moved(other, SIDE)]))
+    torch.manual_seed(0)
+    in_use = InUse(model.build(SIZES).eval(), "styleblend version 1")
+    signing = credentials.of_this_machine(tmp_path_factory.mktemp("certificate"))
+    app = build_app(LIMITS, 1_000_000, lambda: in_use, detector, signing)
+    settings = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning")
+    listening = settings.bind_socket()
+    server = uvicorn.Server(settings)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    deadline = time.monotonic() + 60
+    while not server.started and time.monotonic() < deadline:
+        time.sleep(0.05)
+    yield Site(url, in_use, source, target, two, detector)
+    server.should_exit = True
+    thread.join()
+    listening.close()
+
+
+def post(site: Site, source: bytes, target: bytes, **fields: str) -> httpx.Response:
+    files = {"source": ("../../etc/passwd", source), "target": ("/etc/shadow.png", target)}
+    return httpx.post(f"{site.url}/swap", files=files, data=fields, timeout=60)
+
+
+def test_answer_is_the_swap_marked_and_named(site: Site, tmp_path: Path) -> None:
+    """The bytes are those of the Python interface, marked, and the header names the model that made them."""
+    answer = post(site, png(site.source), png(site.target))
+    assert answer.status_code == 200 and answer.headers["content-type"] == "image/png"
+    assert answer.headers[MODEL_HEADER] == "styleblend version 1"
+    wanted = Swapping.of(as_picture(site.source, 10**6), site.in_use.model, site.detector).into(
+        as_picture(site.target, 10**6)
+    )
+    with Image.open(io.BytesIO(answer.content)) as found:
+        assert np.array_equal(np.asarray(found), np.asarray(wanted))
+    file = tmp_path / "answer.png"
+    file.write_bytes(answer.content)
+    assert provenance.read_marks(file) and verification.verify(file).synthetic
+
+
+def test_several_faces_are_a_question_and_a_number_answers_it(site: Site) -> None:
+    """409 names the faces and the fields of the form; with a number one is swapped, with all_faces both."""
+    asked = post(site, png(site.source), png(site.two))
+    assert asked.status_code == 409
+    assert "which of the 2 faces" in asked.json()["detail"] and "target_face" in asked.json()["detail"]
+    assert "--" not in asked.json()["detail"]
+    pictures = {}
+    for name, fields in (("one", {"target_face": "1"}), ("all", {"all_faces": "true"})):
+        answer = post(site, png(site.source), png(site.two), **fields)
+        assert answer.status_code == 200
+        with Image.open(io.BytesIO(answer.content)) as found:
+            pictures[name] = np.asarray(found.convert("RGB")).astype(int)
+    before = np.asarray(site.two).astype(int)
+    assert np.array_equal(pictures["one"][:, :SIDE], before[:, :SIDE])
+    assert not np.array_equal(pictures["all"][:, :SIDE], before[:, :SIDE])
+
+
+def test_jpeg_is_made_where_it_is_asked_for(site: Site) -> None:
+    """The format of the answer is the client's choice; another word is refused with the choices."""
+    answer = post(site, png(site.source), png(site.target), format="jpeg")
+    assert answer.headers["content-type"] == "image/jpeg" and answer.content[:2] == b"\xff\xd8"
+    assert post(site, png(site.source), png(site.target), format="exe").status_code == 422
+
+
+@pytest.mark.parametrize("kind", ["text", "cut off", "bomb", "empty"])
+def test_what_is_no_picture_is_one_line(site: Site, kind: str) -> None:
+    """Text, half a file, a picture of too many pixels and nothing at all are 422 with a reason, and it lives on."""
+    bomb = png(Image.new("L", (4000, 3000)))
+    bad = {"text": b"hello", "cut off": png(site.target)[:500], "bomb": bomb, "empty": b""}[kind]
+    answer = post(site, png(site.source), bad)
+    assert answer.status_code == 422 and answer.json()["detail"].startswith("the target picture")
+    assert "\n" not in answer.json()["detail"]
+    assert httpx.get(f"{site.url}/health").json() == {"status": "ok"}
+
+
+def test_too_large_a_request_is_refused_whatever_length_it_states(site: Site) -> None:
+    """413 by the stated length before anything is sent, and by counting where none is stated."""
+    assert post(site, bytes(2_000_000), b"").status_code == 413
+
+    def parts() -> Iterator[bytes]:
+        yield b'--x\r\nContent-Disposition: form-data; name="source"; filename="a"\r\n\r\n'
+        for _ in range(40):
+            yield bytes(50_000)
+
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    try:
+        answer = httpx.post(f"{site.url}/swap", content=parts(), headers=headers, timeout=30)
+    except (httpx.WriteError, httpx.ReadError, httpx.RemoteProtocolError):
+        # The server closes while the client still sends: refused all the same.
+        pass
+    else:
+        assert answer.status_code == 413
+    assert httpx.get(f"{site.url}/health").status_code == 200
+
+
+def test_a_request_that_does_not_end_is_ended(site: Site) -> None:
+    """A client that states a body and sends none is sent away after upload_seconds."""
+    host, port = site.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(
+            b"POST /swap HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n"
+            b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
+        )
+        started = time.monotonic()
+        answer = connection.recv(1000)
+    assert answer.startswith(b"HTTP/1.1 408") and time.monotonic() - started >= 0.9 * LIMITS.upload_seconds
+
+
+def test_who_comes_while_all_places_are_taken_is_sent_away(site: Site) -> None:
+    """With one at work and one waiting a third gets 503 at once; when the work is done there is room again."""
+    site.detector.seconds = 1.5
+    answers: list[int] = []
+
+    def ask() -> None:
+        answers.append(post(site, png(site.source), png(site.target)).status_code)
+
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    try:
+        for thread in threads:
+            thread.start()
+        time.sleep(1)
+        third = post(site, png(site.source), png(site.target))
+        assert third.status_code == 503 and third.headers["retry-after"]
+    finally:
+        for thread in threads:
+            thread.join()
+        site.detector.seconds = 0
+    assert answers == [200, 200]
+    assert post(site, png(site.source), png(site.target)).status_code == 200
+
+
+def test_version_follows_what_is_in_use(site: Site) -> None:
+    """The version endpoint and the header of the next answer name another model as soon as it is in use."""
+    site.in_use.name = "styleblend version 2"
+    try:
+        assert httpx.get(f"{site.url}/version").json() == {"model": "styleblend version 2"}
+        assert post(site, png(site.source), png(site.target)).headers[MODEL_HEADER] == "styleblend version 2"
+    finally:
+        site.in_use.name = "styleblend version 1"
+
+
+def test_the_interface_describes_itself_without_another_host(site: Site) -> None:
+    """OpenAPI names every path, and the page under /docs loads its files from this server alone."""
+    described = httpx.get(f"{site.url}/openapi.json").json()
+    assert {"/swap", "/health", "/version"} == set(described["paths"])
+    page = httpx.get(f"{site.url}/docs").text
+    assert "https://" not in page
+    for file in ("swagger-ui-bundle.js", "swagger-ui.css"):
+        assert f"/docs-files/{file}" in page and httpx.get(f"{site.url}/docs-files/{file}").status_code == 200
+
+
+@pytest.mark.slow
+def test_page_swaps_two_pictures_in_a_browser(site: Site, tmp_path: Path) -> None:
+    """A person chooses two files, presses the button and sees a picture; a refusal is read on the page."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium on this machine")
+    from playwright.sync_api import sync_playwright
+
+    files = {}
+    for name in ("source", "target", "two"):
+        files[name] = tmp_path / f"{name}.png"
+        getattr(site, name).save(files[name])
+    with sync_playwright() as tool:
+        browser = tool.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        try:
+            page = browser.new_page()
+            problems: list[str] = []
+            page.on("pageerror", lambda error: problems.append(str(error)))
+            page.goto(site.url)
+            page.wait_for_function("document.getElementById('version').textContent == 'styleblend version 1'")
+            page.set_input_files("input[name=source]", files["source"])
+            page.set_input_files("input[name=target]", files["two"])
+            page.click("button")
+            page.wait_for_function("document.getElementById('message').textContent.includes('which of the 2 faces')")
+            page.set_input_files("input[name=target]", files["target"])
+            page.click("button")
+            page.wait_for_selector("#result img", state="visible")
+            page.wait_for_function(f"document.querySelector('#result img').naturalWidth == {SIDE}")
+            assert "marked as synthetic" in page.inner_text("figcaption")
+            page.goto(f"{site.url}/docs")
+            page.wait_for_selector("text=The target picture with the identity of the source")
+            assert not problems
+        finally:
+            browser.close()
