@@ -135,6 +135,12 @@ def test_rosinality_in_the_original_order_would_be_wrong(tmp_path: Path) -> None
     assert relative(right, wanted) < 1e-3 < 0.1 < relative(wrong, wanted)
 
 
+def test_an_unknown_variant_is_refused() -> None:
+    """A mistyped name would else draw with layers that nobody asked for."""
+    with pytest.raises(StyleBlendError, match="variant is 'stylegan': choose from nvidia, lernapparat, rosinality"):
+        Decoder(16, {4: 8, 8: 8}, variant="stylegan")  # type: ignore[arg-type]
+
+
 def test_noise_of_the_rosinality_decoder_is_shared_in_a_block() -> None:
     """Both layers of a block get one map, and a sample's noise still depends on its seed alone."""
     decoder = build_decoder(sizes(32, "rosinality"))

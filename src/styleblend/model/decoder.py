@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import log2
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -70,7 +70,7 @@ class Decoder(nn.Module):
             layer before its blur and gives both layers of a block one noise map.
 
     Raises:
-        StyleBlendError: a size does not fit; names it and its value.
+        StyleBlendError: a size does not fit, or the variant is not known; names it and its value.
     """
 
     def __init__(
@@ -83,6 +83,8 @@ class Decoder(nn.Module):
         variant: Variant = "nvidia",
     ) -> None:
         super().__init__()
+        if variant not in get_args(Variant):
+            raise StyleBlendError(f"decoder variant is '{variant}': choose from {', '.join(get_args(Variant))}")
         self.variant = variant
         self.resolutions = tuple(sorted(widths))
         top = power_of_two("decoder resolution", self.resolutions[-1] if widths else 0, 8)
