@@ -15,6 +15,7 @@ ENGINES = ("ray", "mlflow", "dvc", "prefect", "great_expectations")
 CORE = (
     "model",
     "perception",
+    "pretrained_formats",
     "synthetic",
     "losses",
     "metrics",
@@ -26,7 +27,7 @@ CORE = (
 FLOORS = (
     {"errors", "files", "pixels"},
     {"config", "provenance"},
-    {"weights", "perception", "synthetic", "losses", "metrics", "model"},
+    {"weights", "perception", "pretrained_formats", "synthetic", "losses", "metrics", "model"},
     {"data", "tracking"},
     {"training", "evaluation"},
     {"reporting", "describe"},

@@ -135,6 +135,10 @@ class Model(Section):
     encoder_blocks: tuple[int, int, int, int] = Field((1, 2, 2, 2), description="residual blocks a stage; 3,4,14,3")
     encoder_widths: tuple[int, int, int, int] = Field((16, 32, 64, 96), description="channels a stage; 64..512")
     stem_stride: Literal[1, 2] = Field(2, description="stride of the encoder's first convolution; 1 in the paper")
+    encoder_body: Literal["se_resnet", "ir_se50"] = Field(
+        "se_resnet",
+        description="ir_se50 takes the weights of the face network model_ir_se50.pth and has its sizes",
+    )
     pyramid_width: int = Field(64, ge=8, description="channels of the feature pyramid; 512")
     head_width: int = Field(32, ge=4, description="channels inside each style head; 512")
     blending_layers: int = Field(4, ge=1, description="cross-attention layers of the SBM; 4")
@@ -167,6 +171,12 @@ class Model(Section):
         expected = [2**k for k in range(2, int(log2(self.resolution)) + 1)]
         if sorted(self.decoder_widths) != expected:
             raise ValueError(f"model.decoder_widths has blocks {sorted(self.decoder_widths)}: give {expected}")
+        sizes = (self.encoder_blocks, self.encoder_widths, self.stem_stride)
+        if self.encoder_body == "ir_se50" and sizes != ((3, 4, 14, 3), (64, 128, 256, 512), 1):
+            raise ValueError(
+                "model.encoder_body 'ir_se50' has encoder_blocks [3, 4, 14, 3], encoder_widths [64, 128, 256, 512]"
+                f" and stem_stride 1, got {list(sizes[0])}, {list(sizes[1])} and {sizes[2]}: set these or 'se_resnet'"
+            )
         if self.style_dim % self.blending_heads:
             raise ValueError(f"model.style_dim {self.style_dim} is not divisible by {self.blending_heads} heads")
         wrong = [side for side in self.pathway_resolutions if side not in expected]
