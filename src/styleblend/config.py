@@ -83,6 +83,7 @@ class Pretrained(Section):
 
     mirror: Path | None = Field(None, description="folder that holds weight files, for machines without internet")
     detector: Literal["none", "yunet"] = Field("none", description="face detector to obtain")
+    same_judge: bool = Field(False, description="allow one identity network for training and evaluation")
 
 
 class Align(Section):
@@ -249,6 +250,11 @@ class Evaluate(Section):
     grid_rows: int = Field(8, ge=1)
     yaw_bins_deg: tuple[float, ...] = Field((15, 30), description="limits between the pose groups, |yaw| of the target")
     batch_size: int = Field(32, ge=1)
+    inception_sha256: str | None = Field(
+        None,
+        pattern=r"^[0-9a-f]{64}$",
+        description="of the networks' inception.pt, a TorchScript program that is run if it has this hash: the FID",
+    )
     seed: int = Field(0, ge=0)
 
 
