@@ -15,6 +15,7 @@ ENGINES = ("ray", "mlflow", "dvc", "prefect", "great_expectations")
 CORE = (
     "model",
     "perception",
+    "pretrained_formats",
     "synthetic",
     "losses",
     "metrics",

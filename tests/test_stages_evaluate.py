@@ -20,18 +20,20 @@ import tiny_project
 from styleblend import config, model, provenance, reporting, tracking
 from styleblend.errors import StyleBlendError
 from styleblend.evaluation.inside import look_inside
+from styleblend.files import sha256
 from styleblend.stages.evaluate import evaluate
 from styleblend.stages.register import failures, register
+from torchscript_files import Metric, scripted
 
 CFG = config.Evaluate(bootstrap=100, grid_rows=3, yaw_bins_deg=(1, 85), batch_size=4)
 
 
-def run_evaluate(root: Path) -> dict[str, object]:
+def run_evaluate(root: Path, cfg: config.Evaluate = CFG) -> dict[str, object]:
     """The stage with the paths of a project; relative ones, as DVC gives them."""
     data, reports = Path("data"), Path("reports")
     return evaluate(
         data / "splits", data / "faces", data / "perceived.parquet", data / "networks", data / "swapper",
-        reports / "evaluate", reports / "metrics.json", CFG, (tiny_project.SOURCE,), config.Tracking(),
+        reports / "evaluate", reports / "metrics.json", cfg, (tiny_project.SOURCE,), config.Tracking(),
     )  # fmt: skip
 
 
@@ -75,6 +77,25 @@ def test_metrics_are_flat_finite_and_beside_floor_and_ceiling(project: Path) -> 
     assert metrics["n_pairs"] == 10 == sum(metrics[f"n_pairs_{g}"] for g in ("yaw_0_1", "yaw_1_85"))
     assert metrics["n_pairs_yaw_85_up"] == 0 and "outside_l1_yaw_85_up" not in metrics
     assert "frechet_judge_tiny" in metrics and "true_swap/frechet_judge_tiny" in metrics
+
+
+def test_a_frechet_distance_is_the_fid_with_inception_alone(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With Inception's features it is called `fid`, and that 10 and 12 pictures are few for them is said; without the
+    file nothing is written."""
+    for name in ("data", "reports"):
+        shutil.copytree(project / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    cfg = CFG.model_copy(update={"inception_sha256": "0" * 64})
+    with pytest.raises(StyleBlendError, match=r"inception.pt is missing"):
+        run_evaluate(tmp_path, cfg)
+    file = scripted(Metric(), tmp_path / "data/networks/inception.pt")
+    figures = run_evaluate(tmp_path, CFG.model_copy(update={"inception_sha256": sha256(file)}))
+    assert isinstance(figures["fid"], float) and figures["copy_source/fid"] != figures["fid"]
+    assert figures["network_frechet"] == "inception" and not [name for name in figures if "frechet_" in name]
+    (warning,) = json.loads(Path("reports/evaluate/protocol.json").read_text())["warnings"]
+    assert "of 10 and 12 samples with 2048 features" in warning
 
 
 def test_baselines_have_the_values_that_they_must_have(project: Path) -> None:

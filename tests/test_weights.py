@@ -133,6 +133,17 @@ def test_changed_or_missing_small_network_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_one_network_cannot_train_and_judge_unless_asked(tmp_path: Path) -> None:
+    """The same content in both roles is refused with its hash and leaves no output; pretrained.same_judge allows it."""
+    small = small_networks(tmp_path / "small")
+    for ending in ("safetensors", "json"):
+        (small / f"identity_judge.{ending}").write_bytes((small / f"identity.{ending}").read_bytes())
+    with pytest.raises(StyleBlendError, match="the same network .sha256 .*pretrained.same_judge") as refused:
+        collect(small, tmp_path / "out", Pretrained())
+    assert one_line(refused) and not (tmp_path / "out").exists()
+    assert set(collect(small, tmp_path / "out", Pretrained(same_judge=True))) == set(SMALL_ROLES)
+
+
 def test_the_detectors_entry_describes_the_file_that_people_have() -> None:
     """The catalogue's size and SHA-256 are those of the published file."""
     mirror = Path(__file__).parents[2] / "shared" / "weights"

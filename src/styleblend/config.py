@@ -155,6 +155,7 @@ class Pretrained(Section):
 
     mirror: Path | None = Field(None, description="folder that holds weight files, for machines without internet")
     detector: Literal["none", "yunet"] = Field("none", description="face detector to obtain")
+    same_judge: bool = Field(False, description="allow one identity network for training and evaluation")
 
 
 class Align(Section):
@@ -210,6 +211,10 @@ class Model(Section):
     encoder_blocks: tuple[int, int, int, int] = Field((1, 2, 2, 2), description="residual blocks a stage; 3,4,14,3")
     encoder_widths: tuple[int, int, int, int] = Field((16, 32, 64, 96), description="channels a stage; 64..512")
     stem_stride: Literal[1, 2] = Field(2, description="stride of the encoder's first convolution; 1 in the paper")
+    encoder_body: Literal["se_resnet", "ir_se50"] = Field(
+        "se_resnet",
+        description="ir_se50 takes the weights of the face network model_ir_se50.pth and has its sizes",
+    )
     pyramid_width: int = Field(64, ge=8, description="channels of the feature pyramid; 512")
     head_width: int = Field(32, ge=4, description="channels inside each style head; 512")
     blending_layers: int = Field(4, ge=1, description="cross-attention layers of the SBM; 4")
@@ -245,6 +250,12 @@ class Model(Section):
         expected = [2**k for k in range(2, int(log2(self.resolution)) + 1)]
         if sorted(self.decoder_widths) != expected:
             raise ValueError(f"model.decoder_widths has blocks {sorted(self.decoder_widths)}: give {expected}")
+        sizes = (self.encoder_blocks, self.encoder_widths, self.stem_stride)
+        if self.encoder_body == "ir_se50" and sizes != ((3, 4, 14, 3), (64, 128, 256, 512), 1):
+            raise ValueError(
+                "model.encoder_body 'ir_se50' has encoder_blocks [3, 4, 14, 3], encoder_widths [64, 128, 256, 512]"
+                f" and stem_stride 1, got {list(sizes[0])}, {list(sizes[1])} and {sizes[2]}: set these or 'se_resnet'"
+            )
         if self.style_dim % self.blending_heads:
             raise ValueError(f"model.style_dim {self.style_dim} is not divisible by {self.blending_heads} heads")
         wrong = [side for side in self.pathway_resolutions if side not in expected]
@@ -320,6 +331,11 @@ class Evaluate(Section):
     grid_rows: int = Field(8, ge=1)
     yaw_bins_deg: tuple[float, ...] = Field((15, 30), description="limits between the pose groups, |yaw| of the target")
     batch_size: int = Field(32, ge=1)
+    inception_sha256: str | None = Field(
+        None,
+        pattern=r"^[0-9a-f]{64}$",
+        description="of the networks' inception.pt, a TorchScript program that is run if it has this hash: the FID",
+    )
     seed: int = Field(0, ge=0)
 
 

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from styleblend.config import Pretrained
 from styleblend.errors import StyleBlendError, TransientError
 from styleblend.files import sha256, whole_file, whole_folder
+from styleblend.perception.judge import require_another_judge
 
 SMALL_ROLES = (
     "identity", "identity_judge", "landmarks", "landmarks_3d", "attributes", "attributes_judge", "encoder", "decoder",
@@ -119,10 +120,12 @@ def collect(small: Path, out: Path, cfg: Pretrained) -> dict[str, dict[str, str]
     networks.json maps a role to its file, format, sha256, licence and origin.
 
     Raises:
-        StyleBlendError: a file is missing or its content is not what its card or the catalogue says.
+        StyleBlendError: a file is missing, its content is not what its card or the catalogue says, or one
+            network would both train and judge.
     """
     with whole_folder(out) as partial:
         networks = {role: _copy_small(role, small, partial) for role in SMALL_ROLES}
+        require_another_judge(networks["identity"], networks["identity_judge"], cfg.same_judge)
         if cfg.detector == "yunet":
             obtain(YUNET, partial, cfg.mirror)
             networks[YUNET.role] = {

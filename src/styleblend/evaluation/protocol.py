@@ -14,8 +14,9 @@ Pose and expression: Euclidean distance between what the attribute network sees 
 target face. Outside: mean absolute difference to the target outside the target's face
 (perception.regions), range [0, 1].
 
-Frechet distance: features of the judge, swapped faces against all faces of the test split; covariances are
-divided by N - 1. It has no interval: resampling with replacement biases it.
+Frechet distance: swapped faces against all faces of the test split, in the features of Inception (then it is
+the FID, of pictures at the data set's side) or else of the judge; covariances are divided by N - 1. It has no
+interval: resampling with replacement biases it.
 """
 
 from __future__ import annotations
@@ -44,14 +45,18 @@ EXAMPLES = "examples.safetensors"
 """Pairs of the grid, uint8 [n, 3, S, S]: `source`, `target` and, where it is known, `true_swap`."""
 
 
-class Judge(Protocol):
-    """An identity network: pictures to unit vectors, and to features for the Frechet distance."""
+class Describer(Protocol):
+    """Pictures to features for the Frechet distance."""
 
     name: str
 
-    def __call__(self, images: Tensor) -> Tensor: ...
-
     def features(self, images: Tensor) -> Tensor: ...
+
+
+class Judge(Describer, Protocol):
+    """An identity network: pictures to unit vectors."""
+
+    def __call__(self, images: Tensor) -> Tensor: ...
 
 
 class Attributes(Protocol):
@@ -158,12 +163,14 @@ def measure(
     batch_size: int,
     keep: Sequence[int] = (),
     device: str = "cpu",
+    describer: Describer | None = None,
 ) -> dict[str, Measured]:
     """Measure every method on every pair, batch by batch; memory does not grow with the number of pictures.
 
     Args:
         methods: by name; if TRUE_SWAP is among them, the others are compared with it too.
         keep: pairs whose pictures are handed back (uint8), for a grid.
+        describer: gives the features; None is the judge.
     """
     tables: dict[str, list[pd.DataFrame]] = {name: [] for name in methods}
     features: dict[str, list[Tensor]] = {name: [] for name in methods}
@@ -178,7 +185,7 @@ def measure(
         truth: _Look | None = None
         for name in order:
             pixels = to_8bit(_sized(methods[name](batch), target.shape[-1])).cpu()
-            look = _look(from_8bit(pixels).to(device), judge, attributes)
+            look = _look(from_8bit(pixels).to(device), judge, attributes, describer or judge)
             tables[name].append(_compare(batch, look, region, truth))
             features[name].append(look.features)
             kept[name].append(pixels[torch.isin(rows, torch.tensor(keep, dtype=torch.int64))])
@@ -201,10 +208,10 @@ def measure(
 
 
 @torch.no_grad()
-def real_features(pairs: Pairs, judge: Judge, batch_size: int, device: str = "cpu") -> Tensor:
+def real_features(pairs: Pairs, describer: Describer, batch_size: int, device: str = "cpu") -> Tensor:
     """Features [F, .] of all faces of the split, the reference of the Frechet distance."""
     rows = torch.arange(len(pairs.table)).split(batch_size)
-    return torch.cat([judge.features(from_8bit(pairs.pictures(part)).to(device)).cpu() for part in rows])
+    return torch.cat([describer.features(from_8bit(pairs.pictures(part)).to(device)).cpu() for part in rows])
 
 
 def per_pair_figures(table: pd.DataFrame) -> pd.DataFrame:
@@ -251,8 +258,8 @@ class _Look:
     expression: Tensor
 
 
-def _look(images: Tensor, judge: Judge, attributes: Attributes) -> _Look:
-    seen = (images, judge(images), judge.features(images), *attributes(images))
+def _look(images: Tensor, judge: Judge, attributes: Attributes, describer: Describer) -> _Look:
+    seen = (images, judge(images), describer.features(images), *attributes(images))
     return _Look(*(values.float().cpu() for values in seen))
 
 

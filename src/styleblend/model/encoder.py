@@ -24,39 +24,75 @@ class Encoding(NamedTuple):
 
 
 def sample_norm(channels: int) -> nn.Module:
-    """Normalisation of the encoder: over groups of 8 channels of one sample.
+    """Normalisation of the body `se_resnet`: over groups of 8 channels of one sample.
 
     Batch norm would make a picture's codes depend on its neighbours in the batch, hence on the number of
-    workers, and change when E is frozen. The price: a face network's batch-norm statistics (model_ir_se50)
-    have no place here and must be folded into the convolutions, and a picture's overall contrast is lost
-    inside a block. The residual stream is not normalised, so brightness and contrast get through beside the
-    blocks.
+    workers, and change when E is frozen. The price: a face network's batch-norm statistics have no place here,
+    and a picture's overall contrast is lost inside a block. The residual stream is not normalised, so
+    brightness and contrast get through beside the blocks.
     """
     return nn.GroupNorm(max(channels // 8, 1), channels)
 
 
-class ResidualBlock(nn.Module):
-    """IR-SE block: norm, conv, PReLU, strided conv, norm, channel gates; added to the (strided) input."""
+class FrozenBatchNorm(nn.Module):
+    """Normalisation of the body `ir_se50`: batch norm with fixed statistics, those of the face network.
 
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+    Scale and shift learn; mean and variance never change, so codes do not depend on the batch here either.
+    Without a face network's statistics it normalises nothing.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int) -> None:
         super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=1e-5)
+
+
+class ResidualBlock(nn.Module):
+    """IR-SE block: norm, conv, PReLU, strided conv, norm, channel gates; added to the (strided) input.
+
+    With `batch_norm` it is the block of IR-SE50, whose projections of the input are normalised too.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int, batch_norm: bool = False) -> None:
+        super().__init__()
+        norm = FrozenBatchNorm if batch_norm else sample_norm
         self.residual = nn.Sequential(
-            sample_norm(inputs),
+            norm(inputs),
             nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
             nn.PReLU(outputs),
             nn.Conv2d(outputs, outputs, 3, stride=stride, padding=1, bias=False),
-            sample_norm(outputs),
+            norm(outputs),
             SqueezeExcite(outputs),
         )
         self.shortcut: nn.Module
         if inputs == outputs:
             self.shortcut = nn.MaxPool2d(1, stride) if stride > 1 else nn.Identity()
+        elif batch_norm:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), norm(outputs))
         else:
             self.shortcut = nn.Conv2d(inputs, outputs, 1, stride=stride)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.residual(x) + self.shortcut(x)
         return out
+
+
+def stem(width: int, stride: int, batch_norm: bool) -> nn.Sequential:
+    """First layers, [N, 3, S, S] to [N, width, S / stride, S / stride]."""
+    if batch_norm:
+        conv = nn.Conv2d(3, width, 3, stride=stride, padding=1, bias=False)
+        return nn.Sequential(conv, FrozenBatchNorm(width), nn.PReLU(width))
+    # No group norm here: it would take brightness and contrast from the whole residual stream, and the swapped
+    # face has to keep the target's.
+    return nn.Sequential(nn.Conv2d(3, width, 3, stride=stride, padding=1), nn.PReLU(width))
 
 
 class StyleHeads(nn.Module):
@@ -97,6 +133,8 @@ class Encoder(nn.Module):
         pyramid_width: channels of the pyramid. head_width: channels inside each style head.
         stem_stride: 1 reads the input at full resolution and halves it in the first stage (IR-SE50, the paper);
             2 halves it in the first convolution, a quarter of the cost there, with the same sizes from then on.
+        body: "se_resnet" normalises groups of channels and learns from nothing; "ir_se50" is the face network
+            of that name, into which pretrained_formats.ir_se50 loads its weights.
 
     Raises:
         StyleBlendError: a size does not fit; names it and its value.
@@ -114,6 +152,7 @@ class Encoder(nn.Module):
         pyramid_width: int,
         head_width: int,
         stem_stride: int = 1,
+        body: str = "se_resnet",
     ) -> None:
         super().__init__()
         power_of_two("input_px", input_px, 32)
@@ -128,16 +167,18 @@ class Encoder(nn.Module):
             raise StyleBlendError(f"n_styles is {n_styles}: the three pyramid levels need at least 3")
         if stem_stride not in (1, 2):
             raise StyleBlendError(f"stem_stride is {stem_stride}: choose 1 or 2")
-        self.input_px, self.n_styles, self.style_dim = input_px, n_styles, style_dim
-        # No norm in the stem: it would take brightness and contrast from the whole residual stream, and the
-        # swapped face has to keep the target's. A frozen batch norm folds into this convolution.
-        self.stem = nn.Sequential(nn.Conv2d(3, widths[0], 3, stride=stem_stride, padding=1), nn.PReLU(widths[0]))
+        if body not in ("se_resnet", "ir_se50"):
+            raise StyleBlendError(f"encoder body is '{body}': choose 'se_resnet' or 'ir_se50'")
+        self.input_px, self.n_styles, self.style_dim, self.body = input_px, n_styles, style_dim, body
+        face_network = body == "ir_se50"
+        self.stem = stem(widths[0], stem_stride, face_network)
         strides = (2 // stem_stride, 2, 2, 2)
         stages = []
         channels = widths[0]
         for count, width, stride in zip(blocks, widths, strides, strict=True):
-            first = ResidualBlock(channels, width, stride)
-            stages.append(nn.Sequential(first, *(ResidualBlock(width, width, 1) for _ in range(count - 1))))
+            first = ResidualBlock(channels, width, stride, face_network)
+            more = (ResidualBlock(width, width, 1, face_network) for _ in range(count - 1))
+            stages.append(nn.Sequential(first, *more))
             channels = width
         self.stages = nn.ModuleList(stages)
         self.laterals = nn.ModuleList(nn.Conv2d(width, pyramid_width, 1) for width in reversed(widths[1:]))
@@ -151,16 +192,21 @@ class Encoder(nn.Module):
         # Codes are learned as differences from the decoder's mean code (pSp); zeros until a decoder's is set.
         self.register_buffer("mean_code", torch.zeros(n_styles, style_dim))
 
-    def forward(self, images: Tensor) -> Encoding:
-        expect_shape("images", images, None, 3, self.input_px, self.input_px)
+    def taps(self, images: Tensor) -> tuple[Tensor, ...]:
+        """What the four stages of the body hand on, fine to coarse: 1/2, 1/4, 1/8 and 1/16 of the input's side."""
         x = self.stem(images)
         maps = []
         for stage in self.stages:
             x = stage(x)
             maps.append(x)
-        level = self.laterals[0](maps[3])
+        return tuple(maps)
+
+    def forward(self, images: Tensor) -> Encoding:
+        expect_shape("images", images, None, 3, self.input_px, self.input_px)
+        _, fine, middle, coarse = self.taps(images)
+        level = self.laterals[0](coarse)
         features = [level]
-        for lateral, finer in zip(self.laterals[1:], (maps[2], maps[1]), strict=True):
+        for lateral, finer in zip(self.laterals[1:], (middle, fine), strict=True):
             level = lateral(finer) + F.interpolate(level, size=finer.shape[-2:], mode="bilinear", align_corners=True)
             features.append(level)
         codes = [heads(level) for heads, level in zip(self.heads, features, strict=True)]

@@ -77,6 +77,7 @@ def build_encoder(model: config.Model) -> Encoder:
         pyramid_width=model.pyramid_width,
         head_width=model.head_width,
         stem_stride=model.stem_stride,
+        body=model.encoder_body,
     )
 
 

@@ -18,7 +18,7 @@ from styleblend.evaluation import baselines, benchmark, protocol
 from styleblend.evaluation.inside import look_inside
 from styleblend.evaluation.protocol import MODEL, TRUE_SWAP, Measured, Method, Pairs
 from styleblend.files import fingerprint, whole_file, whole_folder
-from styleblend.perception import attributes, identity
+from styleblend.perception import attributes, identity, inception
 from styleblend.pixels import from_8bit, to_8bit
 from styleblend.stages.entry import run
 
@@ -46,12 +46,15 @@ def evaluate(
     pairs = protocol.read_pairs(splits, faces, perceived)
     judge = identity.load(networks, "identity_judge").to(device)
     seer = attributes.load(networks, "attributes_judge").to(device)
+    describer: protocol.Describer = judge
+    if cfg.inception_sha256 is not None:
+        describer = inception.load(networks / "inception.pt", cfg.inception_sha256, device)
     trained = model.load(swapper).to(device)
     methods = _methods(pairs, trained, swapper, networks, cfg.seed, sources, device)
     rows = min(cfg.grid_rows, len(pairs))
     keep = sorted(np.random.default_rng(cfg.seed).choice(len(pairs), rows, replace=False).tolist())
-    measured = protocol.measure(pairs, methods, judge, seer, cfg.batch_size, keep, device)
-    real = protocol.real_features(pairs, judge, cfg.batch_size, device)
+    measured = protocol.measure(pairs, methods, judge, seer, cfg.batch_size, keep, device, describer)
+    real = protocol.real_features(pairs, describer, cfg.batch_size, device)
 
     figures = pd.concat(
         {name: protocol.summarise(each.table, cfg.bootstrap, cfg.seed) for name, each in measured.items()},
@@ -59,17 +62,21 @@ def evaluate(
     ).reset_index()
     groups = _by_group(pairs, measured[MODEL], cfg)
     sizes = protocol.groups(pairs, cfg.yaw_bins_deg).value_counts(sort=False)
-    flat = _flat(figures, groups, measured, real, judge.name) | {
+    flat = _flat(figures, groups, measured, real, _frechet_name(describer)) | {
         **{f"n_pairs_{name}": int(size) for name, size in sizes.items()},
         "n_pairs": len(pairs),
         "n_real_faces": len(real),
         "n_persons": int(pairs.person.unique().numel()),
         "network_judge": judge.name,
         "network_attributes": seer.name,
+        "network_frechet": describer.name,
     }
     manifest = pd.read_parquet(faces / "manifest.parquet")
     catalogue = json.loads((networks / "networks.json").read_text())
-    warning = " ".join(reporting.caveat(manifest, catalogue).replace(">", "").replace("**", "").split())
+    warnings = (
+        " ".join(reporting.caveat(manifest, catalogue).replace(">", "").replace("**", "").split()),
+        metrics.frechet_caveat(len(pairs), *real.shape),
+    )
     description: dict[str, Any] = {
         "text": protocol.__doc__,
         "methods": list(methods),
@@ -77,7 +84,7 @@ def evaluate(
         "network_attributes": seer.name,
         "gallery_source_faces": int(pairs.source.unique().numel()),
         "gallery_target_faces": int(pairs.target.unique().numel()),
-        "warnings": [warning] if warning else [],
+        "warnings": [warning for warning in warnings if warning],
     }
     shown = {role: pairs.pictures(rows_[keep]) for role, rows_ in (("source", pairs.source), ("target", pairs.target))}
     inside = look_inside(trained, *(from_8bit(pictures).to(device) for pictures in shown.values()))
@@ -136,6 +143,13 @@ def _methods(
     return methods
 
 
+def _frechet_name(describer: protocol.Describer) -> str:
+    """The FID is of Inception's features alone; of another network's it is another figure, named after it."""
+    if isinstance(describer, inception.Inception):
+        return "fid"
+    return "frechet_" + "".join(letter if letter.isalnum() else "_" for letter in describer.name.lower())
+
+
 def _by_group(pairs: Pairs, measured: Measured, cfg: config.Evaluate) -> pd.DataFrame:
     """The model's figures in each pose group: columns group, figure, value, low, high, n."""
     member = protocol.groups(pairs, cfg.yaw_bins_deg)
@@ -151,7 +165,7 @@ def _flat(
     groups: pd.DataFrame,
     measured: Mapping[str, Measured],
     real: torch.Tensor,
-    judge: str,
+    frechet: str,
 ) -> dict[str, Any]:
     """Flat names: the model's plain and with limits, others' as method/figure, groups' as figure_group."""
     flat: dict[str, Any] = {}
@@ -161,7 +175,6 @@ def _flat(
             flat |= {f"{row['figure']}_low": row["low"], f"{row['figure']}_high": row["high"]}
         else:
             flat[f"{row['method']}/{row['figure']}"] = row["value"]
-    frechet = "frechet_" + "".join(letter if letter.isalnum() else "_" for letter in judge.lower())
     for name, each in measured.items():
         flat[frechet if name == MODEL else f"{name}/{frechet}"] = metrics.frechet_distance(each.features, real)
     for row in groups.to_dict("records"):
