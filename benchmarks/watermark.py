@@ -1,6 +1,6 @@
 """What the invisible watermark survives, and how often it is seen where none is.
 
-    python benchmarks/watermark.py FOLDER [--sides 256 640] [--rendered 20]
+    python benchmarks/watermark.py FOLDER [--sides 256 640] [--rendered 20] [--every 1]
 
 Reads every photograph below FOLDER, brings it to each of the given shorter sides, marks it and changes it as
 pictures are changed on their way; the table counts the marks that are still found, with the right version. Faces
@@ -82,10 +82,10 @@ CHANGES: dict[str, Change] = {
 }
 
 
-def photographs(folder: Path, side_px: int) -> list[Image.Image]:
-    """All photographs below a folder, in RGB, with a shorter side of `side_px`."""
+def photographs(folder: Path, side_px: int, every: int) -> list[Image.Image]:
+    """Every n-th photograph below a folder, in RGB, with a shorter side of `side_px`."""
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
-    return [at_side(Image.open(file).convert("RGB"), side_px) for file in files]
+    return [at_side(Image.open(file).convert("RGB"), side_px) for file in files[::every]]
 
 
 def rendered(count: int, side_px: int) -> list[Image.Image]:
@@ -130,9 +130,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--sides", type=int, nargs="+", default=[256, 640], help="shorter sides in pixels")
     parser.add_argument("--rendered", type=int, default=20, help="how many rendered faces, of 256 px")
+    parser.add_argument("--every", type=int, default=1, help="take every n-th photograph only")
     args = parser.parse_args()
 
-    sets = {f"photographs, {side} px": photographs(args.folder, side) for side in args.sides}
+    sets = {f"photographs, {side} px": photographs(args.folder, side, args.every) for side in args.sides}
     sets["rendered, 256 px"] = rendered(args.rendered, 256)
     measured = {name: measure(pictures, name) for name, pictures in sets.items()}
 

@@ -42,6 +42,13 @@ def test_the_version_is_read_back(marked: Image.Image) -> None:
     assert found.score > 0.9
 
 
+def test_reading_is_the_library_s(marked: Image.Image) -> None:
+    """The blocks say what the library reads in them, but for those on the very edge between two bits."""
+    brightness = watermark._brightness(marked)
+    read = watermark._core().extract_raw(np.repeat(brightness[..., None], 3, axis=-1))[0]
+    assert (watermark._bits(brightness) == read).mean() > 0.998
+
+
 def test_it_survives_jpeg_and_resizing(marked: Image.Image) -> None:
     """JPEG of quality 75, half the size, and both in turn: what happens to a picture that is sent on."""
     half = marked.resize((160, 160), Image.Resampling.BICUBIC)

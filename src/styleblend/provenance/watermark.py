@@ -35,6 +35,7 @@ WORDS = 4096
 
 _SIDE_PX = 256
 _BITS = 256
+_BLOCK = 4
 # Quantisation step of a block's largest singular value. White is 2040 there, and both bits of 28 lie under it.
 _STEP = 28
 _ALPHA_OF = {"L": "L", "LA": "LA", "RGB": "RGB", "RGBA": "RGBA", "P": "RGBA", "PA": "RGBA", "1": "L"}
@@ -77,7 +78,8 @@ def embed(image: Image.Image, version: int | None) -> Image.Image:
     if image.mode not in _ALPHA_OF:
         raise StyleBlendError(f"a picture of mode {image.mode} cannot be marked: convert it to 8 bits a channel first")
     image = image.convert(_ALPHA_OF[image.mode])
-    small = _small(image)
+    # The library wants three channels.
+    small = np.repeat(_brightness(image)[..., None], 3, axis=-1)
     core = _core()
     core.read_img_arr(small)
     core.read_wm(_words()[version if version is not None and version < WORDS else 0])
@@ -95,9 +97,7 @@ def embed(image: Image.Image, version: int | None) -> Image.Image:
 
 def read(image: Image.Image) -> Reading:
     """Look for the mark in a picture of any size and mode."""
-    core = _core()
-    bits = core.extract_raw(_small(image))[0]
-    means = np.array([bits[place::_BITS].mean() for place in range(_BITS)])
+    means = _bits(_brightness(image)).reshape(-1, _BITS).mean(0)
     means -= means.mean()
     length = float(np.linalg.norm(means))
     scores = (2.0 * _words() - 1) @ means / (length * _BITS**0.5) if length > 0 else np.zeros(WORDS)
@@ -108,10 +108,23 @@ def read(image: Image.Image) -> Reading:
     return Reading("too small" if min(image.size) < MIN_SIDE_PX else "not found", None, score)
 
 
-def _small(image: Image.Image) -> NDArray[np.float32]:
-    """The brightness of a picture as three equal channels, [256, 256, 3] in [0, 255]."""
+def _brightness(image: Image.Image) -> NDArray[np.float32]:
+    """The small copy that carries the mark, [256, 256] in [0, 255]."""
     grey = image.convert("L").resize((_SIDE_PX, _SIDE_PX), Image.Resampling.LANCZOS)
-    return np.repeat(np.asarray(grey, dtype=np.float32)[..., None], 3, axis=-1)
+    return np.asarray(grey, dtype=np.float32)
+
+
+def _bits(brightness: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """The bit of each block, row by row: what the library's `extract_raw` gives for the first channel.
+
+    The library takes block after block through Python, a hundred times as long. All at once is this short, for
+    the largest singular value of a block is that of its DCT, and Haar's approximation is a sum of 2x2 px.
+    """
+    half, blocks = _SIDE_PX // 2, _SIDE_PX // 2 // _BLOCK
+    approximation = brightness.reshape(half, 2, half, 2).sum((1, 3)) / 2
+    tiles = approximation.reshape(blocks, _BLOCK, blocks, _BLOCK).swapaxes(1, 2)
+    largest = np.linalg.svd(tiles, compute_uv=False)[..., 0]
+    return (largest % _STEP > _STEP / 2).reshape(-1)
 
 
 @cache
