@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import subprocess
 import sys
@@ -143,6 +145,58 @@ def test_swap_refuses_bad_input(project: Path, model_folder: Path) -> None:
     assert not (project / "out.png").exists()
 
 
+def test_swap_signs_with_the_given_certificate_or_not_at_all(project: Path, model_folder: Path) -> None:
+    """A certificate that is named but missing stops the swap before a picture is made."""
+    settings = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(
+        settings.replace("certificate: null", "certificate: mine.pem").replace(
+            "private_key: null", "private_key: k.pem"
+        )
+    )
+    good = picture(project / "a.png")
+    message = refused("swap", good, good, "--aligned", "--model", model_folder, "-o", "out.png")
+    assert message.startswith("styleblend swap: provenance.certificate mine.pem: ")
+    assert not (project / "out.png").exists()
+
+
+def test_verify_says_what_is_there_by_words_and_exit_code(
+    project: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """0 for a swap, 1 for a bare picture, 2 for no picture; --json holds the same."""
+    source = picture(project / "a.png")
+    cli.main(["swap", str(source), str(source), "--aligned", "--model", str(model_folder), "-o", "out.jpg"])
+    (project / "text.png").write_text("no picture")
+    capsys.readouterr()
+
+    def code(*arguments: str) -> int:
+        with pytest.raises(SystemExit) as caught:
+            cli.main(["verify", *arguments])
+        assert isinstance(caught.value.code, int)
+        return caught.value.code
+
+    assert code("out.jpg") == 0
+    said = capsys.readouterr().out
+    for words in ("IPTC/XMP:  composite", "C2PA:      valid", "model folder model", "test certificate", "too small"):
+        assert words in said
+    assert code("out.jpg", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["c2pa"]["state"] == "valid"
+    assert code(str(source)) == 1
+    assert "no manifest" in capsys.readouterr().out
+    for unreadable in ("text.png", "absent.png"):
+        assert code(unreadable) == 2
+        out, err = capsys.readouterr()
+        assert (out, len(err.splitlines())) == ("", 1)
+        assert unreadable in err
+
+
+def test_no_option_leaves_the_marks_out(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What `swap` offers is known by name: none of it has to do with marks."""
+    with pytest.raises(SystemExit):
+        cli.main(["swap", "--help"])
+    offered = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
+    assert not [option for option in offered if re.search("mark|sign|c2pa|xmp|provenance|metadata|raw", option)]
+
+
 def test_swap_without_a_face_says_so(project: Path, model_folder: Path, yunet_file: Path) -> None:
     """Noise shows no face: the real detector finds none."""
     good = picture(project / "a.png")
@@ -154,15 +208,15 @@ def test_swap_without_a_face_says_so(project: Path, model_folder: Path, yunet_fi
 def test_swap_on_real_photographs(
     project: Path, model_folder: Path, yunet_file: Path, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A photograph keeps its size and surroundings; a picture of two people is a question."""
+    """A photograph keeps its size, and around the face all but the faint watermark; two people are a question."""
     source, target = sorted((photos / "celeba_hq").glob("*.jpg"))[:2]
     options = ("--model", str(model_folder), "--detector-weights", str(yunet_file), "-o", "out.png")
     cli.main(["swap", str(source), str(target), *options])
     with Image.open(target) as before, Image.open("out.png") as after:
         assert after.size == before.size
-        changed = (np.asarray(before.convert("RGB")) != np.asarray(after)).any(-1)
-    assert 0.05 < changed.mean() < 0.8
-    assert not changed[:8].any()
+        change = np.abs(np.asarray(before.convert("RGB"), dtype=int) - np.asarray(after)).max(-1)
+    assert 0.05 < (change > 8).mean() < 0.8
+    assert change[:8].max() <= 8
     couple = photos / "in_the_wild" / "couple.jpg"
     assert "which of the 2 faces in the target picture" in refused("swap", source, couple, *options)
     cli.main(["swap", str(source), str(couple), "--target-face", "1", *options])

@@ -33,6 +33,9 @@ BAD: list[tuple[str, Any, str]] = [
     ("download.sources", [], r"download\.sources: .*at least 1"),
     ("register.alias", "my alias!", r"register\.alias: .*got 'my alias!'"),
     ("retrain.promote", "yes", r"retrain\.promote: .*'manual' or 'auto'"),
+    ("provenance.certificate", "mine.pem", r"'mine\.pem' and provenance\.private_key is 'None': give both, or neither"),
+    ("provenance.algorithm", "rsa", r"provenance\.algorithm: .*got 'rsa'"),
+    ("provenance.timestamp_url", "ftp://x", r"provenance\.timestamp_url: .*got 'ftp://x'"),
     ("tracking", None, r"tracking: "),
 ]
 

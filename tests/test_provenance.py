@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +13,15 @@ from PIL import Image
 
 from styleblend import provenance
 from styleblend.errors import StyleBlendError
+from styleblend.provenance import verification
 
 MODEL = 'styleblend version "3" <&> é'
+
+
+@pytest.fixture(autouse=True)
+def _own_certificate(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test certificate is kept below the current folder, which is an empty one."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("project"))
 
 
 @pytest.fixture
@@ -81,3 +91,62 @@ def test_a_file_that_is_no_picture_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("no picture")
     with pytest.raises(StyleBlendError, match=r"a\.png"):
         provenance.read_marks(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    ("kind", "side", "signed", "watermark"),
+    [
+        ("rendered", 300, "none", "not found"),
+        ("grid", 300, "valid", "not found"),
+        ("swap", 255, "valid", "too small"),
+        ("swap", 256, "valid", "found"),
+    ],
+)
+def test_each_kind_of_picture_has_its_marks(
+    tmp_path: Path, kind: provenance.Kind, side: int, signed: str, watermark: str
+) -> None:
+    """All have XMP; grids and swaps a manifest; swaps of 256 px and more the watermark, which the signature covers."""
+    ramp = np.add.outer(np.arange(side), np.arange(side + 40)) * 0.3 + 40
+    image = Image.fromarray(np.repeat(ramp.astype(np.uint8)[..., None], 3, axis=-1))
+    provenance.save_picture(image, tmp_path / "a.png", model="styleblend version 12", kind=kind)
+    found = verification.verify(tmp_path / "a.png")
+    assert found.synthetic
+    assert found.xmp["kind"] == kind
+    assert (found.c2pa.state, found.watermark.state) == (signed, watermark)
+    assert found.watermark.version == (12 if watermark == "found" else None)
+
+
+def test_bytes_for_a_server_are_marked_like_files(picture: Image.Image, tmp_path: Path) -> None:
+    """What a response would hold is a file with all marks."""
+    content = provenance.marked_picture(picture, "JPEG", model=MODEL, kind="swap")
+    (tmp_path / "a.jpg").write_bytes(content)
+    found = verification.verify(tmp_path / "a.jpg")
+    assert (found.xmp["kind"], found.c2pa.state, found.c2pa.model) == ("swap", "valid", MODEL)
+
+
+def test_rendering_a_data_set_loads_no_marking_library(tmp_path: Path) -> None:
+    """Thousands of rendered faces need XMP only: neither c2pa nor OpenCV is imported for them."""
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom PIL import Image\nfrom styleblend import provenance\n"
+        "provenance.save_picture(Image.new('RGB', (64, 64)), Path('a.png'), model='m', kind='rendered')\n"
+        "assert not {'c2pa', 'cv2', 'cryptography', 'blind_watermark'} & set(sys.modules), 'slow'"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"a.png"}
+
+
+# `data.manifest` cuts faces from the user's own photographs, which nobody made; the others save networks.
+SAVING = {"provenance/marking.py", "data/manifest.py"} | {
+    f"training/{name}.py" for name in ("checkpoint", "loop", "pretraining")
+}
+
+
+def test_pictures_leave_through_one_door(root: Path) -> None:
+    """No other module writes a picture: nothing else calls a method `save`, nor one of OpenCV's writers."""
+    package = root / "src/styleblend"
+    for file in package.rglob("*.py"):
+        calls = (node.func for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call))
+        called = {call.attr for call in calls if isinstance(call, ast.Attribute)}
+        if called & {"save", "imwrite", "imencode"}:
+            assert file.relative_to(package).as_posix() in SAVING, f"{file} saves something: use save_picture"
