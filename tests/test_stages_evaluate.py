@@ -264,7 +264,8 @@ def test_a_new_version_stands_beside_the_champion_on_its_page(
     assert "nothing to compare" in text and short == "no champion yet"
     assert "| Figure, 95 % interval | version 2 | version 1 |" in table and "different test pairs" not in table
     assert verdict.startswith("against version 1: 0 figures clearly better, 0 clearly worse")
-    assert f"runs/{run_id}/artifacts/comparison/version_2_and_1.png" in table
+    assert f"get-artifact?path=comparison%2Fversion_2_and_1.png&run_uuid={run_id})" in table
+    assert f"runs/{run_id}/artifacts/comparison/version_2_and_1.png)" in table
     (picture,) = MlflowClient(tracking.resolved(track).uri).list_artifacts(run_id, "comparison")
     assert picture.path == "comparison/version_2_and_1.png"
     assert page(project, track, 1)[1] == "is the champion"
