@@ -15,9 +15,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 
 import tiny_project
-from styleblend import config, model, provenance, reporting, tracking
+from styleblend import cli, config, model, provenance, reporting, tracking
 from styleblend.errors import StyleBlendError
 from styleblend.evaluation.inside import look_inside
 from styleblend.files import sha256
@@ -37,13 +38,13 @@ def run_evaluate(root: Path, cfg: config.Evaluate = CFG) -> dict[str, object]:
     )  # fmt: skip
 
 
-def run_register(cfg: config.Register) -> dict[str, object]:
+def run_register(cfg: config.Register, track: config.Tracking | None = None) -> dict[str, object]:
     """The stage with the paths of a project."""
     data, reports = Path("data"), Path("reports")
     return register(
         data / "swapper", reports / "evaluate", reports / "metrics.json", data / "faces", data / "networks",
         reports / "registered.json", reports / "model_card.md", Path("params.yaml"), cfg,
-        config.Tracking(),
+        track or config.Tracking(),
     )  # fmt: skip
 
 
@@ -181,10 +182,12 @@ def test_gate_decides_the_alias_and_the_version_loads_alone(
     for (name, value), other in zip(trained.state_dict().items(), fetched.state_dict().values(), strict=True):
         assert value.equal(other), name
 
-    # In a fresh process, elsewhere, the version runs the code that it carries.
+    # In a fresh process, elsewhere, where this project is not installed, the version runs the code that it carries.
     code = f"""
-import io, warnings
+import importlib.util, io, sys, warnings
 warnings.simplefilter("ignore")
+sys.path = [folder for folder in sys.path if folder and "site-packages" in folder or "lib/python" in folder]
+assert importlib.util.find_spec("styleblend") is None
 import mlflow, pandas as pd
 from PIL import Image
 mlflow.set_tracking_uri("sqlite:///{project}/mlflow.db")
@@ -203,6 +206,124 @@ print(styleblend.__file__)
         assert part in card, part
     lines = reporting.closing_lines(project / "reports")
     assert "version 1, alias candidate" in lines and "swap_grid.png" in lines
+
+
+def artifacts_of(version: tracking.Version) -> Path:
+    """The version's folder in the local store."""
+    import mlflow
+
+    return Path(mlflow.artifacts.download_artifacts(artifact_uri=f"models:/{version.name}/{version.version}"))
+
+
+def test_a_version_carries_what_made_it_and_no_pickle(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Code, settings, lock, packages, networks, card, figures, grid; every file is of a kind that runs nothing."""
+    monkeypatch.chdir(project)
+    (project / "dvc.lock").write_text("stages: {}\n")
+    metrics = (project / "reports/metrics.json").read_text()
+    (project / "reports/metrics.json").write_text(json.dumps(json.loads(metrics) | {"another": 1.0}))
+    registered = run_register(config.Register(alias="carried"))
+    (project / "reports/metrics.json").write_text(metrics)
+    version = tracking.find_version(config.Tracking(), "carried")
+    assert version.version == registered["version"]
+    folder = artifacts_of(version)
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    names = {file.relative_to(folder).as_posix() for file in files}
+    wanted = {"params.yaml", "dvc.lock", "environment.txt", "networks.json", "model_card.md", "metrics.json"}
+    wanted |= {"evaluate/swap_grid.png", "evaluate/examples.safetensors", "swapper/swapper.safetensors"}
+    assert {f"artifacts/{name}" for name in wanted} | {"code/styleblend/model/decoder.py"} <= names
+    assert version.tags["params_sha256"] == sha256(folder / "artifacts/params.yaml")
+    assert version.tags["dvc_lock_sha256"] == sha256(folder / "artifacts/dvc.lock")
+    assert (folder / "artifacts/params.yaml").read_text() == (project / "params.yaml").read_text()
+    assert version.tags["git_revision"] == version.tags["git_changes"] == "unknown"
+    assert version.tags["data_terms"] == "none" and "identity_judge.safetensors 000000" in version.tags["networks"]
+    harmless = {".py", ".json", ".yaml", ".txt", ".md", ".png", ".csv", ".parquet", ".safetensors", ".lock"}
+    # MLflow writes the second of these, YAML as the first, when a version is downloaded.
+    assert {name for name in names if Path(name).suffix not in harmless} <= {"MLmodel", "registered_model_meta"}
+    for file in files:
+        # A pickle begins with 0x80 and its protocol; torch's own files are zip archives.
+        assert not file.read_bytes().startswith((b"\x80", b"PK")), file
+    assert "cloudpickle" not in (folder / "requirements.txt").read_text()
+
+
+def page(project: Path, track: config.Tracking, number: int) -> tuple[str, str, str]:
+    """Register a version of its own for each number; its text on MLflow's page, the text's short form, and its run."""
+    from mlflow import MlflowClient
+
+    metrics = project / "reports/metrics.json"
+    before = metrics.read_text()
+    metrics.write_text(json.dumps(json.loads(before) | {"another": number}))
+    made = run_register(config.Register(), track)
+    metrics.write_text(before)
+    found = MlflowClient(tracking.resolved(track).uri).get_model_version(track.model_name, str(made["version"]))
+    assert found.version == number
+    return found.description, found.tags["comparison"], found.run_id
+
+
+@pytest.fixture(scope="module")
+def two_versions(project: Path) -> tuple[config.Tracking, list[tuple[str, str, str]]]:
+    """A model with the versions 1, champion since before version 2 was registered, and 2; the pages of both."""
+    track = config.Tracking(model_name="beside")
+    before = Path.cwd()
+    os.chdir(project)
+    try:
+        first = page(project, track, 1)
+        tracking.point_alias(track, "champion", "1")
+        return track, [first, page(project, track, 2)]
+    finally:
+        os.chdir(before)
+
+
+def test_a_new_version_stands_beside_the_champion_on_its_page(
+    project: Path, two_versions: tuple[config.Tracking, list[tuple[str, str, str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a champion the page says so; with one it has the table, and the picture is among the run's files."""
+    from mlflow import MlflowClient
+
+    monkeypatch.chdir(project)
+    track, ((text, short, _), (table, verdict, run_id)) = two_versions
+    assert "nothing to compare" in text and short == "no champion yet"
+    assert "| Figure, 95 % interval | version 2 | version 1 |" in table and "different test pairs" not in table
+    assert verdict.startswith("against version 1: 0 figures clearly better, 0 clearly worse")
+    assert f"get-artifact?path=comparison%2Fversion_2_and_1.png&run_uuid={run_id})" in table
+    assert f"runs/{run_id}/artifacts/comparison/version_2_and_1.png)" in table
+    (picture,) = MlflowClient(tracking.resolved(track).uri).list_artifacts(run_id, "comparison")
+    assert picture.path == "comparison/version_2_and_1.png"
+    assert page(project, track, 1)[1] == "is the champion"
+
+
+def test_compare_prints_the_table_and_draws_both(
+    project: Path,
+    two_versions: tuple[config.Tracking, list[tuple[str, str, str]]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """By alias and by number; the same version twice, and one that is not there, are refused in one line."""
+    monkeypatch.chdir(project)
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    params["tracking"]["model_name"] = "beside"
+    (project / "beside.yaml").write_text(yaml.safe_dump(params))
+    tracking.point_alias(two_versions[0], "candidate", "2")
+    tracking.point_alias(two_versions[0], "champion", "1")
+    cli.main(["compare", "--params", "beside.yaml"])
+    shown = capsys.readouterr().out
+    assert "| Figure, 95 % interval | version 2 | version 1 |" in shown and "| alias |" in shown
+    assert provenance.read_marks(project / "reports/comparison.png")["kind"] == "grid"
+    cli.main(["compare", "1", "2", "-o", "other.png", "--params", "beside.yaml"])
+    assert (project / "other.png").is_file() and "| version 1 | version 2 |" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="are both version 1: name two versions"):
+        cli.main(["compare", "1", "champion", "--params", "beside.yaml"])
+    with pytest.raises(SystemExit, match="no version or alias '99'"):
+        cli.main(["compare", "99", "--params", "beside.yaml"])
+
+
+def test_a_champion_that_lost_its_files_keeps_nobody_out(
+    project: Path, two_versions: tuple[config.Tracking, list[tuple[str, str, str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new version is registered all the same, and its page says why there is no comparison."""
+    monkeypatch.chdir(project)
+    shutil.rmtree(artifacts_of(tracking.find_version(two_versions[0], "champion")))
+    text, short, _ = page(project, two_versions[0], 3)
+    assert "Not compared with the champion, version 1" in text and short == "not compared"
 
 
 def test_gate_names_a_figure_that_was_not_measured() -> None:

@@ -74,8 +74,12 @@ def contender(cfg: config.Tracking, reference: str) -> Iterator[Contender]:
         if not ((record / "metrics.json").is_file() and (record / "evaluate/pairs.parquet").is_file()):
             raise StyleBlendError(f"{title} was registered without its figures: compare with another version")
         measured = json.loads((record / "metrics.json").read_text())
-        aliases = {"alias": ", ".join(version.aliases)} if version.aliases else {}
-        yield Contender(title, {**version.tags, **aliases}, record / tracking.SWAPPER, record / "evaluate", measured)
+        yield Contender(title, facts(version), record / tracking.SWAPPER, record / "evaluate", measured)
+
+
+def facts(version: tracking.Version) -> dict[str, str]:
+    """Tags and aliases of a version, as a Contender has them."""
+    return {**version.tags, "alias": ", ".join(version.aliases) or "none"}
 
 
 def differences(first: Contender, second: Contender) -> list[Difference]:

@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 from styleblend import config
 from styleblend.errors import StyleBlendError, TransientError
@@ -305,10 +306,15 @@ def describe(cfg: config.Tracking, version: Version, markdown: str) -> None:
     client.update_model_version(version.name, version.version, markdown[:_DESCRIPTION_LIMIT])
 
 
-def artifact_link(run: Run, path: str) -> str:
-    """Where MLflow's page shows a run's artifact: an address relative to MLflow's own, whatever its host."""
+def picture_markdown(run: Run, path: str, words: str) -> str:
+    """A picture of a run's artifacts for the text of one of MLflow's pages, with a link to where it is larger.
+
+    Both addresses are relative to that page, so they hold whatever MLflow's host and port.
+    """
     experiment = run.client.get_run(run.run_id).info.experiment_id
-    return f"#/experiments/{experiment}/runs/{run.run_id}/artifacts/{path}"
+    picture = urlencode({"path": path, "run_uuid": run.run_id})
+    page = f"#/experiments/{experiment}/runs/{run.run_id}/artifacts/{path}"
+    return f"[![{words}](get-artifact?{picture})]({page})"
 
 
 def _make_version(

@@ -88,8 +88,9 @@ def register(
             )
             child.log_artifact(card)
             # What a version was made with never changes; how it stands does, with the gate and with the champion.
-            standing = comparing.Contender(f"version {version.version}", version.tags, swapper, evaluation, metrics)
-            text, comparison = _beside_champion(track, version, standing, child, Path(scratch))
+            facts = comparing.facts(version) | {"gate": verdict}
+            new = comparing.Contender(f"version {version.version}", facts, swapper, evaluation, metrics)
+            text, comparison = _beside_champion(track, version, new, child, Path(scratch))
             tracking.set_tags(track, version, {"gate": verdict, "comparison": comparison})
             tracking.describe(track, version, f"{sentence} {text}")
     tracking.finish_pipeline(track, child.parent_run_id)
@@ -171,10 +172,10 @@ def _beside_champion(
         print(f"register: not compared with the champion: {error}")
         return f"Not compared with the champion, version {champion.version}: {error}.", "not compared"
     run.log_artifact(file, "comparison")
-    link = tracking.artifact_link(run, f"comparison/{file.name}")
+    shown = tracking.picture_markdown(run, f"comparison/{file.name}", "both versions on the same faces")
     return (
-        f"Beside the champion, version {champion.version}, when this version was registered:\n\n{table}\n\n"
-        f"[Both on the same faces]({link}). To use this version, give it the alias `champion`.",
+        f"To use this version, give it the alias `champion`. Beside the champion, version {champion.version}, when "
+        f"this version was registered:\n\n{table}\n\n{shown}",
         verdict,
     )
 
