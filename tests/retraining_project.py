@@ -90,6 +90,14 @@ def ask(api: str, path: str, body: Any = None) -> Any:
         return json.loads(answer.read() or b"null")
 
 
+def deployment(api: str) -> Any:
+    """The served deployment, or None where it is not there yet."""
+    try:
+        return ask(api, "/deployments/name/retrain/scheduled")
+    except OSError:
+        return None
+
+
 def alive(pid: int) -> bool:
     try:
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
