@@ -58,7 +58,7 @@ def notes(project: Path) -> list[str]:
     return [line.split(" ", 1)[1] for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 90) -> Any:
+def wait_for(condition: Callable[[], object], seconds: float = 240) -> Any:
     """What the condition gives once it is true."""
     end = time.monotonic() + seconds
     while not (found := condition()):

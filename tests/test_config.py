@@ -33,6 +33,7 @@ BAD: list[tuple[str, Any, str]] = [
     ("download.sources", [], r"download\.sources: .*at least 1"),
     ("register.alias", "my alias!", r"register\.alias: .*got 'my alias!'"),
     ("retrain.promote", "yes", r"retrain\.promote: .*'manual' or 'auto'"),
+    ("retrain.timezone", "Mars/Base", r"retrain\.timezone 'Mars/Base' is not known"),
     ("tracking", None, r"tracking: "),
 ]
 

@@ -9,9 +9,11 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
+from zoneinfo import ZoneInfo
 
 import psutil
 import pytest
@@ -87,7 +89,9 @@ class Served:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    project = make_project(tmp_path_factory.mktemp("project"), watch_seconds=0.5, settle_seconds=1)
+    project = make_project(
+        tmp_path_factory.mktemp("project"), watch_seconds=0.5, settle_seconds=1, timezone="Asia/Tokyo"
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_RUNNER_POLL_FREQUENCY", "1")
         patch.setenv("PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS", "1")
@@ -121,6 +125,14 @@ def serve(project: Path, log: Path) -> Iterator[Served]:
         for each in family:
             if each.is_running():
                 each.kill()
+
+
+def test_the_schedule_of_params_yaml_stands(served: Served) -> None:
+    """The server plans the next runs itself, at the times of retrain.cron in retrain.timezone."""
+    planned = wait_for(lambda: served.runs(state={"type": {"any_": ["SCHEDULED"]}}))
+    assert all(run["auto_scheduled"] for run in planned)
+    times = [datetime.fromisoformat(run["expected_start_time"]).astimezone(ZoneInfo("Asia/Tokyo")) for run in planned]
+    assert {(time.strftime("%A"), time.hour, time.minute) for time in times} == {("Sunday", 3, 0)}
 
 
 def test_a_run_on_demand_has_its_own_settings_and_a_page(served: Served) -> None:
