@@ -57,6 +57,9 @@ def serve(flow: Flow[..., Any], project: Path) -> None:
         parameters={"project": str(project)},
         # A run that comes due while another is at work waits for it.
         global_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE),
+        # What came due while nobody served is made up for at the next start.
+        paused=False,
+        pause_on_shutdown=False,
     )
 
 

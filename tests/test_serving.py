@@ -139,7 +139,7 @@ def test_a_run_on_demand_has_its_own_settings_and_a_page(served: Served) -> None
     """Overrides count for one run and leave params.yaml alone; the page has the stages, the table and the grid."""
     project = served.project
     before = (project / "params.yaml").read_bytes()
-    with pytest.raises(HTTPError, match="422|409"):
+    with pytest.raises(HTTPError, match="409"):
         served.run(force="perhaps")
     state = served.end(served.run(overrides={"evaluate": {"sede": 1}}))
     assert state["type"] == "FAILED" and "evaluate.sede: unknown key" in state["message"]
@@ -228,7 +228,7 @@ def test_one_ctrl_c_ends_all(served: Served) -> None:
     family = psutil.Process(served.process.pid).children(recursive=True)
     assert any("prefect" in " ".join(each.cmdline()) for each in family)
     served.process.send_signal(signal.SIGINT)
-    assert served.process.wait(60) == 0
+    assert served.process.wait(120) == 0
     left = [each for each in family if alive(each.pid)]
     assert not left and not any(map(alive, pids))
     assert not answers(f"{served.api}/health")
