@@ -14,6 +14,7 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.flows import Flow
+from prefect.schedules import Cron
 from prefect.states import Crashed
 
 import locking
@@ -32,11 +33,13 @@ def serve(flow: Flow[..., Any], project: Path) -> None:
     Raises:
         StyleBlendError: no server is named, params.yaml is not in order or its schedule cannot be read.
     """
-    cron = overriding.lasting(project).retrain.cron
+    cfg = overriding.lasting(project).retrain
     try:
-        CronSchedule(cron=cron)
+        CronSchedule(cron=cfg.cron)
     except ValueError:
-        raise StyleBlendError(f"retrain.cron '{cron}' is no cron line: give five fields, as in '0 3 * * 0'") from None
+        raise StyleBlendError(
+            f"retrain.cron '{cfg.cron}' is no cron line: give five fields, as in '0 3 * * 0'"
+        ) from None
     if "PREFECT_API_URL" not in os.environ:
         raise StyleBlendError("--serve needs a Prefect server: name it in PREFECT_API_URL, or use `make serve`")
     try:
@@ -50,10 +53,13 @@ def serve(flow: Flow[..., Any], project: Path) -> None:
     watcher.start()
     flow.serve(
         name=NAME.partition("/")[2],
-        cron=cron,
+        schedule=Cron(cfg.cron, timezone=cfg.timezone),
         parameters={"project": str(project)},
         # A run that comes due while another is at work waits for it.
         global_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE),
+        # What came due while nobody served is made up for at the next start.
+        paused=False,
+        pause_on_shutdown=False,
     )
 
 

@@ -43,8 +43,7 @@ def snapshot(folder: Path) -> str | None:
     except FileNotFoundError:
         # Removed between listing and looking: the next look tells.
         return f"in motion at {time.monotonic()}"
-    except StyleBlendError as error:
-        log.warning("%s", error)
+    except StyleBlendError:
         return None
     return digest.hexdigest()
 
@@ -110,7 +109,7 @@ def _look(project: Path, cfg: config.Config, changes: Changes, start: Callable[[
     found = {folder: state for folder in folders if (state := snapshot(project / folder)) is not None}
     before = dict(changes.known)
     if changes.rested(found, cfg.retrain.settle_seconds, time.monotonic()):
-        log.info("the photographs in %s have changed", ", ".join(sorted(folders)))
+        print(f"retrain: the photographs in {', '.join(sorted(folders))} have changed", flush=True)
         start()
         changes.known |= found
     if changes.known != before:

@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import psutil
 import yaml
@@ -58,7 +59,7 @@ def notes(project: Path) -> list[str]:
     return [line.split(" ", 1)[1] for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 90) -> Any:
+def wait_for(condition: Callable[[], object], seconds: float = 240) -> Any:
     """What the condition gives once it is true."""
     end = time.monotonic() + seconds
     while not (found := condition()):
@@ -83,11 +84,26 @@ def answers(url: str) -> bool:
 
 
 def ask(api: str, path: str, body: Any = None) -> Any:
-    """One request to Prefect's API: POST where there is a body."""
+    """One request to Prefect's API, POST where there is a body; again while a busy server asks for that (503)."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(f"{api}{path}", data, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.loads(answer.read() or b"null")
+    for left in reversed(range(20)):
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return json.loads(answer.read() or b"null")
+        except HTTPError as error:
+            error.close()
+            if error.code != 503 or not left:
+                raise
+            time.sleep(1)
+
+
+def deployment(api: str) -> Any:
+    """The served deployment, or None where it is not there yet."""
+    try:
+        return ask(api, "/deployments/name/retrain/scheduled")
+    except OSError:
+        return None
 
 
 def alive(pid: int) -> bool:

@@ -36,6 +36,7 @@ BAD: list[tuple[str, Any, str]] = [
     ("provenance.certificate", "mine.pem", r"'mine\.pem' and provenance\.private_key is 'None': give both, or neither"),
     ("provenance.algorithm", "rsa", r"provenance\.algorithm: .*got 'rsa'"),
     ("provenance.timestamp_url", "ftp://x", r"provenance\.timestamp_url: .*got 'ftp://x'"),
+    ("retrain.timezone", "Mars/Base", r"retrain\.timezone 'Mars/Base' is not known"),
     ("tracking", None, r"tracking: "),
 ]
 

@@ -9,12 +9,24 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import yaml
 
-from retraining_project import REGISTERED, alive, free_port, make_project, notes, start_server, wait_for, write_stage
+from retraining_project import (
+    REGISTERED,
+    alive,
+    ask,
+    deployment,
+    free_port,
+    make_project,
+    notes,
+    start_server,
+    wait_for,
+    write_stage,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -134,6 +146,27 @@ def test_bad_settings_end_before_anything_starts(root: Path, project: Path) -> N
     assert done.returncode == 1
     assert "retrain.cron 'every sunday' is no cron line" in done.stderr
     assert not (project / "runs").exists()
+
+
+def test_a_run_that_died_unseen_gives_its_place_back(root: Path, project: Path, api: str) -> None:
+    """A run that a lost machine left as running is crashed at the next start, so that others can run."""
+    with served(root, project, api):
+        found = wait_for(lambda: deployment(api))
+        run = ask(api, f"/deployments/{found['id']}/create_flow_run", {"state": {"type": "RUNNING"}})["id"]
+    with served(root, project, api):
+        wait_for(lambda: ask(api, f"/flow_runs/{run}")["state"]["type"] == "CRASHED")
+
+
+@contextmanager
+def served(root: Path, project: Path, api: str) -> Iterator[None]:
+    """The deployment is served while the block runs, and then its process is killed."""
+    command = [sys.executable, root / "flows/retrain.py", "--serve", "--project", project]
+    process = subprocess.Popen(command, env=os.environ | {"PREFECT_API_URL": api}, stdout=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_the_registered_file_of_this_test_is_the_stage_s(root: Path) -> None:

@@ -16,12 +16,12 @@ from typing import Any
 
 import psutil
 import pytest
-import showing
 import yaml
 
 import notifying
 import outcome
 import overriding
+import showing
 import watching
 from retraining_project import ROOT, alive, free_port, wait_for
 from styleblend import config

@@ -10,6 +10,7 @@ from __future__ import annotations
 from math import log2
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -414,7 +415,8 @@ class Serve(Section):
 class Retrain(Section):
     """When the Prefect flow runs and what it may do."""
 
-    cron: str = Field("0 3 * * 0", description="schedule in the local time zone of the server")
+    cron: str = Field("0 3 * * 0", description="schedule: minute, hour, day of month, month, day of week")
+    timezone: str = Field("UTC", description="time zone of cron, as Europe/Berlin")
     retries: int = Field(1, ge=0, description="further tries of the pipeline where its failure may pass")
     retry_seconds: float = Field(10, ge=0, description="pause before each")
     watch_seconds: float = Field(60, ge=0, description="between looks at the folders of photographs; 0 looks never")
@@ -429,6 +431,14 @@ class Retrain(Section):
     webhook: str | None = Field(
         None, description="http address that is told what came out; ${NAME} stands for the environment's value"
     )
+
+    @model_validator(mode="after")
+    def timezone_is_known(self) -> Retrain:
+        try:
+            ZoneInfo(self.timezone)
+        except (ZoneInfoNotFoundError, ValueError):
+            raise ValueError(f"retrain.timezone '{self.timezone}' is not known: give one as Europe/Berlin") from None
+        return self
 
 
 class Pretrain(Section):
