@@ -368,9 +368,9 @@ def _requirements() -> list[str]:
 
     # A local build tag (+cpu) names a wheel that the package index does not have.
     names = ("torch", "numpy", "pandas", "pillow", "pydantic", "pyyaml", "safetensors", "mlflow")
-    # What marks the pictures that a served version draws.
-    names += ("blind-watermark", "c2pa-python", "cryptography")
-    return [f"{name}=={version(name).split('+')[0]}" for name in names]
+    # They mark the pictures that a served version draws.
+    marking = ("blind-watermark", "c2pa-python", "cryptography")
+    return [f"{name}=={version(name).split('+')[0]}" for name in names + marking]
 
 
 def _mlflow(uri: str) -> Any:
