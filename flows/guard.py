@@ -91,18 +91,29 @@ def _closed(line: int) -> bool:
 
 
 def _end_all(process: subprocess.Popen[bytes]) -> None:
-    """End the command's group kindly, then by force whatever is left below this process, in whichever group."""
+    """End the command's group kindly, then by force whatever is left below this process, in whichever group.
+
+    What outlives the group, as a daemon in a session of its own, has lost whoever would have ended it in order.
+    """
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGTERM)
     this = psutil.Process()
     deadline = time.monotonic() + GRACE_SECONDS
     while left := this.children(recursive=True):
-        if time.monotonic() > deadline:
+        if time.monotonic() > deadline or not _group_lives(process):
             for child in left:
                 child.kill()
-        process.poll()
         # Zombies that were adopted are reaped by this wait.
         psutil.wait_procs(left, timeout=_POLL_SECONDS)
+
+
+def _group_lives(process: subprocess.Popen[bytes]) -> bool:
+    process.poll()
+    try:
+        os.killpg(process.pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 if __name__ == "__main__":

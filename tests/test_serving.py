@@ -226,9 +226,11 @@ def test_one_ctrl_c_ends_all(served: Served) -> None:
     """SIGINT to `make serve`'s process while a run is at work: server, flow, stage and its children are gone."""
     _, pids = served.begin_long()
     family = psutil.Process(served.process.pid).children(recursive=True)
+    begin = time.monotonic()
     assert any("prefect" in " ".join(each.cmdline()) for each in family)
     served.process.send_signal(signal.SIGINT)
     assert served.process.wait(120) == 0
+    assert time.monotonic() - begin < 35, "the run was told, and was not waited for"
     left = [each for each in family if alive(each.pid)]
     assert not left and not any(map(alive, pids))
     assert not answers(f"{served.api}/health")
