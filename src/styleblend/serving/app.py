@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
@@ -17,6 +18,7 @@ from fastapi import FastAPI, File, Form, HTTPException, Request, Response, Uploa
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
+from PIL import Image
 from pydantic import BaseModel
 from swagger_ui_bundle import swagger_ui_path
 
@@ -24,6 +26,7 @@ from styleblend import config
 from styleblend.data.pictures import Picture, UnusablePicture, as_picture, open_picture
 from styleblend.errors import StyleBlendError
 from styleblend.model import Swapper
+from styleblend.perception.detection import Detection
 from styleblend.provenance import marked_picture
 from styleblend.provenance.credentials import Credentials
 from styleblend.serving.limits import LimitedBody
@@ -61,6 +64,18 @@ class Refusal(BaseModel):
     detail: str
 
 
+class OneAtATime:
+    """A detector for several threads: OpenCV's keeps the size of the picture that it looks at."""
+
+    def __init__(self, detector: Detector) -> None:
+        self._detector, self._lock = detector, threading.Lock()
+
+    def detect(self, image: Image.Image) -> list[Detection]:
+        """As the detector itself; who comes meanwhile waits."""
+        with self._lock:
+            return self._detector.detect(image)
+
+
 def build_app(
     cfg: config.Serve,
     max_pixels: int,
@@ -77,6 +92,7 @@ def build_app(
         credentials: who signs the pictures.
         while_serving: entered when the server starts and left when it stops.
     """
+    alone = OneAtATime(detector)
     workers = ThreadPoolExecutor(cfg.at_once, thread_name_prefix="swap")
     places = cfg.at_once + cfg.waiting
     taken = 0
@@ -159,7 +175,7 @@ def build_app(
             first, second = (_read(content, role, max_pixels) for content, role in zip(files, _ROLES, strict=True))
             out_of = None if source_face is None else numbered("source", source_face)
             into = every_face if all_faces else None if target_face is None else numbered("target", target_face)
-            swapped = Swapping.of(first, in_use.model, detector, out_of).into(second, into)
+            swapped = Swapping.of(first, in_use.model, alone, out_of).into(second, into)
             if format == "jpeg" and swapped.mode == "RGBA":
                 swapped = as_picture(swapped, max_pixels).opaque()
             kind: Literal["JPEG", "PNG"] = "JPEG" if format == "jpeg" else "PNG"
