@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -34,9 +35,10 @@ class LimitedBody:
             return
         deadline = asyncio.get_running_loop().time() + self.seconds
         received, whole, answered = 0, False, False
+        refusal: _TooMuch | None = None
 
         async def limited() -> Message:
-            nonlocal received, whole
+            nonlocal received, whole, refusal
             if whole:
                 # The body is there; what may come now is only the news that the client has gone.
                 return await receive()
@@ -44,27 +46,30 @@ class LimitedBody:
                 async with asyncio.timeout_at(deadline):
                     message = await receive()
             except TimeoutError:
-                raise _TooMuch(408, f"the pictures did not arrive within {self.seconds:g} s") from None
+                refusal = _TooMuch(408, f"the pictures did not arrive within {self.seconds:g} s")
+                raise refusal from None
             received += len(message.get("body", b""))
             whole = not message.get("more_body", False)
             if received > self.max_bytes:
-                raise _TooMuch(413, f"a request may have {self.max_bytes} bytes: send smaller pictures")
+                refusal = _TooMuch(413, f"a request may have {self.max_bytes} bytes: send smaller pictures")
+                raise refusal
             return message
 
         async def watched(message: Message) -> None:
             nonlocal answered
-            answered = True
-            await send(message)
+            # Who reads the body may take our exception for a mistake in it and say that: the true reason is said below.
+            if refusal is None:
+                answered = True
+                await send(message)
 
-        try:
-            stated = _stated_length(scope)
-            if stated is not None and stated > self.max_bytes:
-                raise _TooMuch(413, f"a request may have {self.max_bytes} bytes, not {stated}: send smaller pictures")
-            await self.app(scope, limited, watched)
-        except _TooMuch as error:
-            if answered:
-                raise
-            await _refuse(send, error)
+        stated = _stated_length(scope)
+        if stated is not None and stated > self.max_bytes:
+            refusal = _TooMuch(413, f"a request may have {self.max_bytes} bytes, not {stated}: send smaller pictures")
+        else:
+            with contextlib.suppress(_TooMuch):
+                await self.app(scope, limited, watched)
+        if refusal is not None and not answered:
+            await _refuse(send, refusal)
 
 
 def _stated_length(scope: Message) -> int | None:
