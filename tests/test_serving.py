@@ -214,7 +214,7 @@ def test_changed_photographs_start_one_run_that_waits_its_turn(served: Served) -
     (photographs / "b.jpg").write_bytes(b"b")
     waiting = wait_for(lambda: served.runs(**changed))
     (photographs / "c.jpg").write_bytes(b"c")
-    time.sleep(5)
+    time.sleep(3)
     assert alive(pids[0]) and served.state(run)["type"] == "RUNNING"
     assert served.state(waiting[0]["id"])["type"] == "SCHEDULED"
     ask(served.api, f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
