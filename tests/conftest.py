@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 
 # Read by torch, Ray, MLflow, Prefect and others when they are imported, so set before any of them can be.
 os.environ |= {
@@ -16,6 +19,10 @@ os.environ |= {
     "RAY_USAGE_STATS_ENABLED": "0",
     "MPLBACKEND": "agg",
 }
+
+# Prefect makes its folder, but not the one above it, as soon as a test file imports it.
+os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="prefect-")
+atexit.register(shutil.rmtree, os.environ["PREFECT_HOME"], ignore_errors=True)
 
 import ipaddress  # noqa: E402
 import socket  # noqa: E402
@@ -92,7 +99,6 @@ def _is_number(name: str) -> bool:
 def _private_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Engines keep their state below the tests' own folder, not in the person's home."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect")))
         patch.setenv("DVC_GLOBAL_CONFIG_DIR", str(tmp_path_factory.mktemp("dvc-global")))
         patch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path_factory.mktemp("dvc-site")))
         yield

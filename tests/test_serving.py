@@ -93,6 +93,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         tmp_path_factory.mktemp("project"), watch_seconds=0.5, settle_seconds=1, timezone="Asia/Tokyo"
     )
     with pytest.MonkeyPatch.context() as patch:
+        # A server of its own: in that of another test file a deployment of the same name may stand already.
+        patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect")))
         patch.setenv("PREFECT_RUNNER_POLL_FREQUENCY", "1")
         patch.setenv("PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS", "1")
         yield from serve(project, tmp_path_factory.mktemp("log") / "serve.log")
