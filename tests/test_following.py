@@ -5,12 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import socket
 import subprocess
-import sys
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -119,44 +116,9 @@ def test_without_a_first_version_it_does_not_start(track: config.Tracking, tmp_p
     assert not (tmp_path / "none.db").exists()
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """MLflow's server, as `make ui` starts it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    command = ["mlflow", "server", "--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db", "--workers", "1"]
-    command += ["--artifacts-destination", str(tmp_path / "mlruns"), "--host", "127.0.0.1", "--port", str(port)]
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *command],
-            stdout=log,
-            stderr=log,
-            env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-            start_new_session=True,
-        )
-        try:
-            wait_for(lambda: answers(f"{url}/health") or process.poll() is not None, 120)
-            assert process.poll() is None, (tmp_path / "log").read_text()
-            yield url, process
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-def answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=2):
-            return True
-    except OSError:
-        return False
-
-
 @pytest.mark.slow
 def test_a_server_is_followed_and_may_go_away(
-    server: tuple[str, subprocess.Popen[bytes]],
+    mlflow_server: tuple[str, subprocess.Popen[bytes]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -164,7 +126,7 @@ def test_a_server_is_followed_and_may_go_away(
     """Over HTTP it is the same; when the server is gone the model in use stays."""
     # MLflow tries for minutes otherwise.
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    url, process = server
+    url, process = mlflow_server
     track = config.Tracking(uri=url)
     register(track, tmp_path / "swapper", "one", "champion")
     register(track, tmp_path / "swapper", "two")

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,15 +17,19 @@ import numpy as np
 import pytest
 import torch
 import uvicorn
+from fastapi import FastAPI
 from PIL import Image
+from playwright.sync_api import Page, sync_playwright
 
-from styleblend import config, model, provenance
+from styleblend import config, model, provenance, tracking
 from styleblend.data.pictures import as_picture
+from styleblend.following import Followed
 from styleblend.perception.detection import Detection, annotated
 from styleblend.provenance import credentials, verification
 from styleblend.serving.app import MODEL_HEADER, build_app
 from styleblend.swapping import Swapping
 from styleblend.synthetic import factors, renderer
+from test_following import wait_for
 from test_swapping import SIZES, Annotations, moved
 
 SIDE = 192
@@ -84,20 +89,39 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     torch.manual_seed(0)
     in_use = InUse(model.build(SIZES).eval(), "styleblend version 1")
     signing = credentials.of_this_machine(tmp_path_factory.mktemp("machine") / "certificate")
-    app = build_app(LIMITS, 1_000_000, lambda: in_use, detector, signing)
+    with served(build_app(LIMITS, 1_000_000, lambda: in_use, detector, signing)) as url:
+        yield Site(url, in_use, source, target, two, detector)
+
+
+@contextmanager
+def served(app: FastAPI) -> Iterator[str]:
+    """The application on a free port of this machine; gives its address."""
     settings = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning")
     listening = settings.bind_socket()
     server = uvicorn.Server(settings)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
-    url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-    deadline = time.monotonic() + 60
-    while not server.started and time.monotonic() < deadline:
-        time.sleep(0.05)
-    yield Site(url, in_use, source, target, two, detector)
-    server.should_exit = True
-    thread.join()
-    listening.close()
+    try:
+        wait_for(lambda: server.started)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+        listening.close()
+
+
+@contextmanager
+def browser_page() -> Iterator[Page]:
+    """A page of headless Chromium; skips where there is none."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium on this machine")
+    with sync_playwright() as tool:
+        browser = tool.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        try:
+            yield browser.new_page(viewport={"width": 1400, "height": 900})
+        finally:
+            browser.close()
 
 
 def post(site: Site, source: bytes, target: bytes, **fields: str) -> httpx.Response:
@@ -234,35 +258,76 @@ def test_the_interface_describes_itself_without_another_host(site: Site) -> None
 @pytest.mark.slow
 def test_page_swaps_two_pictures_in_a_browser(site: Site, tmp_path: Path) -> None:
     """A person chooses two files, presses the button and sees a picture; a refusal is read on the page."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no Chromium on this machine")
-    from playwright.sync_api import sync_playwright
-
     files = {}
     for name in ("source", "target", "two"):
         files[name] = tmp_path / f"{name}.png"
         getattr(site, name).save(files[name])
-    with sync_playwright() as tool:
-        browser = tool.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        try:
-            page = browser.new_page()
-            problems: list[str] = []
-            page.on("pageerror", lambda error: problems.append(str(error)))
-            page.goto(site.url)
-            page.wait_for_selector("#version:text-is('styleblend version 1')")
-            page.set_input_files("input[name=source]", files["source"])
-            page.set_input_files("input[name=target]", files["two"])
-            page.click("button")
-            page.wait_for_selector("#message:has-text('which of the 2 faces')")
-            page.set_input_files("input[name=target]", files["target"])
-            page.click("button")
-            page.wait_for_selector("#result img", state="visible")
-            width = page.locator("#result img").evaluate("image => image.decode().then(() => image.naturalWidth)")
-            assert width == SIDE
-            assert "marked as synthetic" in page.inner_text("figcaption")
-            page.goto(f"{site.url}/docs")
-            page.wait_for_selector("text=The target picture with the identity of the source")
-            assert not problems
-        finally:
-            browser.close()
+    with browser_page() as page:
+        problems: list[str] = []
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.goto(site.url)
+        page.wait_for_selector("#version:text-is('styleblend version 1')")
+        page.set_input_files("input[name=source]", files["source"])
+        page.set_input_files("input[name=target]", files["two"])
+        page.click("button")
+        page.wait_for_selector("#message:has-text('which of the 2 faces')")
+        page.set_input_files("input[name=target]", files["target"])
+        page.click("button")
+        page.wait_for_selector("#result img", state="visible")
+        width = page.locator("#result img").evaluate("image => image.decode().then(() => image.naturalWidth)")
+        assert width == SIDE
+        assert "marked as synthetic" in page.inner_text("figcaption")
+        page.goto(f"{site.url}/docs")
+        page.wait_for_selector("text=The target picture with the identity of the source")
+        assert not problems
+
+
+@pytest.mark.slow
+def test_a_person_promotes_a_version_in_mlflow_and_another_model_answers(
+    mlflow_server: tuple[str, object], tmp_path: Path
+) -> None:
+    """Clicks in MLflow's page give version 2 the alias champion; the running product follows, and goes back alike."""
+    track = config.Tracking(uri=mlflow_server[0])
+    (source, its_face), (target, other) = face(0), face(1)
+    for seed, alias in ((1, "champion"), (2, None)):
+        torch.manual_seed(seed)
+        folder = tmp_path / f"swapper{seed}"
+        folder.mkdir()
+        model.save(model.build(SIZES), SIZES, folder)
+        parent = tracking.start_pipeline(track, "p", {})
+        with tracking.child_run(track, parent, "register", f"{seed}", {}) as run:
+            tracking.register_version(track, folder, {}, {}, {}, alias, run=run, key=f"{seed}")
+    followed = Followed(track, model.load, config.Follow(every_s=0.2), tmp_path / "kept")
+    detector = Annotations((source, [its_face]), (target, [other]))
+    signing = credentials.of_this_machine(tmp_path / "certificate")
+    app = build_app(LIMITS, 1_000_000, lambda: followed.current, detector, signing, followed)
+
+    def answer(url: str) -> tuple[str, bytes]:
+        files = {"source": png(source), "target": png(target)}
+        given = httpx.post(f"{url}/swap", files=files, timeout=60)
+        with Image.open(io.BytesIO(given.content)) as picture:
+            return given.headers[MODEL_HEADER], picture.tobytes()
+
+    with served(app) as url, browser_page() as page:
+        first = answer(url)
+        assert first[0] == "styleblend version 1"
+        promote(page, mlflow_server[0], "2")
+        wait_for(lambda: httpx.get(f"{url}/version").json()["model"] == "styleblend version 2")
+        second = answer(url)
+        assert second[0] == "styleblend version 2" and second[1] != first[1]
+        promote(page, mlflow_server[0], "1")
+        wait_for(lambda: httpx.get(f"{url}/version").json()["model"] == "styleblend version 1")
+        assert answer(url) == first
+
+
+def promote(page: Page, mlflow: str, version: str) -> None:
+    """Give a version the alias champion, as a person does on its page."""
+    page.goto(f"{mlflow}/#/models/styleblend/versions/{version}")
+    page.get_by_text(f"Version {version}", exact=True).first.wait_for()
+    page.locator("[data-component-id*=modelversionviewaliaseditor]").first.click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_role("combobox").click()
+    page.keyboard.type("champion")
+    page.keyboard.press("Enter")
+    dialog.get_by_role("button", name="Save aliases").click()
+    dialog.wait_for(state="hidden")
