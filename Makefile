@@ -18,7 +18,7 @@ export GX_ANALYTICS_ENABLED := False
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export PREFECT_HOME ?= $(CURDIR)/.state/prefect
 
-.PHONY: help setup demo test lint ui serve clean
+.PHONY: help setup demo test lint ui serve audit clean
 
 help:  ## list these targets
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 15
@@ -60,6 +60,13 @@ ui: setup  ## open MLflow on http://127.0.0.1:5000
 
 serve: setup  ## retrain on schedule, on new photographs, on demand; Prefect on http://127.0.0.1:4200
 	@exec python flows/serve.py
+
+audit: setup  ## look for known holes in the locked packages (asks PyPI: needs internet)
+	@# An environment of its own, so that the tested set stays what it is.
+	@[ -x .state/audit/bin/pip-audit ] || { python -m venv .state/audit; \
+		.state/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1; }
+	@.state/audit/bin/pip-audit --requirement requirements.lock --no-deps --disable-pip --strict --progress-spinner off || \
+		{ echo "audit: a package has a known hole, or PyPI could not be asked: the lines above say which" >&2; exit 1; }
 
 clean:  ## remove what the pipeline made; MLflow's records and the environment stay
 	rm -rf .state data/raw data/faces data/perceived.parquet data/splits data/models data/pretrained/networks reports
