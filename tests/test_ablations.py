@@ -49,7 +49,8 @@ class Trainer:
         (project / "reports/evaluate").mkdir(exist_ok=True)
         near = f"yaw_0_{cfg.evaluate.yaw_bins_deg[0]:g}"
         (project / "reports/evaluate/groups.csv").write_text(
-            f"group,figure,value,low,high,n\n{near},pose_error_deg,{pose},{pose - 1},{pose + 1},9\n"
+            f"group,figure,value,low,high,n\nyaw_40_up,pose_error_deg,8,7,9,9\n"
+            f"{near},pose_error_deg,{pose},{pose - 1},{pose + 1},9\n"
         )
 
 
@@ -121,7 +122,9 @@ def test_profile_variants_differ_from_profile_and_are_shown_by_yaw(project: Path
     report = ablations.ablate(project, names, Trainer()).read_text()
     assert "## Against `full`" in report and "## Against `profile`" in report
     by_yaw = report.split("## By yaw")[1]
-    assert "| variant | 0 to 20 |" in by_yaw and "| profile_shape_3d | 3 (2 to 4) |" in by_yaw
+    assert (
+        "| variant | 0 to 20 | 40 and more |" in by_yaw and "| profile_shape_3d | 3 (2 to 4) | 8 (7 to 9) |" in by_yaw
+    )
     assert "| full |" not in by_yaw
 
 

@@ -225,8 +225,10 @@ def _by_yaw(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     for key in BY_YAW:
         words = next(words for name, words, _ in KEY_FIGURES if name == key)
         cells = {name: {row["group"]: row for row in rows if row["figure"] == key} for name, rows in found.items()}
-        groups = list(dict.fromkeys(group for each in cells.values() for group in each))
-        heads = [" ".join(group.split("_")[1:]).replace(" up", " and more").replace(" ", " to ", 1) for group in groups]
+        # Names as in protocol.groups: yaw_0_20, yaw_40_up.
+        limits = {group: group.split("_")[1:] for each in cells.values() for group in each}
+        groups = sorted(limits, key=lambda group: float(limits[group][0]))
+        heads = [f"{low} and more" if high == "up" else f"{low} to {high}" for low, high in map(limits.get, groups)]
         rows = {
             name: [_cell(each[g]["value"], each[g]["low"], each[g]["high"]) if g in each else "" for g in groups]
             for name, each in cells.items()
