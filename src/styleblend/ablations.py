@@ -228,7 +228,10 @@ def _by_yaw(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
         # Names as in protocol.groups: yaw_0_20, yaw_40_up.
         limits = {group: group.split("_")[1:] for each in cells.values() for group in each}
         groups = sorted(limits, key=lambda group: float(limits[group][0]))
-        heads = [f"{low} and more" if high == "up" else f"{low} to {high}" for low, high in map(limits.get, groups)]
+        heads = [
+            f"{low} and more" if high == "up" else f"{low} to {high}"
+            for low, high in (limits[group] for group in groups)
+        ]
         rows = {
             name: [_cell(each[g]["value"], each[g]["low"], each[g]["high"]) if g in each else "" for g in groups]
             for name, each in cells.items()
