@@ -44,9 +44,8 @@ def check(project: Path, overrides: dict[str, Any]) -> config.Config | State:
         cfg = overriding.checked(project, overrides)
         if cfg.retrain.webhook:
             notifying.expanded(cfg.retrain.webhook)
-        for source in cfg.download.sources:
-            if isinstance(source, config.FolderSource):
-                get_run_logger().info("%s: %d pictures", source.path, len(list_pictures(project / source.path)))
+        for folder in cfg.download.folders:
+            get_run_logger().info("%s: %d pictures", folder, len(list_pictures(project / folder)))
     except StyleBlendError as error:
         return _failed(error)
     return cfg

@@ -97,8 +97,11 @@ def result(
 def _cell(figures: Mapping[str, Any], name: str) -> str:
     if name not in figures:
         return ""
+    # torch comes along with it, and only a finished run needs it.
+    from styleblend.reporting import with_interval
+
     low, high = figures.get(f"{name}_low"), figures.get(f"{name}_high")
-    return f"{figures[name]:.3g}" + ("" if low is None or high is None else f" ({low:.3g} to {high:.3g})")
+    return f"{figures[name]:.3g}" if low is None or high is None else with_interval(figures[name], low, high)
 
 
 def _small(grid: Path, registered: Mapping[str, Any]) -> str:

@@ -50,7 +50,7 @@ def snapshot(folder: Path) -> str | None:
 
 def imports(project: Path, cfg: config.Download) -> list[Path]:
     """The .dvc files of folders of photographs that DVC can bring up to date from elsewhere."""
-    places = {source.path for source in cfg.sources if isinstance(source, config.FolderSource)} | {cfg.origin}
+    places = {*cfg.folders, cfg.origin}
     files = [project / place.parent / f"{place.name}.dvc" for place in sorted(places)]
     return [file for file in files if file.is_file() and "deps" in yaml.safe_load(file.read_text())]
 
@@ -105,7 +105,7 @@ def watch(project: Path, start: Callable[[], None]) -> None:
 
 
 def _look(project: Path, cfg: config.Config, changes: Changes, start: Callable[[], None]) -> None:
-    folders = {str(each.path) for each in cfg.download.sources if isinstance(each, config.FolderSource)}
+    folders = {str(folder) for folder in cfg.download.folders}
     found = {folder: state for folder in folders if (state := snapshot(project / folder)) is not None}
     before = dict(changes.known)
     if changes.rested(found, cfg.retrain.settle_seconds, time.monotonic()):

@@ -29,13 +29,13 @@ import signal  # noqa: E402
 import socket  # noqa: E402
 import subprocess  # noqa: E402
 import sys  # noqa: E402
-import time  # noqa: E402
-import urllib.request  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 import pytest  # noqa: E402
+
+from local_servers import answers, free_port, wait_for  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -137,9 +137,7 @@ def _shared(name: str) -> Path:
 @pytest.fixture
 def mlflow_server(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """MLflow's server, as `make ui` starts it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     command = ["mlflow", "server", "--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db", "--workers", "1"]
     command += ["--artifacts-destination", str(tmp_path / "mlruns"), "--host", "127.0.0.1", "--port", str(port)]
@@ -152,20 +150,10 @@ def mlflow_server(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]
             start_new_session=True,
         )
         try:
-            deadline = time.monotonic() + 120
-            while not _answers(f"{url}/health") and process.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.1)
-            assert _answers(f"{url}/health"), (tmp_path / "log").read_text()
+            wait_for(lambda: answers(f"{url}/health") or process.poll() is not None, 120)
+            assert process.poll() is None, (tmp_path / "log").read_text()
             yield url, process
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=2):
-            return True
-    except OSError:
-        return False

@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 
 import psutil
 import yaml
+
+from local_servers import answers, wait_for
 
 ROOT = Path(__file__).resolve().parents[1]
 REGISTERED = {"name": "m", "version": "1", "gate": "passed", "alias": "candidate", "reasons": []}
@@ -57,30 +57,6 @@ def notes(project: Path) -> list[str]:
     """What was notified, without the times."""
     file = project / "reports/notifications.log"
     return [line.split(" ", 1)[1] for line in file.read_text().splitlines()] if file.exists() else []
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 240) -> Any:
-    """What the condition gives once it is true."""
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.2)
-    return found
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=2):
-            return True
-    except OSError:
-        return False
 
 
 def ask(api: str, path: str, body: Any = None) -> Any:

@@ -15,16 +15,15 @@ from pathlib import Path
 import pytest
 import yaml
 
+from local_servers import free_port, wait_for
 from retraining_project import (
     REGISTERED,
     alive,
     ask,
     deployment,
-    free_port,
     make_project,
     notes,
     start_server,
-    wait_for,
     write_stage,
 )
 

@@ -7,11 +7,11 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from local_servers import wait_for
 from styleblend import config, tracking
 from styleblend.errors import StyleBlendError
 from styleblend.following import Followed
@@ -33,13 +33,6 @@ def load(folder: Path) -> str:
     if text == "broken":
         raise StyleBlendError("these weights\nfit nothing")
     return text
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")

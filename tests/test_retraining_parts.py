@@ -23,7 +23,8 @@ import outcome
 import overriding
 import showing
 import watching
-from retraining_project import ROOT, alive, free_port, wait_for
+from local_servers import free_port, wait_for
+from retraining_project import ROOT, alive
 from styleblend import config
 from styleblend.errors import StyleBlendError, TransientError
 

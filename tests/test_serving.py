@@ -20,16 +20,14 @@ import pytest
 import yaml
 from PIL import Image
 
+from local_servers import answers, free_port, wait_for
 from retraining_project import (
     ROOT,
     alive,
-    answers,
     ask,
     deployment,
-    free_port,
     make_project,
     notes,
-    wait_for,
     write_stage,
 )
 

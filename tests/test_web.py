@@ -21,6 +21,7 @@ from fastapi import FastAPI
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
+from local_servers import wait_for
 from styleblend import config, model, provenance, tracking
 from styleblend.data.pictures import as_picture
 from styleblend.following import Followed
@@ -29,7 +30,6 @@ from styleblend.provenance import credentials, verification
 from styleblend.serving.app import MODEL_HEADER, build_app
 from styleblend.swapping import Swapping
 from styleblend.synthetic import factors, renderer
-from test_following import wait_for
 from test_swapping import SIZES, Annotations, moved
 
 SIDE = 192

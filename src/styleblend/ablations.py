@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from styleblend import config, presets
 from styleblend.errors import StyleBlendError
 from styleblend.files import fingerprint, whole_file
-from styleblend.reporting import KEY_FIGURES
+from styleblend.reporting import KEY_FIGURES, with_interval
 
 VARIANTS = Path("presets/ablations/variants.yaml")
 FULL = "full"
@@ -204,7 +204,10 @@ def table(plan: Plan, found: Mapping[str, Mapping[str, Any]]) -> str:
 def _figures(own: Mapping[str, Mapping[str, Any]]) -> list[str]:
     figures = [(name, words) for name, words, _ in KEY_FIGURES if any(name in each for each in own.values())]
     rows = {
-        name: [_cell(each[key], each[f"{key}_low"], each[f"{key}_high"]) if key in each else "" for key, _ in figures]
+        name: [
+            with_interval(each[key], each[f"{key}_low"], each[f"{key}_high"]) if key in each else ""
+            for key, _ in figures
+        ]
         for name, each in own.items()
     }
     return _markdown(["variant", *(words for _, words in figures)], rows)
@@ -233,15 +236,13 @@ def _by_yaw(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
             for low, high in (limits[group] for group in groups)
         ]
         rows = {
-            name: [_cell(each[g]["value"], each[g]["low"], each[g]["high"]) if g in each else "" for g in groups]
+            name: [
+                with_interval(each[g]["value"], each[g]["low"], each[g]["high"]) if g in each else "" for g in groups
+            ]
             for name, each in cells.items()
         }
         lines += ["", f"{words}:", *_markdown(["variant", *heads], rows)]
     return lines
-
-
-def _cell(value: float, low: float, high: float) -> str:
-    return f"{value:.3g} ({low:.3g} to {high:.3g})"
 
 
 def _markdown(heads: Sequence[str], rows: Mapping[str, Sequence[str]]) -> list[str]:

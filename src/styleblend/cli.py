@@ -32,9 +32,8 @@ def check(given: argparse.Namespace) -> None:
     from styleblend.data.sources import list_pictures
 
     cfg = config.load(given.params)
-    for source in cfg.download.sources:
-        if isinstance(source, config.FolderSource):
-            print(f"check: {source.path}: {len(list_pictures(source.path))} pictures")
+    for folder in cfg.download.folders:
+        print(f"check: {folder}: {len(list_pictures(folder))} pictures")
     if not cfg.download.origin.exists():
         raise StyleBlendError(f"download.origin {cfg.download.origin} does not exist: name what the pictures come from")
     mirror = cfg.pretrained.mirror

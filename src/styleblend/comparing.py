@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from styleblend import config, metrics, model, tracking
 from styleblend.errors import StyleBlendError
 from styleblend.evaluation.protocol import EXAMPLES, MODEL, per_pair_figures
 from styleblend.pixels import from_8bit, to_8bit
-from styleblend.reporting import KEY_FIGURES, swap_grid
+from styleblend.reporting import KEY_FIGURES, swap_grid, with_interval
 
 RESAMPLES = 1000
 _SHOWN_DIGITS = 12
@@ -89,7 +89,7 @@ def differences(first: Contender, second: Contender) -> list[Difference]:
     for name, words, direction in KEY_FIGURES:
         if not (name in first.metrics and name in second.metrics):
             continue
-        values = [_with_interval(each.metrics, name) for each in (first, second)]
+        values = [_and_limits(each.metrics, name) for each in (first, second)]
         low, high = apart[name] if apart is not None else _gap(*values)
         better = None
         if low > 0 or high < 0:
@@ -129,7 +129,7 @@ def figures(first: Contender, second: Contender) -> str:
     lines = [f"| Figure, 95 % interval | {first.title} | {second.title} | clear difference |", "|---|---|---|---|"]
     for row in differences(first, second):
         seen = f"{row.better} is better" if row.better else "none"
-        lines.append(f"| {row.words} | {_cell(row.first)} | {_cell(row.second)} | {seen} |")
+        lines.append(f"| {row.words} | {with_interval(*row.first)} | {with_interval(*row.second)} | {seen} |")
     pairs = [str(int(each.metrics["n_pairs"])) if "n_pairs" in each.metrics else "?" for each in (first, second)]
     lines.append(f"| test pairs | {' | '.join(pairs)} | |")
     against = objections(first, second)
@@ -198,13 +198,8 @@ def _gap(first: tuple[float, float, float], second: tuple[float, float, float]) 
     return first[1] - second[2], first[2] - second[1]
 
 
-def _with_interval(values: Mapping[str, Any], name: str) -> tuple[float, float, float]:
+def _and_limits(values: Mapping[str, Any], name: str) -> tuple[float, float, float]:
     return values[name], values.get(f"{name}_low", -np.inf), values.get(f"{name}_high", np.inf)
-
-
-def _cell(figure: Sequence[float]) -> str:
-    value, low, high = figure
-    return f"{value:.3g} ({low:.3g} to {high:.3g})"
 
 
 def _shortened(value: str) -> str:

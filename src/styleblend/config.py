@@ -133,6 +133,11 @@ class Download(Section):
     origin: Path = Field(description="what the pictures come from; dvc.yaml watches it, so new photographs count")
     workers: int = Field(2, ge=1, description="parallel processes")
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Folders of photographs on this machine: what may be missing, and what may change."""
+        return tuple(s.path for s in self.sources if isinstance(s, FolderSource | FfhqSource | CelebaHqSource))
+
     @model_validator(mode="after")
     def names_are_unique(self) -> Download:
         names = [source.name for source in self.sources]

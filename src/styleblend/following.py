@@ -37,7 +37,7 @@ class InUse(Generic[Model]):
     @property
     def name(self) -> str:
         """As in marks and answers: `styleblend version 3`."""
-        return f"{self.version.name} version {self.version.version}"
+        return self.version.title
 
 
 class Followed(Generic[Model]):
@@ -104,12 +104,9 @@ class Followed(Generic[Model]):
         """
         with self._refreshing:
             wanted = tracking.alias_holder(self._track, self._cfg.alias)
-            if self._in_use is not None and _identity(wanted) == _identity(self._in_use.version):
+            if self._in_use is not None and wanted.identity == self._in_use.version.identity:
                 return False
-            folder = self._kept / _identity(wanted)
-            if not folder.exists():
-                tracking.fetch_version(self._track, wanted.version, folder)
-            replacement = InUse(self._load(folder), wanted)
+            replacement = InUse(self._load(tracking.kept_version(self._track, wanted, self._kept)), wanted)
             before, self._in_use = self._in_use, replacement
         _log.info("using %s%s", replacement.name, f" in place of version {before.version.version}" if before else "")
         return True
@@ -129,8 +126,3 @@ class Followed(Generic[Model]):
         if text != self._complaint:
             _log.warning("%s", text)
         self._complaint = text
-
-
-def _identity(version: tracking.Version) -> str:
-    """Numbers begin at 1 again in a registry that was made anew; the run tells its versions from the old ones."""
-    return f"{version.name}-{version.version}-{version.run_id[:8]}"

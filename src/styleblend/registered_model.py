@@ -20,6 +20,7 @@ from styleblend import model, provenance
 from styleblend.config import MAX_PIXELS
 from styleblend.data.pictures import UnusablePicture, open_picture
 from styleblend.errors import StyleBlendError
+from styleblend.pixels import from_8bit, to_8bit
 
 
 class RegisteredSwapper(PythonModel):
@@ -49,11 +50,11 @@ class RegisteredSwapper(PythonModel):
         except UnusablePicture as reason:
             raise StyleBlendError(f"a picture in the request {reason}: give another") from None
         image = picture.resize((side, side), Image.Resampling.LANCZOS)
-        return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
+        return from_8bit(torch.from_numpy(np.array(image)).permute(2, 0, 1)[None])
 
     @staticmethod
     def _png(swapped: torch.Tensor) -> bytes:
-        pixels = swapped[0].clamp(-1, 1).add(1).mul(127.5).round().byte().permute(1, 2, 0).numpy()
+        pixels = to_8bit(swapped[0]).permute(1, 2, 0).numpy()
         return provenance.marked_picture(Image.fromarray(pixels), "PNG", model="registered version", kind="swap")
 
 

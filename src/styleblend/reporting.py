@@ -34,6 +34,11 @@ _CELL_PX = 128
 _CAPTION_PX = 22
 
 
+def with_interval(value: float, low: float, high: float) -> str:
+    """A figure with its 95 % interval, as tables show it."""
+    return f"{value:.3g} ({low:.3g} to {high:.3g})"
+
+
 def swap_grid(columns: Mapping[str, Tensor], path: Path, model: str) -> None:
     """Write a marked picture: a column for each name, a row for each pair.
 

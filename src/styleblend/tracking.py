@@ -57,6 +57,16 @@ class Version:
     tags: Mapping[str, str]
     aliases: tuple[str, ...]
 
+    @property
+    def title(self) -> str:
+        """As in marks and answers: `styleblend version 3`."""
+        return f"{self.name} version {self.version}"
+
+    @property
+    def identity(self) -> str:
+        """A folder's name. Numbers begin at 1 again in a registry that was made anew; the run tells them apart."""
+        return f"{self.name}-{self.version}-{self.run_id[:8]}"
+
 
 @dataclass(frozen=True)
 class Run:
@@ -223,6 +233,16 @@ def point_alias(cfg: config.Tracking, alias: str, reference: str) -> Version:
     client, _ = _connect(cfg)
     client.set_registered_model_alias(cfg.model_name, alias, version.version)
     return find_version(cfg, version.version)
+
+
+def kept_version(cfg: config.Tracking, version: Version, kept: Path) -> Path:
+    """The version's swapper in a folder below `kept`: fetched at first use, so that going back needs no download.
+
+    Raises:
+        TrackingError: its files are gone.
+    """
+    folder = kept / version.identity
+    return folder if folder.exists() else fetch_version(cfg, version.version, folder)
 
 
 def fetch_version(cfg: config.Tracking, reference: str, destination: Path) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from styleblend.perception import frozen
-from styleblend.perception.layers import resized, trunk_of
+from styleblend.perception.layers import linear_head, resized, trunk_of
 
 POSE_SCALE_DEG = 20.0  # a network learns best on numbers of about 1
 
@@ -28,8 +28,7 @@ class AttributeNetwork(nn.Module):
         self.name = name
         self.side_px = side_px
         self.trunk = trunk_of(trunk, widths, blocks)
-        cells = (side_px // 2 ** len(widths)) ** 2
-        self.head = nn.Linear(widths[-1] * cells, 3 + coefficients)
+        self.head = linear_head(widths, side_px, 3 + coefficients)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """[N, 3, H, W] in [-1, 1] -> degrees [N, 3] (yaw to the picture's right, pitch up, roll clockwise) and

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from styleblend.perception import frozen
-from styleblend.perception.layers import plain_trunk, resized
+from styleblend.perception.layers import linear_head, plain_trunk, resized
 
 # AFLW's 19 points from iBUG's 68 (0-based): means over each tuple. The choice of eye and mouth centres is ours.
 GROUPS_19: tuple[tuple[int, ...], ...] = (
@@ -30,8 +30,7 @@ class LandmarkNetwork(nn.Module):
         self.name = name
         self.side_px = side_px
         self.trunk = plain_trunk(widths)
-        cells = (side_px // 2 ** len(widths)) ** 2
-        self.head = nn.Linear(widths[-1] * cells, 136)
+        self.head = linear_head(widths, side_px, 136)
 
     def forward(self, images: Tensor) -> Tensor:
         """[N, 3, H, W] in [-1, 1] -> points [N, 68, 2], x and y in [0, 1] of the picture."""

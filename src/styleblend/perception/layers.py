@@ -71,6 +71,11 @@ def trunk_of(kind: str, widths: list[int], blocks: list[int]) -> nn.Sequential:
     return residual_trunk(widths, blocks) if kind == "residual" else plain_trunk(widths)
 
 
+def linear_head(widths: list[int], side_px: int, outputs: int) -> nn.Linear:
+    """From all cells that a trunk of these widths leaves of a picture to numbers, so that places stay apart."""
+    return nn.Linear(widths[-1] * (side_px // 2 ** len(widths)) ** 2, outputs)
+
+
 def central(images: Tensor, side_px: int) -> Tensor:
     """The middle of FFHQ-aligned pictures, where the face is: 3/4 of the side, from 1/8 left and 3/16 top."""
     left, top, span = side_px // 8, 3 * side_px // 16, 3 * side_px // 4

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from styleblend.perception import frozen
-from styleblend.perception.layers import plain_trunk, resized
+from styleblend.perception.layers import linear_head, plain_trunk, resized
 
 RIGID = (*range(0, 4), *range(13, 17), *range(27, 36), 36, 39, 42, 45)
 """iBUG points (0-based) that an expression moves little: upper jaw line, nose, corners of the eyes."""
@@ -34,8 +34,7 @@ class ShapeNetwork(nn.Module):
         self.name = name
         self.side_px = side_px
         self.trunk = plain_trunk(widths)
-        cells = (side_px // 2 ** len(widths)) ** 2
-        self.head = nn.Linear(widths[-1] * cells, 68 * 3)
+        self.head = linear_head(widths, side_px, 68 * 3)
         self.register_buffer("average", torch.zeros(68, 3))
         self.register_buffer("middle", torch.tensor([0.5, 0.5, 0.0]), persistent=False)
 

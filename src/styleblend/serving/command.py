@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,13 +48,15 @@ def run(cfg: config.Config, reference: str | None, detector_weights: Path | None
     server = uvicorn.Server(
         uvicorn.Config(app, host=host, port=port, log_level="warning", timeout_keep_alive=5)
     )  # fmt: skip
-    sockets = [_bound(server.config, host, port)]
+    sockets = [_bound(server.config)]
     print(f"serve: http://{host}:{sockets[0].getsockname()[1]} (its interface under /docs); Ctrl-C ends it", flush=True)
     server.run(sockets=sockets)
 
 
-def _bound(settings: uvicorn.Config, host: str, port: int):  # type: ignore[no-untyped-def]
+def _bound(settings: uvicorn.Config) -> socket.socket:
     try:
         return settings.bind_socket()
     except (SystemExit, OSError):
-        raise StyleBlendError(f"{host}:{port} cannot be used: end what listens there, or give another --port") from None
+        raise StyleBlendError(
+            f"{settings.host}:{settings.port} cannot be used: end what listens there, or give another --port"
+        ) from None

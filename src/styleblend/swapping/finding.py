@@ -37,11 +37,7 @@ def find_model(cfg: config.Tracking, reference: str | None, state: Path = STATE)
         except tracking.TrackingError:
             version = tracking.find_version(cfg, "candidate")
             print(f"no version has the alias champion yet: using the candidate, version {version.version}")
-    # A registry that was made anew counts from 1 again; the run tells its versions from the old ones.
-    kept = state / "versions" / f"{version.name}-{version.version}-{version.run_id[:8]}"
-    if not kept.exists():
-        tracking.fetch_version(cfg, version.version, kept)
-    return load(kept), f"{version.name} version {version.version}"
+    return load(tracking.kept_version(cfg, version, state / "versions")), version.title
 
 
 def find_detector(cfg: config.Config, weights: Path | None, networks: Path = NETWORKS, state: Path = STATE) -> Yunet:
