@@ -36,6 +36,27 @@ def read_card(folder: Path, role: str) -> dict[str, Any]:
     return content
 
 
+def foreign(folder: Path, role: str) -> Path | None:
+    """The file of a network that others made, as networks.json names it; None for one of this project, with a card.
+
+    Raises:
+        StyleBlendError: networks.json is damaged, or the file that it names is missing.
+    """
+    catalogue = folder / "networks.json"
+    if not catalogue.is_file():
+        return None
+    try:
+        entry = json.loads(catalogue.read_text()).get(role, {})
+    except ValueError as error:
+        raise StyleBlendError(f"{catalogue} is not valid JSON ({error}): run `dvc repro pretrained` again") from None
+    if not entry or entry["file"] == f"{role}.safetensors":
+        return None
+    file = folder / str(entry["file"])
+    if not file.is_file():
+        raise StyleBlendError(f"network '{role}' is missing: no {file}; run `dvc repro pretrained` again")
+    return file
+
+
 def load(folder: Path, role: str, build: Callable[[dict[str, Any]], Network]) -> Network:
     """Build a network from its card's architecture and load its weights strictly, frozen and in eval mode.
 
