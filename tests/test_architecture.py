@@ -32,7 +32,7 @@ FLOORS = (
     {"training", "evaluation"},
     {"reporting", "describe"},
     {"swapping", "registered_model", "presets", "comparing", "following"},
-    {"ablations", "reproducing", "serving"},
+    {"ablations", "doctor", "reproducing", "serving"},
     {"stages", "cli"},
 )
 # The only modules that may import an engine at all.

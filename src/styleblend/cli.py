@@ -42,6 +42,17 @@ def check(given: argparse.Namespace) -> None:
     print(f"check: {given.params} is in order")
 
 
+def doctor(given: argparse.Namespace) -> None:
+    """Say what is there and what lacks for a run; exit code 1 if it would fail."""
+    # torch takes seconds to import.
+    from styleblend import doctor
+
+    findings = doctor.examine(config.load(given.params), given.params.parent)
+    print(doctor.text(findings))
+    if any(finding.verdict == "FAIL" for finding in findings):
+        sys.exit(1)
+
+
 def preset(given: argparse.Namespace) -> None:
     """Apply a preset to params.yaml and say what changed."""
     lines = presets.apply(
@@ -166,6 +177,11 @@ def _parser() -> argparse.ArgumentParser:
 
     add = commands.add_parser("check", parents=[common], help="check params.yaml and the folders that it names")
     add.set_defaults(run=check)
+
+    add = commands.add_parser(
+        "doctor", parents=[common], help="what is there and what lacks for a run; exit code 1 if it would fail"
+    )
+    add.set_defaults(run=doctor)
 
     add = commands.add_parser(
         "preset", parents=[common], help="change params.yaml to a preset: photos, standard, paper"

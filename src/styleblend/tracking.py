@@ -427,6 +427,11 @@ def _connect(cfg: config.Tracking) -> tuple[MlflowClient, str]:
         raise kind(f"MLflow at {cfg.uri} gave '{reason}': correct tracking.uri") from error
 
 
+def local_file(cfg: config.Tracking) -> Path | None:
+    """SQLite's file of a store on this machine; None for any other store."""
+    return _sqlite_file(cfg.uri, Path.cwd())
+
+
 def _sqlite_file(uri: str, project: Path) -> Path | None:
     return (project / uri.removeprefix(_SQLITE)).resolve() if uri.startswith(_SQLITE) else None
 

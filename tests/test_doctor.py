@@ -1,0 +1,156 @@
+"""What `styleblend doctor` says of a run: each lack is found, named with its remedy, and nothing is touched."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+import tiny_training as tiny
+from local_servers import free_port
+from styleblend import cli, config, doctor
+from styleblend.describe import describe
+from styleblend.doctor import Finding
+
+
+@pytest.fixture
+def project(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The committed settings with a small model, in a folder with what they name; it is the current one."""
+    settings = yaml.safe_load((root / "params.yaml").read_text())
+    settings["model"] = tiny.MODEL.model_dump(mode="json")
+    settings["align"]["size_px"] = tiny.MODEL.input_px
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(settings))
+    (tmp_path / "src/styleblend").mkdir(parents=True)
+    (tmp_path / "src/styleblend/synthetic").symlink_to(root / "src/styleblend/synthetic")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def changed(project: Path, **sections: dict[str, Any]) -> config.Config:
+    values = yaml.safe_load((project / "params.yaml").read_text())
+    sections = {"align": {"detector": "yunet"}, "pretrained": {"detector": "yunet"}} | sections
+    for name, changes in sections.items():
+        values[name] = {**values[name], **changes}
+    return config.from_mapping(values, "params.yaml")
+
+
+def failures(findings: list[Finding]) -> list[str]:
+    return [finding.text for finding in findings if finding.verdict == "FAIL"]
+
+
+def photographs(folder: Path, count: int) -> dict[str, Any]:
+    """The section download for a folder with that many pictures, which is made; 0 makes no folder."""
+    for number in range(count):
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8, 3), number, np.uint8)).save(folder / f"{number}.png")
+    source = {"kind": "folder", "name": "own", "path": str(folder), "licence": "CC BY-NC 4.0", "terms": "consented"}
+    return {"origin": str(folder), "sources": [source]}
+
+
+def test_the_committed_settings_would_go_through(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit code 0, a line for every part, and not one file more than before."""
+    before = sorted(project.rglob("*"))
+    cli.main(["doctor"])
+    printed = capsys.readouterr().out
+    assert {"data", "machine", "tracking", "signing", "git"} <= {line.split(" ")[0] for line in printed.splitlines()}
+    assert printed.endswith("a run would go through\n")
+    assert len(printed.splitlines()) <= 40
+    assert sorted(project.rglob("*")) == before
+
+
+def test_a_lack_is_exit_code_1(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The screen is printed whole, and ends with the number of lacks."""
+    settings = yaml.safe_load((project / "params.yaml").read_text())
+    settings["train_encoder"] |= {"workers": 2, "gpus_per_worker": 1}
+    settings["tracking"]["uri"] = f"http://127.0.0.1:{free_port()}"
+    (project / "params.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["doctor"])
+    lacks = 2 if torch.cuda.device_count() < 2 else 1
+    assert caught.value.code == 1
+    assert capsys.readouterr().out.endswith(f"a run would fail: {lacks} to mend, see FAIL\n")
+
+
+def test_photographs_are_looked_for(project: Path, tmp_path: Path) -> None:
+    """A missing folder, an empty one and too few pictures fail; the licence of those that are there is said."""
+    missing = failures(list(doctor.data(changed(project, download=photographs(tmp_path / "own", 0)), project)))
+    assert missing[0].startswith("own: ") and "is missing: put the data set there" in missing[0]
+
+    found = list(doctor.data(changed(project, download=photographs(tmp_path / "own", 3)), project))
+    assert f"3 pictures in {tmp_path / 'own'}; CC BY-NC 4.0 (not for commercial use)" in found[0].text
+    assert failures(found) == [found[1].text] and "3 pictures in all, validate.min_faces wants 200" in found[1].text
+
+    enough = changed(project, download=photographs(tmp_path / "own", 3), validate={"min_faces": 3})
+    assert failures(list(doctor.data(enough, project))) == []
+
+    shutil.rmtree(tmp_path / "own")
+    (tmp_path / "own").mkdir()
+    assert "own: 0 pictures" in failures(list(doctor.data(enough, project)))[0]
+
+
+def test_files_beside_a_published_set_are_looked_for(project: Path, tmp_path: Path) -> None:
+    """FFHQ's JSON, named but not there, fails with its path."""
+    folder = tmp_path / "sets/images"
+    photographs(folder, 1)
+    source = {"kind": "ffhq", "path": str(folder), "metadata": str(tmp_path / "sets/ffhq-dataset-v2.json")}
+    cfg = changed(project, download={"origin": str(tmp_path / "sets"), "sources": [source]}, validate={"min_faces": 2})
+    assert f"metadata {source['metadata']} is missing" in failures(list(doctor.data(cfg, project)))[0]
+
+
+def test_gpus_are_counted(project: Path) -> None:
+    """More GPUs than the machine has fail with both numbers; a cluster elsewhere is not judged."""
+    there = torch.cuda.device_count()
+    asked = {"workers": there + 1, "batch_size": 2 * (there + 1), "gpus_per_worker": 1}
+    found = failures(list(doctor.machine(changed(project, train_encoder=asked), project)))
+    assert found == [
+        f"train_encoder: {there + 1} GPUs wanted, {there} here: lower train_encoder.workers, or set gpus_per_worker"
+        " to 0"
+    ]
+    elsewhere = changed(project, train_encoder=asked | {"ray_address": "auto"})
+    assert failures(list(doctor.machine(elsewhere, project))) == []
+
+
+def test_memory_and_disk_are_compared_with_what_is_free(project: Path) -> None:
+    """A step that no machine holds, and pictures that no disk holds, fail; what is asked for and free is said."""
+    cfg = changed(project)
+    need = describe(cfg).stages[0]
+    assert doctor.memory("train_encoder", cfg.train_encoder, need).verdict == "ok"
+    found = doctor.memory("train_encoder", cfg.train_encoder, replace(need, activations=2**60)).text
+    assert found.startswith("train_encoder: no GPU asked for; 2 workers need about 21474836"), "2 x 2^60 bytes in GiB"
+    assert found.endswith("lower train_encoder.batch_size or workers")
+
+    source = {"kind": "rendered", "identities": 10**9, "pictures_per_identity": 10**3, "seed": 0, "size_px": 1024}
+    many = changed(project, download={"sources": [source]})
+    (found,) = failures(list(doctor.machine(many, project)))
+    assert found.startswith("disk: at most ") and found.endswith("make room, or work on another disk")
+
+
+def test_a_server_that_does_not_answer_is_found(project: Path) -> None:
+    """Its address and what went wrong are said, within seconds."""
+    url = f"http://127.0.0.1:{free_port()}"
+    (found,) = doctor.store(config.Tracking(uri=url))
+    assert found.verdict == "FAIL"
+    assert f"MLflow at {url} does not answer (" in found.text and "refused" in found.text
+
+
+def test_a_store_in_a_file_is_not_made(project: Path) -> None:
+    """Whether it can be written is found out without writing it."""
+    (found,) = doctor.store(config.Tracking(uri="sqlite:///later/mlflow.db"))
+    assert found.verdict == "ok" and found.text.endswith("is made by the run")
+    assert not (project / "later").exists()
+
+
+def test_a_certificate_that_cannot_sign_is_found(project: Path, tmp_path: Path) -> None:
+    """A setting that names no certificate fails before the first picture would."""
+    own = config.Provenance(certificate=tmp_path / "chain.pem", private_key=tmp_path / "key.pem")
+    (found,) = doctor.signing(own)
+    assert found.verdict == "FAIL" and str(tmp_path / "chain.pem") in found.text
