@@ -198,6 +198,21 @@ def test_a_folder_above_is_searched_for_the_published_one(ffhq: Path, celeba: Pa
         list_celeba(above)
 
 
+def test_sources_are_mixed_with_their_weights(ffhq: Path, celeba: Path, tmp_path: Path) -> None:
+    """Each row, and each aligned face after it, has the weight of its source, by which training draws."""
+    mixed = (
+        ffhq_source(ffhq, weight=2.5),
+        celeba_source(celeba, weight=0.5),
+        archive_source(path=zipped(tmp_path / "in.zip", "1.png"), weight=4),
+    )
+    cfg = config.Download(sources=mixed, origin=tmp_path, workers=1)
+    index = sources.gather(cfg, tmp_path / "raw", tmp_path / "st")
+    assert dict(zip(index["source"], index["weight"], strict=True)) == {"ffhq": 2.5, "celeba_hq": 0.5, "archive": 4}
+    align = config.Align(detector="annotations", size_px=64, workers=1, min_face_px=8)
+    faces, refused = align_faces(tmp_path / "raw", tmp_path, tmp_path / "faces", align)
+    assert list(faces["weight"]) == [2.5] * 3 and len(refused) == 4
+
+
 def test_archives_of_something_else_are_one_line(celeba: Path, tmp_path: Path) -> None:
     """No numbered picture, no such file, a checksum for a folder, and neither or both of path and url."""
     other = zipped(tmp_path / "other.zip", "anna/portrait.png")
