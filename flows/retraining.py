@@ -24,7 +24,7 @@ import showing
 import watching
 from pipeline import MISTAKE
 from styleblend import config, tracking
-from styleblend.data.sources import list_pictures
+from styleblend.data.sources import present
 from styleblend.errors import StyleBlendError, TransientError
 
 
@@ -44,8 +44,8 @@ def check(project: Path, overrides: dict[str, Any]) -> config.Config | State:
         cfg = overriding.checked(project, overrides)
         if cfg.retrain.webhook:
             notifying.expanded(cfg.retrain.webhook)
-        for folder in cfg.download.folders:
-            get_run_logger().info("%s: %d pictures", folder, len(list_pictures(project / folder)))
+        for line in present(cfg.download, project):
+            get_run_logger().info("%s", line)
     except StyleBlendError as error:
         return _failed(error)
     return cfg

@@ -1,8 +1,9 @@
 """Notices that the photographs have changed, and starts a retraining once they have come to rest.
 
-Folders of photographs are compared by the names, sizes and times of their files. A folder that `dvc import` or
-`dvc import-url` brought is brought up to date from where it came, and then compared like any other. What only lies in
-a DVC remote is not looked at: it comes here with `git pull` and `dvc pull`, and then the folder has changed.
+Folders of photographs, and archives, are compared by the names, sizes and times of their files. A folder that `dvc
+import` or `dvc import-url` brought is brought up to date from where it came, and then compared like any other. What
+only lies in a DVC remote is not looked at: it comes here with `git pull` and `dvc pull`, and then the folder has
+changed.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ log = logging.getLogger("retrain.watch")
 
 
 def snapshot(folder: Path) -> str | None:
-    """A text that changes when a picture below the folder is added, removed, renamed or written.
+    """A text that changes when a picture below the folder is added, removed, renamed or written, or an archive is.
 
     Returns:
         None where there is no picture at all: a disk that is not mounted is no reason to train.
     """
     digest = hashlib.sha256()
     try:
-        for place in list_pictures(folder):
+        for place in [Path()] if folder.is_file() else list_pictures(folder):
             facts = (folder / place).stat()
             digest.update(f"{place}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
     except FileNotFoundError:
@@ -50,7 +51,7 @@ def snapshot(folder: Path) -> str | None:
 
 def imports(project: Path, cfg: config.Download) -> list[Path]:
     """The .dvc files of folders of photographs that DVC can bring up to date from elsewhere."""
-    places = {*cfg.folders, cfg.origin}
+    places = {*cfg.places, cfg.origin}
     files = [project / place.parent / f"{place.name}.dvc" for place in sorted(places)]
     return [file for file in files if file.is_file() and "deps" in yaml.safe_load(file.read_text())]
 
@@ -105,7 +106,7 @@ def watch(project: Path, start: Callable[[], None]) -> None:
 
 
 def _look(project: Path, cfg: config.Config, changes: Changes, start: Callable[[], None]) -> None:
-    folders = {str(folder) for folder in cfg.download.folders}
+    folders = {str(folder) for folder in cfg.download.places}
     found = {folder: state for folder in folders if (state := snapshot(project / folder)) is not None}
     before = dict(changes.known)
     if changes.rested(found, cfg.retrain.settle_seconds, time.monotonic()):

@@ -86,6 +86,31 @@ def test_options_reach_the_source(project: Path, tmp_path_factory: pytest.TempPa
     assert cfg.pretrained.mirror == outside
 
 
+def test_places_of_data_sets_reach_their_sources(project: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Path, what lies beside it, and the folder that DVC watches, which holds all of them."""
+    disk = tmp_path_factory.mktemp("disk")
+    for name in ("faces/CelebAMask-HQ.zip", "faces/identity_CelebA.txt", "ffhq.tar", "ffhq-dataset-v2.json"):
+        (disk / name).parent.mkdir(exist_ok=True)
+        (disk / name).touch()
+    apply(project, "paper", ffhq=disk / "ffhq.tar", celeba_hq=disk / "faces/CelebAMask-HQ.zip")
+    cfg = config.load(project / "params.yaml").download
+    assert cfg.origin == disk
+    ffhq, celeba = cfg.sources
+    assert isinstance(ffhq, config.FfhqSource) and isinstance(celeba, config.CelebaHqSource)
+    assert (ffhq.path, ffhq.metadata) == (disk / "ffhq.tar", disk / "ffhq-dataset-v2.json")
+    assert (celeba.identities, celeba.mapping) == (disk / "faces/identity_CelebA.txt", None)
+
+
+def test_data_sets_that_share_no_folder_are_refused(project: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """DVC watches one folder with both; one that holds the project itself would never come to rest."""
+    disk = tmp_path_factory.mktemp("disk")
+    before = (project / "params.yaml").read_bytes()
+    for given in ({"ffhq": disk}, {"ffhq": disk, "celeba_hq": project / "mine"}):
+        with pytest.raises(StyleBlendError, match="DVC would have to watch all of .*one folder of their own"):
+            apply(project, "paper", **given)
+    assert (project / "params.yaml").read_bytes() == before
+
+
 def test_changes_are_reported_one_by_one(project: Path) -> None:
     """Each line names the key, the old value and the new one."""
     steps = config.load(project / "params.yaml").train_encoder.steps
@@ -101,7 +126,10 @@ def test_changes_are_reported_one_by_one(project: Path) -> None:
         ("nosuch", {}, "no preset 'nosuch': choose from paper, photos, standard, none"),
         ("photos", {"folder": Path("/nowhere")}, "--folder /nowhere does not exist"),
         ("photos", {"mirror": Path("/nowhere")}, "--mirror /nowhere does not exist"),
-        ("photos", {"licence": ""}, "licence: .*at least 1 character"),
+        ("photos", {"licence": ""}, "licence: missing; state in one line"),
+        ("paper", {"ffhq": Path("/nowhere")}, "--ffhq /nowhere does not exist"),
+        ("paper", {"celeba_hq": Path("/nowhere")}, "--celeba-hq /nowhere does not exist"),
+        ("photos", {"ffhq": Path("/tmp")}, "preset photos has 0 sources of kind ffhq, so --ffhq does not fit"),
         ("standard", {"folder": Path("/tmp")}, "preset standard has 0 folders"),
         ("paper", {"folder": Path("/tmp")}, "preset paper has 0 folders"),
     ],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.server
 import io
 import json
@@ -15,61 +14,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from PIL import Image
 
+import published_files
+from published_files import LICENCES, PERSONS, md5, packed
 from styleblend import config
 from styleblend.config import ArchiveSource, CelebaHqSource, FfhqSource
 from styleblend.data import archives, published, sources
 from styleblend.data.manifest import align_faces
 from styleblend.errors import StyleBlendError
 from styleblend.files import sha256
-from styleblend.synthetic import factors, renderer
-
-LICENCES = ("Attribution License", "Attribution-NonCommercial License", "Public Domain Mark")
-
-
-def picture(seed: int, side: int) -> tuple[Image.Image, list[list[float]]]:
-    """A face with its 68 landmarks."""
-    made = renderer.render(factors.sample(seed, [0], [0]), side, supersample=1)
-    pixels = ((made.images[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
-    return Image.fromarray(pixels), made.landmarks_px[0].tolist()
-
-
-def md5(file: Path) -> str:
-    return hashlib.md5(file.read_bytes()).hexdigest()
 
 
 @pytest.fixture
 def ffhq(tmp_path: Path) -> Path:
-    """Pictures 0, 1 and 1000 as in the release: a folder a thousand, and the JSON keyed by number."""
-    root = tmp_path / "ffhq"
-    entries: dict[str, Any] = {}
-    for place, number in enumerate((0, 1, 1000)):
-        image, marks = picture(number, 96)
-        shown = {}
-        for folder in ("images1024x1024", "in-the-wild-images"):
-            file = root / folder / f"{number // 1000 * 1000:05d}" / f"{number:05d}.png"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            image.save(file)
-            shown[folder] = {"file_path": str(file.relative_to(root)), "file_size": 1, "file_md5": md5(file)}
-        entries[str(number)] = {
-            "category": "training",
-            "metadata": {
-                "photo_url": f"https://www.flickr.com/photos/x/{number}/", "photo_title": "", "country": "",
-                "author": f"author {number}", "license": LICENCES[place], "license_url": "https://x",
-                "date_uploaded": "2007-08-16", "date_crawled": "2018-10-10",
-            },
-            "image": {**shown["images1024x1024"], "pixel_size": [1024, 1024], "face_landmarks": marks},
-            "thumbnail": {"file_path": ""},
-            "in_the_wild": {
-                **shown["in-the-wild-images"], "face_rect": [0, 0, 9, 9], "face_landmarks": marks,
-                "face_quad": [[0, 0], [0, 9], [9, 9], [9, 0]],
-            },
-        }  # fmt: skip
-    (root / "ffhq-dataset-v2.json").write_text(json.dumps(entries))
-    return root
+    return published_files.ffhq(tmp_path / "ffhq")
+
+
+@pytest.fixture
+def celeba(tmp_path: Path) -> Path:
+    return published_files.celeba_mask_hq(tmp_path / "celeba")
 
 
 def ffhq_source(root: Path, **changes: Any) -> FfhqSource:
@@ -80,6 +47,16 @@ def ffhq_source(root: Path, **changes: Any) -> FfhqSource:
 def gather(source: config.Source, tmp_path: Path, origin: Path) -> Any:
     download = config.Download(sources=(source,), origin=origin, workers=1)
     return sources.gather(download, tmp_path / "raw", tmp_path / "st")
+
+
+def list_ffhq(source: FfhqSource) -> list[published.Listed]:
+    assert source.path is not None
+    return published.ffhq(source, published.pictures_folder(source, source.path))
+
+
+def list_celeba(source: CelebaHqSource) -> list[published.Listed]:
+    assert source.path is not None
+    return published.celeba_hq(source, published.pictures_folder(source, source.path))
 
 
 def test_ffhq_has_licence_author_and_landmarks_of_each_picture(ffhq: Path, tmp_path: Path) -> None:
@@ -98,11 +75,11 @@ def test_ffhq_has_licence_author_and_landmarks_of_each_picture(ffhq: Path, tmp_p
 
 def test_ffhq_permissive_leaves_out_what_forbids_commerce(ffhq: Path, tmp_path: Path) -> None:
     """Only pictures whose own licence allows it remain; without the JSON nobody could tell, and that is said."""
-    listed = published.ffhq(ffhq_source(ffhq, licences="permissive"))
+    listed = list_ffhq(ffhq_source(ffhq, licences="permissive"))
     assert [entry.licence for entry in listed] == [LICENCES[0], LICENCES[2]]
     with pytest.raises(StyleBlendError, match=r"needs metadata.*ffhq-dataset-v2\.json"):
-        published.ffhq(ffhq_source(ffhq, licences="permissive", metadata=None))
-    plain = published.ffhq(ffhq_source(ffhq, metadata=None))
+        list_ffhq(ffhq_source(ffhq, licences="permissive", metadata=None))
+    plain = list_ffhq(ffhq_source(ffhq, metadata=None))
     assert len(plain) == 3 and plain[0].landmarks is None and plain[0].licence == published.FFHQ_LICENCE
 
 
@@ -127,29 +104,20 @@ def test_ffhq_damaged_picture_is_told_by_its_published_checksum(ffhq: Path, tmp_
 
 def test_ffhq_mistakes_are_one_line(ffhq: Path) -> None:
     """A folder above two resolutions, a foreign JSON, and a picture that the JSON does not know."""
-    with pytest.raises(StyleBlendError, match="two pictures with number 0"):
-        published.ffhq(ffhq_source(ffhq, path=ffhq))
+    for side in (128, 256):
+        (ffhq / f"resized/{side}").mkdir(parents=True)
+        Image.new("RGB", (side, side)).save(ffhq / f"resized/{side}/00000.png")
+    with pytest.raises(StyleBlendError, match=r"resized has two pictures with number 0, 128/00000.png and 256/"):
+        list_ffhq(ffhq_source(ffhq, path=ffhq / "resized", form="resized"))
+    with pytest.raises(StyleBlendError, match="absent is no folder: set the path of source 'ffhq'"):
+        list_ffhq(ffhq_source(ffhq, path=ffhq / "absent"))
     foreign = ffhq / "foreign.json"
     foreign.write_text('{"0": {"metadata": {"license": "x"}}}')
     with pytest.raises(StyleBlendError, match="not FFHQ's JSON"):
-        published.ffhq(ffhq_source(ffhq, metadata=foreign))
+        list_ffhq(ffhq_source(ffhq, metadata=foreign))
     Image.new("RGB", (9, 9)).save(ffhq / "images1024x1024/00000/00007.png")
     with pytest.raises(StyleBlendError, match="does not know picture 7"):
-        published.ffhq(ffhq_source(ffhq))
-
-
-@pytest.fixture
-def celeba(tmp_path: Path) -> Path:
-    """CelebAMask-HQ's folder with the mapping, and CelebA's identities."""
-    root = tmp_path / "celeba"
-    (root / "CelebA-HQ-img").mkdir(parents=True)
-    for number in (0, 1, 2):
-        Image.new("RGB", (16, 16), (80 * number, 0, 0)).save(root / f"CelebA-HQ-img/{number}.jpg")
-    (root / "CelebA-HQ-to-CelebA-mapping.txt").write_text(
-        "idx    orig_idx    orig_file\n0    119613    119614.jpg\n1    99094    099095.jpg\n2    200121    200122.jpg\n"
-    )
-    (root / "identity_CelebA.txt").write_text("099095.jpg 2880\n119614.jpg 17\n200122.jpg 2880\n")
-    return root
+        list_ffhq(ffhq_source(ffhq))
 
 
 def celeba_source(root: Path, **changes: Any) -> CelebaHqSource:
@@ -160,9 +128,9 @@ def celeba_source(root: Path, **changes: Any) -> CelebaHqSource:
 def test_celeba_hq_gets_its_persons_through_the_mapping(celeba: Path, tmp_path: Path) -> None:
     """Picture to original file to identity: two pictures of one person are one, and the terms stand in each row."""
     index = gather(celeba_source(celeba), tmp_path, celeba)
-    assert list(index["person"]) == ["celeba-17", "celeba-2880", "celeba-2880"]
+    assert list(index["person"]) == list(PERSONS)
     assert (index["terms"] == published.CELEBA_TERMS).all()
-    plain = published.celeba_hq(celeba_source(celeba, mapping=None, identities=None))
+    plain = list_celeba(celeba_source(celeba, mapping=None, identities=None))
     assert [entry.person for entry in plain] == [None] * 3
 
 
@@ -172,10 +140,10 @@ def test_celeba_hq_numbered_from_one(celeba: Path) -> None:
     folder.mkdir()
     for number in (1, 2, 3):
         Image.new("RGB", (16, 16)).save(folder / f"{number:05d}.jpg")
-    listed = published.celeba_hq(celeba_source(celeba, path=folder, numbered_from=1))
-    assert [entry.person for entry in listed] == ["celeba-17", "celeba-2880", "celeba-2880"]
+    listed = list_celeba(celeba_source(celeba, path=folder, numbered_from=1))
+    assert [entry.person for entry in listed] == list(PERSONS)
     with pytest.raises(StyleBlendError, match="no line for picture 3.*numbered_from 1"):
-        published.celeba_hq(celeba_source(celeba, path=folder))
+        list_celeba(celeba_source(celeba, path=folder))
 
 
 def test_celeba_hq_mistakes_are_one_line(celeba: Path) -> None:
@@ -184,10 +152,81 @@ def test_celeba_hq_mistakes_are_one_line(celeba: Path) -> None:
         celeba_source(celeba, identities=None)
     (celeba / "identity_CelebA.txt").write_text("099095.jpg 2880\n119614.jpg 17\n")
     with pytest.raises(StyleBlendError, match=r"no line for 200122\.jpg"):
-        published.celeba_hq(celeba_source(celeba))
+        list_celeba(celeba_source(celeba))
     (celeba / "identity_CelebA.txt").write_text("<html>\n")
     with pytest.raises(StyleBlendError, match="'<html>' where 2 columns"):
-        published.celeba_hq(celeba_source(celeba))
+        list_celeba(celeba_source(celeba))
+
+
+@pytest.mark.parametrize("form", ["aligned", "in_the_wild"])
+@pytest.mark.parametrize("ending", ["zip", "tar", "tar.gz"])
+def test_ffhq_in_an_archive_is_ffhq_in_a_folder(form: str, ending: str, ffhq: Path, tmp_path: Path) -> None:
+    """The published zip of one of its folders, and a tar of it, give the same rows and files as the folder."""
+    folder = ffhq / published.FFHQ_FOLDERS[form]
+    plain = gather(ffhq_source(ffhq, path=folder, form=form), tmp_path, ffhq)
+    file = packed(folder, tmp_path / f"{folder.name}.{ending}", top=folder.name)
+    index = gather(ffhq_source(ffhq, path=file, form=form, sha256=sha256(file)), tmp_path, tmp_path)
+    pd.testing.assert_frame_equal(index, plain)
+    assert [sha256(tmp_path / "raw" / path) for path in index["path"]] == list(index["sha256"])
+
+
+@pytest.mark.parametrize("ending", ["zip", "tar"])
+def test_celeba_mask_hq_zip_is_read_as_published(ending: str, celeba: Path, tmp_path: Path) -> None:
+    """Pictures and mapping are found in it, persons through them; its masks are not unpacked. A tar alike."""
+    identities = celeba / "identity_CelebA.txt"
+    file = packed(celeba, tmp_path / f"CelebAMask-HQ.{ending}", "CelebAMask-HQ", leave_out=(identities.name,))
+    source = CelebaHqSource(kind="celeba_hq", path=file, identities=identities)
+    index = gather(source, tmp_path, tmp_path)
+    assert list(index["person"]) == list(PERSONS)
+    pd.testing.assert_frame_equal(index, gather(celeba_source(celeba), tmp_path, celeba))
+    (folder,) = (tmp_path / "st").glob("unpacked-*")
+    assert {path.name for path in folder.rglob("*.*")} == {"0.jpg", "1.jpg", "2.jpg", published.CELEBA_MAPPING}
+    flat = packed(celeba / "CelebA-HQ-img", tmp_path / "flat.zip", ".")
+    with pytest.raises(StyleBlendError, match=r"flat\.zip comes without CelebA-HQ-to-CelebA-mapping\.txt: name that"):
+        gather(source.model_copy(update={"path": flat}), tmp_path, tmp_path)
+
+
+def test_a_folder_above_is_searched_for_the_published_one(ffhq: Path, celeba: Path, tmp_path: Path) -> None:
+    """The whole release in one folder: the form says which of FFHQ's folders; two of a name are a question."""
+    for form, name in (("aligned", "images1024x1024"), ("in_the_wild", "in-the-wild-images")):
+        source = ffhq_source(ffhq, path=ffhq, form=form)
+        assert published.pictures_folder(source, ffhq) == ffhq / name and len(list_ffhq(source)) == 3
+    above = celeba_source(celeba, path=celeba.parent, mapping=None)
+    assert [entry.person for entry in list_celeba(above)] == list(PERSONS)
+    published_files.celeba_mask_hq(tmp_path / "again")
+    with pytest.raises(StyleBlendError, match=r"several folders CelebA-HQ-img, again/CelebA-HQ-img and celeba/"):
+        list_celeba(above)
+
+
+def test_sources_are_mixed_with_their_weights(ffhq: Path, celeba: Path, tmp_path: Path) -> None:
+    """Each row, and each aligned face after it, has the weight of its source, by which training draws."""
+    mixed = (
+        ffhq_source(ffhq, weight=2.5),
+        celeba_source(celeba, weight=0.5),
+        archive_source(path=zipped(tmp_path / "in.zip", "1.png"), weight=4),
+    )
+    cfg = config.Download(sources=mixed, origin=tmp_path, workers=1)
+    index = sources.gather(cfg, tmp_path / "raw", tmp_path / "st")
+    assert dict(zip(index["source"], index["weight"], strict=True)) == {"ffhq": 2.5, "celeba_hq": 0.5, "archive": 4}
+    align = config.Align(detector="annotations", size_px=64, workers=1, min_face_px=8)
+    faces, refused = align_faces(tmp_path / "raw", tmp_path, tmp_path / "faces", align)
+    assert list(faces["weight"]) == [2.5] * 3 and len(refused) == 4
+
+
+def test_archives_of_something_else_are_one_line(celeba: Path, tmp_path: Path) -> None:
+    """No numbered picture, no such file, a checksum for a folder, and neither or both of path and url."""
+    other = zipped(tmp_path / "other.zip", "anna/portrait.png")
+    with pytest.raises(StyleBlendError, match=r"other\.zip holds no picture whose name is a number"):
+        gather(CelebaHqSource(kind="celeba_hq", path=other), tmp_path, tmp_path)
+    with pytest.raises(StyleBlendError, match=r"absent\.zip does not exist: set the path of source 'ffhq'"):
+        gather(FfhqSource(kind="ffhq", path=tmp_path / "absent.zip"), tmp_path, tmp_path)
+    with pytest.raises(StyleBlendError, match=r"CelebA-HQ-img is a folder: set it to null"):
+        gather(celeba_source(celeba, sha256="0" * 64), tmp_path, tmp_path)
+    with pytest.raises(ValueError, match="either path or url"):
+        FfhqSource(kind="ffhq")
+    with pytest.raises(ValueError, match="url but no sha256"):
+        CelebaHqSource(kind="celeba_hq", url="http://127.0.0.1/x.zip")
+    assert not (tmp_path / "raw").exists()
 
 
 def zipped(file: Path, *names: str) -> Path:
@@ -281,6 +320,19 @@ def test_fetching_goes_on_where_it_was_cut_off(server: str, tmp_path: Path) -> N
     assert len(Server.ranges) == 1
 
 
+def test_a_published_set_by_url_goes_on_alike(server: str, celeba: Path, tmp_path: Path) -> None:
+    """CelebAMask-HQ.zip behind a url: the rest is fetched, checked and read."""
+    file = packed(celeba, tmp_path / "CelebAMask-HQ.zip", "CelebAMask-HQ")
+    content = sha256(file)
+    begun = tmp_path / "st/archives" / f"{content[:16]}.part"
+    begun.parent.mkdir(parents=True)
+    begun.write_bytes(file.read_bytes()[:100])
+    url = f"{server}/{file.name}"
+    source = CelebaHqSource(kind="celeba_hq", url=url, sha256=content, identities=celeba / "identity_CelebA.txt")
+    index = gather(source, tmp_path, tmp_path)
+    assert Server.ranges == ["bytes=100-"] and list(index["person"]) == list(PERSONS)
+
+
 def test_fetching_something_else_says_both_checksums(server: str, tmp_path: Path) -> None:
     """A file with another content is removed and named; a server that is not there is one line."""
     file = zipped(tmp_path / "in.zip", "1.png")
@@ -291,9 +343,12 @@ def test_fetching_something_else_says_both_checksums(server: str, tmp_path: Path
         archives.fetched("http://127.0.0.1:9/in.zip", "1" * 64, tmp_path / "st")
 
 
-def test_a_source_without_terms_asks_for_the_line(root: Path) -> None:
-    """A folder whose terms nobody states is refused, and the message says what to write."""
+@pytest.mark.parametrize("kind", ["folder", "archive"])
+@pytest.mark.parametrize("stated", [{}, {"terms": None}, {"terms": "  "}], ids=["absent", "empty", "blank"])
+def test_a_source_without_terms_asks_for_the_line(kind: str, stated: dict[str, Any], root: Path) -> None:
+    """A source that is mixed in and whose terms nobody states is refused; the message says what to write where."""
     values = yaml.safe_load((root / "params.yaml").read_text())
-    values["download"] = {"origin": ".", "sources": [{"kind": "folder", "path": "photos", "licence": "mine"}]}
-    with pytest.raises(config.ConfigError, match=r"download\.sources\.0\.terms: missing; state in one line"):
+    values["download"]["sources"].append({"kind": kind, "path": "photos.zip", "licence": "mine"} | stated)
+    with pytest.raises(config.ConfigError, match=r"download\.sources\.1\.terms: missing; state in one line") as error:
         config.from_mapping(values, "params.yaml")
+    assert "\n" not in str(error.value)

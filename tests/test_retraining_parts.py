@@ -87,6 +87,16 @@ def test_snapshot_sees_every_change_and_nothing_else(photographs: Path) -> None:
     assert len(set(states)) == 4
 
 
+def test_snapshot_of_an_archive_changes_with_it(tmp_path: Path) -> None:
+    """A zip of a published data set is watched as a whole."""
+    archive = tmp_path / "faces.zip"
+    archive.write_bytes(b"one")
+    before = watching.snapshot(archive)
+    assert before is not None and watching.snapshot(archive) == before
+    archive.write_bytes(b"another")
+    assert watching.snapshot(archive) not in (None, before)
+
+
 def test_an_empty_or_missing_folder_is_no_change(photographs: Path) -> None:
     """A disk that is not mounted gives no state, and what is known of it stays."""
     (photographs / "a/1.jpg").unlink()

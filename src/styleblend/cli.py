@@ -29,11 +29,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def check(given: argparse.Namespace) -> None:
     """Check params.yaml and that the folders it names are there."""
-    from styleblend.data.sources import list_pictures
+    from styleblend.data.sources import present
 
     cfg = config.load(given.params)
-    for folder in cfg.download.folders:
-        print(f"check: {folder}: {len(list_pictures(folder))} pictures")
+    for line in present(cfg.download):
+        print(f"check: {line}")
     if not cfg.download.origin.exists():
         raise StyleBlendError(f"download.origin {cfg.download.origin} does not exist: name what the pictures come from")
     mirror = cfg.pretrained.mirror
@@ -63,6 +63,8 @@ def preset(given: argparse.Namespace) -> None:
         mirror=given.mirror,
         licence=given.licence,
         terms=given.terms,
+        ffhq=given.ffhq,
+        celeba_hq=given.celeba_hq,
     )
     print("\n".join(lines) or f"{given.params} had these values already")
     if lines:
@@ -188,6 +190,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add.add_argument("name", help="file below presets/ without its ending; none takes a preset back")
     add.add_argument("--folder", type=Path, help="folder with your photographs, in any nesting")
+    add.add_argument("--ffhq", type=Path, metavar="PLACE", help="folder of FFHQ, or a zip or tar file of it")
+    add.add_argument("--celeba-hq", type=Path, metavar="PLACE", help="folder of CelebA-HQ, or a zip or tar file of it")
     add.add_argument("--mirror", type=Path, help="folder with pretrained files, where there is no internet")
     add.add_argument("--licence", help="licence of the photographs, as their owner states it")
     add.add_argument("--terms", help="what may be done with them: consent, purpose, limits")

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from styleblend.errors import StyleBlendError
 
@@ -36,6 +36,7 @@ SourceWeight = Annotated[
     float, Field(gt=0, description="how often training draws one of its pictures, against one of weight 1")
 ]
 Weight = Annotated[float, Field(ge=0, description="weight of a loss term; 0 switches the term off")]
+Statement = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
 class RenderedSource(Section):
@@ -61,17 +62,42 @@ class FolderSource(Section):
     name: str = Field("folder", pattern=r"^[a-z0-9_]+$")
     path: Path = Field(description="folder with photographs; relative to the project or absolute")
     label: Literal["none", "parent_folder"] = Field("none", description="where the name of the person stands")
-    licence: str = Field(min_length=1, description="licence of the pictures, as its owner states it")
-    terms: str = Field(min_length=1, description="what may be done with them: consent, purpose, limits")
+    licence: Statement = Field(description="licence of the pictures, as their owner states it")
+    terms: Statement = Field(description="what may be done with them: consent, purpose, limits")
     weight: SourceWeight = 1
 
 
-class FfhqSource(Section):
-    """FFHQ in the folders in which it is published, with its JSON where that is at hand."""
+class PackedSource(Section):
+    """What the sources share that may lie in a zip or tar file, here or behind a url."""
+
+    name: str
+    path: Path | None = Field(None, description="zip or tar file on this machine; of a published set its folder, too")
+    url: str | None = Field(None, pattern=r"^https?://", description="where the file is to be had; in place of path")
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$", description="of the file; a url needs it")
+
+    @model_validator(mode="after")
+    def one_origin(self) -> PackedSource:
+        if (self.path is None) == (self.url is None):
+            raise ValueError(f"source '{self.name}' needs either path or url: give one of the two")
+        if self.url is not None and self.sha256 is None:
+            raise ValueError(f"source '{self.name}' has a url but no sha256: state the checksum of {self.url}")
+        return self
+
+    @property
+    def origin(self) -> str:
+        """The path or the url, for messages."""
+        return str(self.path or self.url)
+
+
+class FfhqSource(PackedSource):
+    """FFHQ as it is published, in folders or in their zips, with its JSON where that is at hand.
+
+    `path` is images1024x1024, in-the-wild-images or a folder of resized pictures, a folder above one of these, or a
+    zip or tar file of any of them.
+    """
 
     kind: Literal["ffhq"]
     name: str = Field("ffhq", pattern=r"^[a-z0-9_]+$")
-    path: Path = Field(description="images1024x1024, in-the-wild-images, or a folder of resized pictures")
     form: Literal["aligned", "in_the_wild", "resized"] = Field(
         "aligned", description="aligned at 1024 px, as published; in_the_wild; resized: aligned, of another size"
     )
@@ -82,45 +108,40 @@ class FfhqSource(Section):
     weight: SourceWeight = 1
 
 
-class CelebaHqSource(Section):
-    """CelebA-HQ as a folder of numbered pictures; with mapping and identities, splits are by person for sure."""
+class CelebaHqSource(PackedSource):
+    """CelebA-HQ as numbered pictures; with mapping and identities, splits are by person for sure.
+
+    `path` is CelebA-HQ-img or a folder of 00000.png and so on, a folder above it, or a zip or tar file of either, as
+    CelebAMask-HQ.zip.
+    """
 
     kind: Literal["celeba_hq"]
     name: str = Field("celeba_hq", pattern=r"^[a-z0-9_]+$")
-    path: Path = Field(description="CelebA-HQ-img, or a folder of 00000.png and so on")
     numbered_from: Literal[0, 1] = Field(0, description="number in the name of the first picture")
-    mapping: Path | None = Field(None, description="CelebA-HQ-to-CelebA-mapping.txt")
+    mapping: Path | None = Field(
+        None, description="CelebA-HQ-to-CelebA-mapping.txt; null: beside the pictures, where it is published"
+    )
     identities: Path | None = Field(None, description="identity_CelebA.txt, which CelebA's authors give on request")
     weight: SourceWeight = 1
 
     @model_validator(mode="after")
-    def persons_need_both_files(self) -> CelebaHqSource:
-        if (self.mapping is None) != (self.identities is None):
-            given, lacking = ("mapping", "identities") if self.mapping else ("identities", "mapping")
-            raise ValueError(f"source '{self.name}' has {given} but no {lacking}: persons need both; give both or none")
+    def mapping_needs_identities(self) -> CelebaHqSource:
+        if self.mapping is not None and self.identities is None:
+            raise ValueError(
+                f"source '{self.name}' has mapping but no identities: persons need both; give both or none"
+            )
         return self
 
 
-class ArchiveSource(Section):
-    """Photographs in a zip or tar file, here or behind a url."""
+class ArchiveSource(PackedSource):
+    """Any photographs in a zip or tar file, here or behind a url."""
 
     kind: Literal["archive"]
     name: str = Field("archive", pattern=r"^[a-z0-9_]+$")
-    path: Path | None = Field(None, description="zip or tar file on this machine")
-    url: str | None = Field(None, pattern=r"^https?://", description="where the file is; path, if both are given")
-    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$", description="of the file; a url needs it")
     label: Literal["none", "parent_folder"] = Field("none", description="where the name of the person stands")
-    licence: str = Field(min_length=1, description="licence of the pictures, as their owner states it")
-    terms: str = Field(min_length=1, description="what may be done with them: consent, purpose, limits")
+    licence: Statement = Field(description="licence of the pictures, as their owner states it")
+    terms: Statement = Field(description="what may be done with them: consent, purpose, limits")
     weight: SourceWeight = 1
-
-    @model_validator(mode="after")
-    def one_origin(self) -> ArchiveSource:
-        if (self.path is None) == (self.url is None):
-            raise ValueError(f"source '{self.name}' needs either path or url: give one of the two")
-        if self.url is not None and self.sha256 is None:
-            raise ValueError(f"source '{self.name}' has a url but no sha256: state the checksum of {self.url}")
-        return self
 
 
 Source = Annotated[
@@ -134,9 +155,9 @@ class Download(Section):
     workers: int = Field(2, ge=1, description="parallel processes")
 
     @property
-    def folders(self) -> tuple[Path, ...]:
-        """Folders of photographs on this machine: what may be missing, and what may change."""
-        return tuple(s.path for s in self.sources if isinstance(s, FolderSource | FfhqSource | CelebaHqSource))
+    def places(self) -> tuple[Path, ...]:
+        """Folders and archives of photographs on this machine: what may be missing, and what may change."""
+        return tuple(s.path for s in self.sources if not isinstance(s, RenderedSource) and s.path is not None)
 
     @model_validator(mode="after")
     def names_are_unique(self) -> Download:
@@ -507,7 +528,8 @@ class Config(Section):
 
 _KINDS = ("rendered", "folder", "ffhq", "celeba_hq", "archive")
 _ADD = "add it (the committed params.yaml shows an example)"
-_MISSING = {
+_UNSTATED = ("missing", "string_type", "string_too_short")
+_STATE = {
     "licence": "state in one line under which licence the pictures are",
     "terms": "state in one line what may be done with the pictures: consent, purpose, limits",
 }
@@ -530,8 +552,10 @@ def from_mapping(values: Any, origin: str) -> Config:
             where = ".".join(str(part) for part in mistake["loc"] if part not in _KINDS)
             if mistake["type"] == "extra_forbidden":
                 lines.append(f"{where}: unknown key; remove it or correct its spelling")
+            elif (key := where.rpartition(".")[2]) in _STATE and mistake["type"] in _UNSTATED:
+                lines.append(f"{where}: missing; {_STATE[key]}")
             elif mistake["type"] == "missing":
-                lines.append(f"{where}: missing; {_MISSING.get(str(mistake['loc'][-1]), _ADD)}")
+                lines.append(f"{where}: missing; {_ADD}")
             elif mistake["type"] == "value_error":
                 lines.append(mistake["msg"].removeprefix("Value error, "))
             else:

@@ -10,11 +10,12 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
 from styleblend import config
+from styleblend.data import published
 from styleblend.errors import StyleBlendError
 from styleblend.files import whole_file
 
@@ -22,6 +23,9 @@ MISSING = "(not set)"
 NONE = "none"
 """Name that takes a preset back."""
 MARK = "# Written by `styleblend preset"
+
+
+Published = Literal["ffhq", "celeba_hq"]
 
 
 class PresetError(StyleBlendError):
@@ -74,6 +78,8 @@ def apply(
     mirror: Path | None = None,
     licence: str | None = None,
     terms: str | None = None,
+    ffhq: Path | None = None,
+    celeba_hq: Path | None = None,
 ) -> list[str]:
     """Write the preset's values into params.yaml; its settings without any preset are kept as params.yaml.bak.
 
@@ -81,6 +87,8 @@ def apply(
         name: of presets/<name>.yaml, or `none` to go back to params.yaml.bak.
         folder, licence, terms: of the preset's one folder of photographs.
         mirror: folder with pretrained files, for a machine without internet.
+        ffhq, celeba_hq: folder or archive of that data set; what is published with it and lies beside it, as FFHQ's
+            JSON, is named, too.
     Returns:
         one line a change; none if everything was so already, and then nothing is written.
     Raises:
@@ -106,6 +114,10 @@ def apply(
     if folder is not None:
         place = _folder(folder, "--folder", project)
         _only_folder_source(name, overrides)["path"] = overrides["download"]["origin"] = place
+    sets: dict[Published, Path | None] = {"ffhq": ffhq, "celeba_hq": celeba_hq}
+    given = {kind: place for kind, place in sets.items() if place is not None}
+    if given:
+        _lay_down(name, overrides, given, project)
     if mirror is not None:
         overrides.setdefault("pretrained", {})["mirror"] = _folder(mirror, "--mirror", project)
     new = merged(original, overrides)
@@ -131,6 +143,29 @@ def _short(value: Any) -> str:
     return text if len(text) <= 90 else f"{text[:87]}..."
 
 
+def _lay_down(name: str, overrides: dict[str, Any], given: Mapping[Published, Path], project: Path) -> None:
+    """Name the places of published data sets, and as their origin the folder that holds all of them."""
+    sources = overrides.get("download", {}).get("sources", [])
+    for kind, place in given.items():
+        option = f"--{kind.replace('_', '-')}"
+        fitting = [source for source in sources if source["kind"] == kind]
+        if len(fitting) != 1:
+            raise PresetError(f"preset {name} has {len(fitting)} sources of kind {kind}, so {option} does not fit")
+        if not place.exists():
+            raise PresetError(f"{option} {place} does not exist: name the folder of the data set, or its archive")
+        files = {"path": place, **published.companions(kind, place)}
+        fitting[0].update({key: _within(file, project) for key, file in files.items()})
+    keys = ("path", "metadata", "mapping", "identities")
+    places = [str(project / source[key]) for source in sources for key in keys if source.get(key) is not None]
+    origin = Path(os.path.commonpath(places))
+    if project.is_relative_to(origin):
+        raise PresetError(
+            f"DVC would have to watch all of {origin}, which holds {' and '.join(places)}: lay the data sets down in "
+            "one folder of their own, or name both"
+        )
+    overrides["download"]["origin"] = _within(origin, project)
+
+
 def _only_folder_source(name: str, overrides: dict[str, Any]) -> dict[str, Any]:
     sources = overrides.get("download", {}).get("sources", [])
     folders: list[dict[str, Any]] = [source for source in sources if source["kind"] == "folder"]
@@ -143,8 +178,13 @@ def _only_folder_source(name: str, overrides: dict[str, Any]) -> dict[str, Any]:
 
 
 def _folder(path: Path, option: str, project: Path) -> str:
-    """An existing folder: relative inside the project, absolute outside, as DVC reads either."""
+    """An existing folder, as it stands in params.yaml."""
     if not path.is_dir():
         raise PresetError(f"{option} {path} {'is no folder' if path.exists() else 'does not exist'}: name a folder")
+    return _within(path, project)
+
+
+def _within(path: Path, project: Path) -> str:
+    """As it stands in params.yaml: relative inside the project, absolute outside, as DVC reads either."""
     path = Path(os.path.abspath(path))
     return str(path.relative_to(project) if path.is_relative_to(project) else path)

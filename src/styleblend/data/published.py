@@ -1,7 +1,8 @@
 """FFHQ and CelebA-HQ as their authors publish them: which files are faces, whose, under which licence, with which
 landmarks.
 
-Nothing is downloaded here: both sets are given on terms that a person accepts. Their folders are read as they are.
+Nothing is downloaded here: both sets are given on terms that a person accepts. Their folders, and those that their
+zip files hold, are read as they are.
 """
 
 from __future__ import annotations
@@ -10,17 +11,24 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from styleblend.config import CelebaHqSource, FfhqSource
 from styleblend.errors import StyleBlendError
 
 FFHQ_LICENCE = "CC BY-NC-SA 4.0 as a whole; each picture has a licence of its own"
-FFHQ_TERMS = "not to be used to develop or improve face recognition"
+FFHQ_TERMS = "the set as a whole is CC BY-NC-SA 4.0; not to be used to develop or improve face recognition"
 CELEBA_LICENCE = "CelebA agreement"
 CELEBA_TERMS = "non-commercial research, no further copying or publishing of any portion"
 
 NUMBERED = re.compile(r"(?:img)?(\d+)\.(?:png|jpe?g|webp)", re.IGNORECASE)
+FFHQ_JSON = "ffhq-dataset-v2.json"
+CELEBA_MAPPING = "CelebA-HQ-to-CelebA-mapping.txt"
+CELEBA_IDENTITIES = "identity_CelebA.txt"
+FFHQ_FOLDERS = {"aligned": "images1024x1024", "in_the_wild": "in-the-wild-images", "resized": "thumbnails128x128"}
+CELEBA_FOLDER = "CelebA-HQ-img"
+NEEDED = re.compile(f"{NUMBERED.pattern}|{re.escape(CELEBA_MAPPING)}", re.IGNORECASE)
+"""Names of the files of an archive that are read; CelebAMask-HQ.zip has half a million others."""
 NON_COMMERCIAL = re.compile(r"non-?commercial|\bnc\b", re.IGNORECASE)
 _FFHQ_SIDE_PX = 1024.0
 
@@ -44,14 +52,44 @@ class Listed:
     side_px: float | None = None
 
 
-def numbered(folder: Path) -> dict[int, Path]:
+def companions(kind: Literal["ffhq", "celeba_hq"], place: Path) -> dict[str, Path]:
+    """Settings of a source whose files lie, under their published names, beside a folder or archive or in it."""
+    if kind == "ffhq":
+        return _beside(place, {"metadata": FFHQ_JSON})
+    found = _beside(place, {"mapping": CELEBA_MAPPING, "identities": CELEBA_IDENTITIES})
+    return found if "identities" in found else {}
+
+
+def _beside(place: Path, names: dict[str, str]) -> dict[str, Path]:
+    folders = (place.parent, place)
+    found = {key: [folder / name for folder in folders if (folder / name).is_file()] for key, name in names.items()}
+    return {key: files[0] for key, files in found.items() if files}
+
+
+def pictures_folder(source: FfhqSource | CelebaHqSource, root: Path) -> Path:
+    """The folder of the source's pictures, by its published name in `root` or one level deeper; else `root` itself.
+
+    Raises:
+        StyleBlendError: there are several of that name, or none at all.
+    """
+    if not root.is_dir():
+        raise StyleBlendError(f"{root} is no folder: set the path of source '{source.name}' to the data set")
+    name = FFHQ_FOLDERS[source.form] if isinstance(source, FfhqSource) else CELEBA_FOLDER
+    found = [path for pattern in (name, f"*/{name}") for path in sorted(root.glob(pattern)) if path.is_dir()]
+    if root.name != name and len(found) > 1:
+        shown = " and ".join(str(path.relative_to(root)) for path in found[:2])
+        raise StyleBlendError(f"{source.origin} has several folders {name}, {shown}: name one of them")
+    return root if root.name == name or not found else found[0]
+
+
+def numbered(folder: Path, origin: str) -> dict[int, Path]:
     """Pictures below `folder` whose names are numbers (`00012.png`, `7.jpg`, `img00000007.png`), by number.
 
+    Args:
+        origin: what a user calls the place, for messages.
     Raises:
         StyleBlendError: there is none, or two have the same number.
     """
-    if not folder.is_dir():
-        raise StyleBlendError(f"{folder} is no folder: set the path of the source to the one with the data set")
     found: dict[int, Path] = {}
     for file in sorted(folder.rglob("*")):
         match = NUMBERED.fullmatch(file.name)
@@ -60,17 +98,19 @@ def numbered(folder: Path) -> dict[int, Path]:
         number, relative = int(match[1]), file.relative_to(folder)
         if number in found:
             raise StyleBlendError(
-                f"{folder} has two pictures with number {number}, {found[number]} and {relative}: name the folder of "
-                "one resolution"
+                f"{origin} has two pictures with number {number}, {found[number]} and {relative}: name the folder of "
+                "one resolution, or an archive of it alone"
             )
         found[number] = relative
     if not found:
-        raise StyleBlendError(f"{folder} holds no picture whose name is a number: name the folder with 00000.png or so")
+        raise StyleBlendError(
+            f"{origin} holds no picture whose name is a number: name the folder with 00000.png or so, or its archive"
+        )
     return found
 
 
-def ffhq(source: FfhqSource) -> list[Listed]:
-    """The pictures of FFHQ, aligned or in the wild, ordered by number.
+def ffhq(source: FfhqSource, folder: Path) -> list[Listed]:
+    """The pictures of FFHQ below `folder`, aligned or in the wild, ordered by number.
 
     With ffhq-dataset-v2.json each has its own licence, author, page, checksum and landmarks; without it the licence
     is that of the whole set, and a detector has to find the landmarks.
@@ -79,11 +119,11 @@ def ffhq(source: FfhqSource) -> list[Listed]:
         StyleBlendError: pictures are missing, the JSON is not that of FFHQ or does not know a picture, or no picture
             has a permissive licence where those alone are wanted.
     """
-    pictures = numbered(source.path)
+    pictures = numbered(folder, source.origin)
     if source.metadata is None:
         if source.licences == "permissive":
             raise StyleBlendError(
-                f"source '{source.name}': licences 'permissive' needs metadata, the path of ffhq-dataset-v2.json, "
+                f"source '{source.name}': licences 'permissive' needs metadata, the path of {FFHQ_JSON}, "
                 "for only that tells the licence of a picture"
             )
         return [Listed(path, licence=FFHQ_LICENCE, terms=FFHQ_TERMS) for _, path in sorted(pictures.items())]
@@ -91,7 +131,7 @@ def ffhq(source: FfhqSource) -> list[Listed]:
     unknown = [number for number in sorted(pictures) if str(number) not in known]
     if unknown:
         raise StyleBlendError(
-            f"{source.metadata} does not know picture {unknown[0]} of {source.path} (and {len(unknown) - 1} more): "
+            f"{source.metadata} does not know picture {unknown[0]} of {source.origin} (and {len(unknown) - 1} more): "
             "give the JSON that belongs to these pictures"
         )
     listed = []
@@ -114,7 +154,7 @@ def ffhq(source: FfhqSource) -> list[Listed]:
             )
         )
     if not listed:
-        raise StyleBlendError(f"none of the {len(pictures)} pictures of {source.path} has a permissive licence")
+        raise StyleBlendError(f"none of the {len(pictures)} pictures of {source.origin} has a permissive licence")
     return listed
 
 
@@ -133,30 +173,38 @@ def _ffhq_metadata(file: Path) -> dict[str, Any]:
     return known
 
 
-def celeba_hq(source: CelebaHqSource) -> list[Listed]:
-    """The pictures of CelebA-HQ, ordered by number, with the person of each where mapping and identities are given.
+def celeba_hq(source: CelebaHqSource, folder: Path) -> list[Listed]:
+    """The pictures of CelebA-HQ below `folder`, ordered by number, with the person of each where identities are given.
+
+    A mapping that is not named is looked for where it is published: beside the folder of the pictures.
 
     Raises:
         StyleBlendError: pictures or files are missing, or do not fit together.
     """
-    pictures = numbered(source.path)
-    persons = _celeba_persons(source, sorted(pictures)) if source.mapping and source.identities else {}
+    pictures = numbered(folder, source.origin)
+    persons = _celeba_persons(source, folder, sorted(pictures)) if source.identities else {}
     return [
         Listed(path, person=persons.get(number), licence=CELEBA_LICENCE, terms=CELEBA_TERMS)
         for number, path in sorted(pictures.items())
     ]
 
 
-def _celeba_persons(source: CelebaHqSource, numbers: list[int]) -> dict[int, str]:
-    assert source.mapping is not None and source.identities is not None
-    original = {int(row[0]): row[2] for row in _rows(source.mapping, columns=3, header=True)}
+def _celeba_persons(source: CelebaHqSource, folder: Path, numbers: list[int]) -> dict[int, str]:
+    assert source.identities is not None
+    mapping = source.mapping or _beside(folder, {"mapping": CELEBA_MAPPING}).get("mapping")
+    if mapping is None:
+        raise StyleBlendError(
+            f"source '{source.name}' has identities, but {source.origin} comes without {CELEBA_MAPPING}: name that "
+            "file in mapping, or set identities to null"
+        )
+    original = {int(row[0]): row[2] for row in _rows(mapping, columns=3, header=True)}
     person = {row[0]: row[1] for row in _rows(source.identities, columns=2, header=False)}
     persons = {}
     for number in numbers:
         file = original.get(number - source.numbered_from)
         if file is None:
             raise StyleBlendError(
-                f"{source.mapping} has no line for picture {number} of {source.path}: give the mapping of the whole "
+                f"{mapping} has no line for picture {number} of {source.origin}: give the mapping of the whole "
                 f"set, or numbered_from 1 if the first picture is 00001 (it is {source.numbered_from})"
             )
         if file not in person:

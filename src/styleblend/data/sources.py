@@ -97,7 +97,7 @@ def gather(cfg: Download, out: Path, state: Path) -> pd.DataFrame:
     """
     works = {source.name: state / f"download-{_fingerprint(source)}" for source in cfg.sources}
     # All tasks are listed before any work: an empty folder is reported now, not after an hour of rendering.
-    tasks = {source.name: list(_tasks(source, works[source.name], state)) for source in cfg.sources}
+    tasks = {source.name: list(_tasks(source, works[source.name], state, cfg.workers)) for source in cfg.sources}
     rows = {
         name: [row for made in spread(_make, tasks[name], cfg.workers, f"download {name}") for row in made]
         for name in tasks
@@ -113,6 +113,20 @@ def gather(cfg: Download, out: Path, state: Path) -> pd.DataFrame:
     for work in works.values():
         shutil.rmtree(work)
     return read_index(out)
+
+
+def present(cfg: Download, project: Path = Path()) -> Iterator[str]:
+    """One line a folder or archive of photographs that the settings name: what is there.
+
+    Raises:
+        StyleBlendError: one is missing, or a folder without a picture.
+    """
+    for place in cfg.places:
+        found = project / place
+        if found.is_file():
+            yield f"{place}: an archive of {found.stat().st_size / 1e6:.1f} MB"
+        else:
+            yield f"{place}: {len(list_pictures(found))} pictures"
 
 
 def read_index(raw: Path) -> pd.DataFrame:
@@ -150,23 +164,37 @@ def _fingerprint(source: Source) -> str:
     return fingerprint(settings, str(source.path.absolute()) if source.path else "")
 
 
-def _tasks(source: Source, work: Path, state: Path) -> Iterator[RenderTask | CopyTask]:
+def _tasks(source: Source, work: Path, state: Path, workers: int) -> Iterator[RenderTask | CopyTask]:
     if source.kind == "rendered":
         total = source.identities * source.pictures_per_identity
         for first in range(0, total, RENDERED_TOGETHER):
             yield RenderTask(source, first, min(first + RENDERED_TOGETHER, total), work)
     else:
-        folder = unpacked(source, state) if source.kind == "archive" else source.path
+        folder = _folder(source, state, workers)
         for listed in _listed(source, folder):
             yield CopyTask(source, folder, listed, work)
+
+
+def _folder(source: PhotographSource, state: Path, workers: int) -> Path:
+    """Where the pictures of a source lie on this machine; an archive is fetched and unpacked first."""
+    match source:
+        case FolderSource():
+            return source.path
+        case ArchiveSource():
+            return unpacked(source, state, workers)
+    if source.path is None or not source.path.is_dir():
+        return published.pictures_folder(source, unpacked(source, state, workers, published.NEEDED))
+    if source.sha256 is not None:
+        raise StyleBlendError(f"source '{source.name}' has a sha256, but {source.path} is a folder: set it to null")
+    return published.pictures_folder(source, source.path)
 
 
 def _listed(source: PhotographSource, folder: Path) -> list[Listed]:
     match source:
         case FfhqSource():
-            return published.ffhq(source)
+            return published.ffhq(source, folder)
         case CelebaHqSource():
-            return published.celeba_hq(source)
+            return published.celeba_hq(source, folder)
     return [
         Listed(
             relative,
