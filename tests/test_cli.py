@@ -221,3 +221,10 @@ def test_swap_on_real_photographs(
     assert "which of the 2 faces in the target picture" in refused("swap", source, couple, *options)
     cli.main(["swap", str(source), str(couple), "--target-face", "1", *options])
     assert provenance.read_marks(Path("out.png"))["kind"] == "swap"
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(project: Path) -> None:
+    """A pipe that is closed before the command has written, as by `head`, gives no traceback."""
+    command = f"'{sys.executable}' -m styleblend.cli check | true"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert done.stderr == ""

@@ -427,10 +427,16 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Faces:
     return read_faces(inputs["splits"] / "train.parquet", inputs["faces"], inputs["perceived"], tiny.SIDE_PX)
 
 
-def new_learner(cfg: config.Training, stage: Stage) -> Learner:
+TWICE_THE_SIDE = tiny.MODEL.model_copy(
+    update={"resolution": 2 * tiny.SIDE_PX, "decoder_widths": tiny.MODEL.decoder_widths | {2 * tiny.SIDE_PX: 8}}
+)
+"""A decoder that draws larger pictures than it is trained on, as the paper's does (1024 and 256 px)."""
+
+
+def new_learner(cfg: config.Training, stage: Stage, sizes: config.Model = tiny.MODEL) -> Learner:
     """Networks in training mode, as the stages have them; noise and pathway, zero at the start, made to matter."""
     torch.manual_seed(0)
-    swapper, discriminator = model.build(tiny.MODEL), model.build_discriminator(tiny.MODEL)
+    swapper, discriminator = model.build(sizes), model.build_discriminator(sizes)
     for layer in swapper.decoder.layers:
         nn.init.constant_(layer.noise_weight, 0.1)
     for branch in swapper.decoder.pathway.values():
@@ -461,12 +467,17 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 
 
 def objective(learner: Learner, batch: Batch, weights: dict[str, float], tau: float) -> Tensor:
-    """Eq. 13 from Eq. 5 and 8 to 12, one sample after another in float64, on pictures of plain calls of G."""
+    """Eq. 13 from Eq. 5 and 8 to 12, one sample after another in float64, on pictures of plain calls of G.
+
+    Pictures larger than the batch's become means of squares of pixels (section 2.4: "downsampled output images").
+    """
     perception, judge = tiny.perception(), copy.deepcopy(learner.discriminator).eval()
     noise = learner.swapper.decoder.make_noise(batch.noise_seeds)
 
     def generated(source: Tensor, target: Tensor) -> Tensor:
-        return learner.swapper(source, target, noise)
+        drawn = learner.swapper(source, target, noise)
+        square = drawn.shape[-1] // target.shape[-1]
+        return drawn.unflatten(3, (-1, square)).unflatten(2, (-1, square)).mean((3, 5))
 
     def half_mean_square(a: Tensor, b: Tensor) -> Tensor:
         return ((a.double() - b.double()) ** 2).sum() / a.numel() / 2
@@ -499,13 +510,14 @@ def objective(learner: Learner, batch: Batch, weights: dict[str, float], tau: fl
     return total / count
 
 
+@pytest.mark.parametrize("sizes", [tiny.MODEL, TWICE_THE_SIDE], ids=["same_side", "twice_the_side"])
 @pytest.mark.parametrize("stage", STAGES)
-def test_eq_13_a_step_follows_the_weighted_sum(stage: Stage, faces: Faces) -> None:
+def test_eq_13_a_step_follows_the_weighted_sum(stage: Stage, sizes: config.Model, faces: Faces) -> None:
     """The gradients of a step are those of the reference's total, each term under its own weight."""
     weights = dict.fromkeys(TERMS, 0.0) | {"adversarial": 2, "identity": 3, "contrastive": 0.5}
     weights |= {"reconstruction": 7, "landmarks": 110, "swap_consistency": 5}
     cfg = tiny.training(loss=weights, temperature=0.2)
-    learner, batch = new_learner(cfg, stage), batch_of(cfg, faces, 3)
+    learner, batch = new_learner(cfg, stage, sizes), batch_of(cfg, faces, 3)
     assert 0 < batch.same_person.sum() < len(batch.same_person)
     learning = [parameter for parameter in learner.swapper.parameters() if parameter.requires_grad]
     wanted = torch.autograd.grad(objective(learner, batch, weights, 0.2), learning)
@@ -514,7 +526,7 @@ def test_eq_13_a_step_follows_the_weighted_sum(stage: Stage, faces: Faces) -> No
     total = sum(weights[name] * value.item() for name, value in outcome.terms.items())
     with torch.no_grad():
         # After the step the networks have moved: the value is checked on ones that have not.
-        before = objective(new_learner(cfg, stage), batch, weights, 0.2).item()
+        before = objective(new_learner(cfg, stage, sizes), batch, weights, 0.2).item()
     assert total == pytest.approx(before, rel=1e-5)
     scale = max(gradient.norm().item() for gradient in wanted)
     for found, reference in zip(seen, wanted, strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -18,11 +18,14 @@ from styleblend.model import Blending, Decoder, Discriminator, Encoder, Swapper
 from styleblend.training.steps import Stage, choose_what_learns
 
 SIDE_PX = 32
+Body = Literal["se_resnet", "ir_se50"]
+BODIES: tuple[Body, Body] = ("se_resnet", "ir_se50")
 STAGES: tuple[Stage, Stage] = ("train_encoder", "finetune_decoder")
 
 
-def encoder() -> Encoder:
-    return Encoder(SIDE_PX, 8, 16, blocks=(1, 1, 1, 1), widths=(8, 8, 8, 16), pyramid_width=8, head_width=8)
+def encoder(body: Body = "se_resnet") -> Encoder:
+    sizes: dict[str, Any] = {"blocks": (1, 1, 1, 1), "widths": (8, 8, 8, 16), "pyramid_width": 8, "head_width": 8}
+    return Encoder(SIDE_PX, 8, 16, **sizes, body=body)
 
 
 def decoder(**changes: Any) -> Decoder:
@@ -36,10 +39,10 @@ def decoder(**changes: Any) -> Decoder:
     return Decoder(**(sizes | changes))
 
 
-def swapper() -> Swapper:
+def swapper(body: Body = "se_resnet") -> Swapper:
     """The same weights at every call, all of them random: zeros would hide a part that does nothing."""
     torch.manual_seed(0)
-    network = Swapper(encoder(), Blending(8, 16, layers=2, heads=2), decoder()).eval()
+    network = Swapper(encoder(body), Blending(8, 16, layers=2, heads=2), decoder()).eval()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.normal_(0, 0.2)
@@ -110,9 +113,10 @@ def gradients(network: nn.Module, drawn: Tensor) -> dict[str, Tensor]:
 
 
 @pytest.mark.slow
-def test_compile_takes_the_swapper_as_one_graph() -> None:
+@pytest.mark.parametrize("body", BODIES)
+def test_compile_takes_the_swapper_as_one_graph(body: Body) -> None:
     """torch.compile breaks nowhere, forward and backward, and gives the same picture and the same gradients."""
-    network = swapper()
+    network = swapper(body)
     source, target = pictures(3)
     noise = network.decoder.make_noise(range(3))
     plain = network(source, target, noise)
@@ -160,9 +164,10 @@ def test_autocast_stays_near_float32() -> None:
     assert torch.nn.functional.cosine_similarity(flat, rough_flat, dim=0) > 0.98
 
 
-def test_export_keeps_the_picture_for_any_batch() -> None:
+@pytest.mark.parametrize("body", BODIES)
+def test_export_keeps_the_picture_for_any_batch(body: Body) -> None:
     """torch.export of a dynamic batch, written and read again, draws the same pictures, for one and for odd numbers."""
-    network = swapper()
+    network = swapper(body)
     batch = torch.export.Dim("batch", min=1, max=64)
     source, target = pictures(3)
     noise = network.decoder.make_noise(range(3))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -21,6 +22,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = _parser().parse_args(argv)
     try:
         given.run(given)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read along, as `head`, has seen enough; what is left to be written at exit goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except StyleBlendError as error:
         sys.exit(f"styleblend {given.command}: {error}")
     except KeyboardInterrupt:
