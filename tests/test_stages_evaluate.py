@@ -97,6 +97,17 @@ def test_a_frechet_distance_is_the_fid_with_inception_alone(
     assert figures["network_frechet"] == "inception" and not [name for name in figures if "frechet_" in name]
     (warning,) = json.loads(Path("reports/evaluate/protocol.json").read_text())["warnings"]
     assert "of 10 and 12 samples with 2048 features" in warning
+    # A run that names it gets the FID without that line of params.yaml, by the hash that the catalogue states.
+    listed = Path("data/networks/networks.json")
+    networks = json.loads(listed.read_text())
+    for stated, message in ((sha256(file), ""), ("0" * 64, "it is not run")):
+        entry = {"file": "inception.pt", "name": "metric", "sha256": stated, "licence": "Apache-2.0", "origin": "there"}
+        listed.write_text(json.dumps(networks | {"inception": entry}))
+        if not message:
+            assert run_evaluate(tmp_path, CFG)["fid"] == figures["fid"]
+        else:
+            with pytest.raises(StyleBlendError, match=message):
+                run_evaluate(tmp_path, CFG)
 
 
 def test_baselines_have_the_values_that_they_must_have(project: Path) -> None:
