@@ -392,6 +392,15 @@ def test_parameters_name_only_networks_that_fit(root: Path, tmp_path: Path) -> N
     assert cfg.pretrained.chosen() == {"landmarks": "mine"}
 
 
+def test_the_papers_preset_names_networks_for_all_that_it_measures_and_starts_from(root: Path) -> None:
+    """Real networks where the paper has them, another judge than training's network, and no small encoder."""
+    values = yaml.safe_load((root / "presets/paper.yaml").read_text())["pretrained"]
+    cfg = Pretrained(**values)
+    wanted = {"identity", "identity_judge", "landmarks", "attributes_judge", "decoder", "encoder_body", "inception"}
+    assert wanted | {"detector"} == set(cfg.chosen()) and cfg.encoder == "none"
+    assert cfg.identity != cfg.identity_judge and not cfg.same_judge
+
+
 def test_networks_of_a_run_are_collected(tmp_path: Path) -> None:
     """Small networks come with their cards and are listed in networks.json; no detector unless asked."""
     listed = collect(small_networks(tmp_path / "small"), tmp_path / "out", Pretrained())

@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from styleblend import catalogue, downloads
-from styleblend.catalogue import Archive, Catalogue, Entry
+from styleblend.catalogue import Archive, Catalogue, Entry, Part, Sha256
 from styleblend.config import ROLES, SMALL_OR_LISTED, Pretrained
 from styleblend.errors import StyleBlendError, TransientError
 from styleblend.files import sha256, whole_file, whole_folder
@@ -28,6 +30,15 @@ SMALL_ROLES = (*SMALL_OR_LISTED[:-1], "encoder", "decoder")
 CACHE = Path(".state/weights")
 LOCK = Path("data/pretrained/weights.lock")
 
+
+class Locked(Part):
+    """A line of the lock: what a file was at first use."""
+
+    sha256: Sha256
+    size_bytes: int
+
+
+_LOCKED = TypeAdapter(dict[str, Locked])
 
 Failures = list[tuple[str, StyleBlendError]]
 """Urls that were tried, each with what went wrong."""
@@ -56,25 +67,24 @@ class Store:
         Raises:
             StyleBlendError: the lock is damaged.
         """
-        return item.sha256 or self._locked().get(_key(item), {}).get("sha256")
+        locked = self._locked().get(_key(item))
+        return item.sha256 or (locked.sha256 if locked else None)
 
     def record(self, item: Entry | Archive, digest: str, size_bytes: int) -> None:
         """Hold a file that states no SHA-256 to this one from now on."""
         if item.sha256 is None:
-            known = self._locked() | {_key(item): {"sha256": digest, "size_bytes": size_bytes}}
+            known = self._locked() | {_key(item): Locked(sha256=digest, size_bytes=size_bytes)}
             with whole_file(self.lock) as partial:
-                partial.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n")
+                lines = {name: line.model_dump() for name, line in sorted(known.items())}
+                partial.write_text(json.dumps(lines, indent=1) + "\n")
 
-    def _locked(self) -> dict[str, dict[str, Any]]:
+    def _locked(self) -> dict[str, Locked]:
         if not self.lock.is_file():
             return {}
         try:
-            content = json.loads(self.lock.read_text())
-            assert all(isinstance(line["sha256"], str) for line in content.values())
-        except (ValueError, AssertionError, AttributeError, TypeError, KeyError):
+            return _LOCKED.validate_json(self.lock.read_bytes())
+        except ValidationError:
             raise StyleBlendError(f"{self.lock} is damaged: restore it with `git checkout {self.lock}`") from None
-        locked: dict[str, dict[str, Any]] = content
-        return locked
 
 
 def _archives(entry: Entry, store: Store) -> list[Archive]:
@@ -108,7 +118,7 @@ def obtain(entry: Entry, store: Store) -> Path:
             stated or recorded, or is not what its entry describes. Nothing is left under the final name.
     """
     path = store.place(entry)
-    if path.is_file() and is_right(path, entry, store):
+    if is_right(path, entry, store):
         return path
     if store.mirror is not None and (found := _in_mirror(entry, store)) is not None:
         packs = {archive.file: archive for archive in _archives(entry, store)}
@@ -126,9 +136,9 @@ def obtain(entry: Entry, store: Store) -> Path:
 
 
 def is_right(path: Path, entry: Entry, store: Store) -> bool:
-    """Whether a file has the SHA-256 that is stated or was recorded for it; not, if none is known."""
+    """Whether a file is there and has the SHA-256 that is stated or was recorded for it; not, if none is known."""
     wanted = store.wanted(entry)
-    return wanted is not None and sha256(path) == wanted
+    return wanted is not None and path.is_file() and sha256(path) == wanted
 
 
 def _in_mirror(entry: Entry, store: Store) -> Path | None:

@@ -53,13 +53,15 @@ def verify(cfg: Pretrained) -> bool:
     A file that nothing is known to compare with counts as wrong: it did not come through `fetch`.
     """
     store = replace(weights.store_of(cfg), mirror=None)
-    right = True
+    right, seen = True, False
     for entry in store.catalogue.networks.values():
         found = state(entry, store)
         if found != MISSING:
             remedy = f"; remove {store.place(entry)} and fetch it again" if found == WRONG else ""
             print(f"{entry.name}: {'right' if found == HERE else found}{remedy}")
-            right &= found == HERE
+            right, seen = right and found == HERE, True
+    if not seen:
+        print(f"no network of the catalogue is in {store.cache}: `styleblend weights fetch` gets those of params.yaml")
     return right
 
 
