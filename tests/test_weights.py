@@ -554,5 +554,10 @@ def test_the_command_lists_fetches_checks_and_finds(
     with pytest.raises(SystemExit) as code:
         cli.main(["weights", "verify"])
     assert code.value.code == 1 and "mine: wrong; remove" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="stylegan_ffhq1024_nvidia were not obtained: the lines above"):
+        cli.main(["weights", "fetch", "stylegan_ffhq1024_nvidia", "mine", "--mirror", str(tmp_path)])
+    lines = capsys.readouterr().out.splitlines()
+    assert "get karras2019stylegan-ffhq-1024x1024.pkl from https://drive.google.com" in lines[0]
+    assert lines[1].startswith("mine: .state/weights/mine.pth") and len(lines) == 2
     with pytest.raises(SystemExit, match="no network 'nosuch': choose from yunet, w600k_r50"):
         cli.main(["weights", "fetch", "nosuch"])

@@ -28,22 +28,31 @@ def table(cfg: Pretrained) -> str:
 
 
 def fetch(cfg: Pretrained, names: Sequence[str], mirror: Path | None = None) -> list[Path]:
-    """Obtain the named networks, or all that the parameters ask for; prints a line a network.
+    """Obtain the named networks, or all that the parameters ask for; prints a line a network, also of those that fail.
 
     Args:
         mirror: in place of pretrained.mirror.
     Raises:
-        StyleBlendError: a name is not in the catalogue, or a file is not to be had.
+        StyleBlendError: a name is not in the catalogue, or, once all were tried, a file was not to be had.
     """
     store = weights.store_of(cfg if mirror is None else cfg.model_copy(update={"mirror": mirror}))
     entries = [store.catalogue.get(name) for name in names or _roles_by_name(cfg)]
     if not entries:
         print("params.yaml asks for small networks alone, which are here: nothing to fetch")
-    found = []
+    found, failed = [], []
     for entry in entries:
-        path = weights.obtain(entry, store)
-        print(f"{entry.name}: {path} ({entry.licence}: {entry.consequence})")
-        found.append(path)
+        try:
+            path = weights.obtain(entry, store)
+        except StyleBlendError as error:
+            if len(entries) == 1:
+                raise
+            print(f"{entry.name}: {error}")
+            failed.append(entry.name)
+        else:
+            print(f"{entry.name}: {path} ({entry.licence}: {entry.consequence})")
+            found.append(path)
+    if failed:
+        raise StyleBlendError(f"{', '.join(failed)} were not obtained: the lines above say why, and what to do")
     return found
 
 
