@@ -68,6 +68,7 @@ audit: setup  ## look for known holes in the locked packages (asks PyPI: needs i
 	@.state/audit/bin/pip-audit --requirement requirements.lock --no-deps --disable-pip --strict --progress-spinner off || \
 		{ echo "audit: a package has a known hole, or PyPI could not be asked: the lines above say which" >&2; exit 1; }
 
-clean:  ## remove what the pipeline made; MLflow's records and the environment stay
-	rm -rf .state data/raw data/faces data/perceived.parquet data/splits data/models data/pretrained/networks reports
+clean:  ## remove what the pipeline made; MLflow's records, fetched weights and the environment stay
+	@[ ! -d .state ] || find .state -mindepth 1 -maxdepth 1 ! -name weights -exec rm -rf {} +
+	rm -rf data/raw data/faces data/perceived.parquet data/splits data/models data/pretrained/networks reports
 	rm -rf .pytest_cache .mypy_cache .ruff_cache

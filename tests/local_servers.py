@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import http.server
 import socket
+import threading
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 
@@ -31,3 +35,58 @@ def answers(url: str) -> bool:
             return True
     except OSError:
         return False
+
+
+class Files:
+    """A folder that a web server on this machine gives out, by ranges too.
+
+    asked: of each request its path and its headers Range and If-Range. cut_at: content after which the connection
+    breaks, once. tags: whether the server says which state of a file it sends.
+    """
+
+    def __init__(self, folder: Path, address: str) -> None:
+        self.folder, self.address = folder, address
+        self.asked: list[tuple[str, str | None, str | None]] = []
+        self.cut_at: int | None = None
+        self.tags = True
+
+
+@contextmanager
+def files_served(folder: Path) -> Iterator[Files]:
+    """Serve a folder until the block ends."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            wanted, known = self.headers.get("Range"), self.headers.get("If-Range")
+            served.asked.append((self.path, wanted, known))
+            file = folder / self.path.lstrip("/")
+            if not file.is_file():
+                self.send_error(404)
+                return
+            content = file.read_bytes()
+            tag = f'"{hash(content)}"'
+            start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and known in (None, tag) else 0
+            if start and start >= len(content):
+                self.send_error(416)
+                return
+            self.send_response(206 if start else 200)
+            self.send_header("Content-Length", str(len(content) - start))
+            if served.tags:
+                self.send_header("ETag", tag)
+            self.end_headers()
+            end, served.cut_at = served.cut_at, None
+            self.wfile.write(content[start:end])
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Tests print nothing."""
+
+    folder.mkdir(exist_ok=True)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        served = Files(folder, f"http://127.0.0.1:{server.server_port}")
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield served
+        finally:
+            server.shutdown()
+            thread.join()

@@ -25,13 +25,13 @@ CORE = (
 )
 # Lower floors first. A module imports from its own floor and from those below it.
 FLOORS = (
-    {"errors", "files", "pixels"},
-    {"config", "provenance", "lineage"},
-    {"weights", "pretrained_formats", "perception", "synthetic", "losses", "metrics", "model"},
+    {"errors", "files", "pixels", "downloads"},
+    {"catalogue", "config", "provenance", "lineage"},
+    {"weights", "pretrained_formats", "perception", "synthetic", "losses", "metrics", "model", "licences"},
     {"data", "tracking"},
     {"training", "evaluation"},
     {"reporting", "describe"},
-    {"swapping", "registered_model", "presets", "comparing", "following"},
+    {"swapping", "registered_model", "presets", "comparing", "following", "weights_command"},
     {"ablations", "doctor", "reproducing", "serving"},
     {"stages", "cli"},
 )
@@ -112,7 +112,7 @@ def test_no_module_is_a_drawer(root: Path, forbidden: str) -> None:
     assert not [name for name in modules(root) if forbidden in name.split(".")]
 
 
-UNTRACKED = {"errors", "files", "provenance", "stages.entry", "tracking", "registered_model"}
+UNTRACKED = {"downloads", "errors", "files", "provenance", "stages.entry", "tracking", "registered_model"}
 """Modules and packages whose change alters no result of a stage that merely imports them; `register` names the last
 two itself.
 """

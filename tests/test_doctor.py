@@ -28,7 +28,9 @@ def project(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     settings["align"]["size_px"] = tiny.MODEL.input_px
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(settings))
     (tmp_path / "src/styleblend").mkdir(parents=True)
-    (tmp_path / "src/styleblend/synthetic").symlink_to(root / "src/styleblend/synthetic")
+    (tmp_path / "data/pretrained").mkdir(parents=True)
+    for place in ("src/styleblend/synthetic", "data/pretrained/small"):
+        (tmp_path / place).symlink_to(root / place)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -154,3 +156,36 @@ def test_a_certificate_that_cannot_sign_is_found(project: Path, tmp_path: Path) 
     own = config.Provenance(certificate=tmp_path / "chain.pem", private_key=tmp_path / "key.pem")
     (found,) = doctor.signing(own)
     assert found.verdict == "FAIL" and str(tmp_path / "chain.pem") in found.text
+
+
+def test_networks_are_looked_for_where_a_run_would_take_them(project: Path, tmp_path: Path) -> None:
+    """In the mirror is fine; nowhere fails with the file, its origin and what to do; each line says the licence."""
+    served = tmp_path / "mirror"
+    served.mkdir()
+    catalogue = tmp_path / "own.yaml"
+    entry = {
+        "roles": ["identity"],
+        "file": "own_face.onnx",
+        "urls": [f"http://127.0.0.1:{free_port()}/own_face.onnx"],
+        "licence": "in house",
+        "commercial": True,
+        "consequence": "any use by us",
+        "format": "onnx",
+    }
+    catalogue.write_text(yaml.safe_dump({"networks": {"own_face": entry}}))
+    choice = {"identity": "own_face", "catalogue": str(catalogue), "mirror": str(served)}
+    cfg = changed(project, pretrained=choice | {"detector": "yunet"}).pretrained
+    (missing,) = [text for text in failures(list(doctor.networks(cfg, project))) if "own_face" in text]
+    assert missing.startswith("identity: own_face is missing: get own_face.onnx from http://127.0.0.1:")
+    assert "name that folder in pretrained.mirror" in missing and missing.endswith("in house: any use by us")
+
+    (served / "own_face.onnx").write_bytes(b"onnx")
+    found = [finding for finding in doctor.networks(cfg, project) if "own_face" in finding.text]
+    assert [finding.verdict for finding in found] == ["ok"] and str(served) in found[0].text
+
+
+def test_missing_small_networks_are_found(project: Path, root: Path) -> None:
+    """Without the committed files a run would fail, and git brings them back."""
+    (project / "data/pretrained/small").unlink()
+    found = failures(list(doctor.networks(config.load(project / "params.yaml").pretrained, project)))
+    assert len(found) == 1 and "identity" in found[0] and found[0].endswith("`git checkout data/pretrained/small`")

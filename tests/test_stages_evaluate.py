@@ -97,6 +97,17 @@ def test_a_frechet_distance_is_the_fid_with_inception_alone(
     assert figures["network_frechet"] == "inception" and not [name for name in figures if "frechet_" in name]
     (warning,) = json.loads(Path("reports/evaluate/protocol.json").read_text())["warnings"]
     assert "of 10 and 12 samples with 2048 features" in warning
+    # A run that names it gets the FID without that line of params.yaml, by the hash that the catalogue states.
+    listed = Path("data/networks/networks.json")
+    networks = json.loads(listed.read_text())
+    for stated, message in ((sha256(file), ""), ("0" * 64, "it is not run")):
+        entry = {"file": "inception.pt", "name": "metric", "sha256": stated, "licence": "Apache-2.0", "origin": "there"}
+        listed.write_text(json.dumps(networks | {"inception": entry}))
+        if not message:
+            assert run_evaluate(tmp_path, CFG)["fid"] == figures["fid"]
+        else:
+            with pytest.raises(StyleBlendError, match=message):
+                run_evaluate(tmp_path, CFG)
 
 
 def test_baselines_have_the_values_that_they_must_have(project: Path) -> None:
@@ -243,6 +254,29 @@ def test_a_version_carries_what_made_it_and_no_pickle(project: Path, monkeypatch
         # A pickle begins with 0x80 and its protocol; torch's own files are zip archives.
         assert not file.read_bytes().startswith((b"\x80", b"PK")), file
     assert "cloudpickle" not in (folder / "requirements.txt").read_text()
+
+
+def test_licences_travel_with_a_version(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that the model learned from and that forbids commercial use makes the version non-commercial, in the
+    registry's tags and on the card; one that only measured it is named and does not."""
+    monkeypatch.chdir(project)
+    networks, metrics = Path("data/networks/networks.json"), Path("reports/metrics.json")
+    before, measured = networks.read_text(), metrics.read_text()
+    entry = {"file": "x.onnx", "sha256": "1" * 64, "licence": "their terms", "commercial": False, "origin": "there"}
+    tags = []
+    for number, role in enumerate(("identity", "identity_judge")):
+        networks.write_text(json.dumps(json.loads(before) | {role: {**entry, "name": "w600k_r50"}}))
+        metrics.write_text(json.dumps(json.loads(measured) | {"another": 50.0 + number}))
+        run_register(config.Register(alias="licensed"), config.Tracking(model_name="licensed"))
+        tags.append(tracking.find_version(config.Tracking(model_name="licensed"), "licensed").tags)
+        card = Path("reports/model_card.md").read_text()
+        assert ("**Non-commercial.**" in card) == (role == "identity") and f"{role} w600k_r50 (their terms)" in card
+        assert f"| {role} | w600k_r50 | x.onnx | their terms |" in card
+    networks.write_text(before)
+    metrics.write_text(measured)
+    assert tags[0]["licence"] == "non-commercial" and tags[0]["licence_because"] == "identity w600k_r50 (their terms)"
+    assert tags[1]["licence"] != "non-commercial" and "licence_because" not in tags[1]
+    assert tags[1]["measured_with_non_commercial"] == "identity_judge w600k_r50 (their terms)"
 
 
 def page(project: Path, track: config.Tracking, number: int) -> tuple[str, str, str]:

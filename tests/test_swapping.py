@@ -408,7 +408,7 @@ def test_a_mirror_serves_the_detector(root: Path, yunet_file: Path, tmp_path: Pa
     pretrained = cfg.pretrained.model_copy(update={"mirror": yunet_file.parent})
     mirrored = cfg.model_copy(update={"pretrained": pretrained})
     swapping.find_detector(mirrored, None, tmp_path / "networks", tmp_path / "state")
-    assert list((tmp_path / "state" / "detector").iterdir())
+    assert list((tmp_path / "state" / "weights").iterdir())
 
 
 @pytest.mark.slow

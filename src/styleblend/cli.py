@@ -97,6 +97,21 @@ def _with_preset(params: Path, name: str) -> config.Config:
     return config.from_mapping(presets.merged(values, overrides), f"{params} with preset {name}")
 
 
+def weights(given: argparse.Namespace) -> None:
+    """Show, fetch and check pretrained networks."""
+    from styleblend import weights_command
+
+    cfg = config.load(given.params).pretrained
+    if given.action == "list":
+        print(weights_command.table(cfg))
+    elif given.action == "fetch":
+        weights_command.fetch(cfg, given.names, given.mirror)
+    elif given.action == "where":
+        print(weights_command.where(cfg, given.name))
+    elif not weights_command.verify(cfg):
+        sys.exit(1)
+
+
 def ablate(given: argparse.Namespace) -> None:
     """Train and evaluate the variants of the model that have no result yet, and write the table."""
     from styleblend import ablations
@@ -202,6 +217,17 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--licence", help="licence of the photographs, as their owner states it")
     add.add_argument("--terms", help="what may be done with them: consent, purpose, limits")
     add.set_defaults(run=preset)
+
+    add = commands.add_parser("weights", help="pretrained networks of the catalogue: list, fetch, verify, where")
+    actions = add.add_subparsers(dest="action", required=True, metavar="ACTION")
+    actions.add_parser("list", parents=[common], help="all, with state, size, licence, and what this run uses")
+    one = actions.add_parser("fetch", parents=[common], help="get those that the settings ask for, or the named")
+    one.add_argument("names", nargs="*", metavar="NAME", help="of the catalogue")
+    one.add_argument("--mirror", type=Path, metavar="DIR", help="folder with files or packs, in place of the settings'")
+    actions.add_parser("verify", parents=[common], help="check all that are here; exit code 1: one is wrong")
+    one = actions.add_parser("where", parents=[common], help="path of a network's file")
+    one.add_argument("name", metavar="NAME")
+    add.set_defaults(run=weights)
 
     add = commands.add_parser(
         "ablate", help="train variants with one change each, as DVC experiments, and compare them; can be interrupted"

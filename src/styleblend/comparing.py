@@ -215,6 +215,7 @@ _ORIGINS = (
     ("changed files", "git_changes"),
     ("settings", "params_sha256"),
     ("data", "data_sha256"),
+    ("licence", "licence"),
     ("licences of the data", "data_licences"),
     ("environment", "environment"),
 )

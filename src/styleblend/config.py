@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from math import log2
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from styleblend.errors import StyleBlendError
+
+if TYPE_CHECKING:
+    from styleblend.catalogue import Catalogue
 
 MAX_PIXELS = 100_000_000
 """Pictures of more pixels are refused by default; about 400 MB, decoded."""
@@ -177,12 +180,89 @@ class Download(Section):
         return self
 
 
-class Pretrained(Section):
-    """Which frozen networks a run uses; `small` are the ones that this project made on rendered faces."""
+Choice = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+"""`small`, `none` where a role may be empty, or a network of the catalogue."""
 
-    mirror: Path | None = Field(None, description="folder that holds weight files, for machines without internet")
-    detector: Literal["none", "yunet"] = Field("none", description="face detector to obtain")
+SMALL_OR_LISTED = (
+    "identity",
+    "identity_judge",
+    "landmarks",
+    "landmarks_3d",
+    "attributes",
+    "attributes_judge",
+    "decoder",
+)
+NONE_OR_LISTED = ("encoder_body", "inception", "detector")
+ROLES = (*SMALL_OR_LISTED, "encoder", *NONE_OR_LISTED)
+"""What frozen networks do in a run, and keys of the section `pretrained`."""
+
+
+class Pretrained(Section):
+    """Which frozen networks a run uses, one for each role.
+
+    `small` are the ones that this project made on rendered faces; other names stand in the catalogue, which
+    `styleblend weights list` shows with licences and sizes.
+    """
+
+    identity: Choice = Field("small", description="whose face it is; training learns under it")
+    identity_judge: Choice = Field("small", description="the same for the evaluation, another network")
+    landmarks: Choice = Field("small", description="68 points, for Eq. 11")
+    landmarks_3d: Choice = Field("small", description="68 points in three dimensions")
+    attributes: Choice = Field("small", description="pose and expression, for training")
+    attributes_judge: Choice = Field("small", description="pose and expression, for the evaluation")
+    decoder: Choice = Field("small", description="what D starts from: small, or a StyleGAN")
+    encoder: Literal["small", "none"] = Field("small", description="the inversion of the small decoder, or none")
+    encoder_body: Choice = Field("none", description="the face network that the encoder's body starts from")
+    inception: Choice = Field("none", description="features of the FID")
+    detector: Choice = Field("none", description="face detector to obtain")
+    mirror: Path | None = Field(
+        None, description="folder with files or archives of the catalogue, for machines without internet"
+    )
+    catalogue: Path | None = Field(None, description="YAML file with networks of your own, as catalogue.yaml")
     same_judge: bool = Field(False, description="allow one identity network for training and evaluation")
+
+    def chosen(self) -> dict[str, str]:
+        """Role to the name of the network that the catalogue describes; neither small ones nor none."""
+        names = {role: str(getattr(self, role)) for role in ROLES}
+        return {role: name for role, name in names.items() if name not in ("small", "none")}
+
+    def small(self) -> list[str]:
+        """Roles that this project's own networks fill."""
+        return [role for role in ROLES if getattr(self, role) == "small"]
+
+    @model_validator(mode="after")
+    def networks_fit_their_roles(self) -> Pretrained:
+        for role in SMALL_OR_LISTED:
+            if getattr(self, role) == "none":
+                raise ValueError(f"pretrained.{role} is 'none', but a run needs one: {_choices(self, role)}")
+        for role in NONE_OR_LISTED:
+            if getattr(self, role) == "small":
+                raise ValueError(f"pretrained.{role} is 'small', which there is not: {_choices(self, role)}")
+        for role, name in self.chosen().items():
+            if name not in _catalogue(self).fitting(role):
+                raise ValueError(f"pretrained.{role} cannot be '{name}': {_choices(self, role)}")
+        judge = self.identity_judge
+        if judge != "small" and judge == self.identity and not self.same_judge:
+            raise ValueError(
+                f"pretrained.identity and identity_judge are both '{judge}', so evaluation would flatter the model: "
+                "choose another for one of them, or set pretrained.same_judge to true"
+            )
+        return self
+
+
+def _catalogue(cfg: Pretrained) -> Catalogue:
+    # Imported here, so that DVC does not run every stage again when the catalogue grows: only `pretrained` uses it.
+    from styleblend import catalogue
+
+    try:
+        return catalogue.load(cfg.catalogue)
+    except StyleBlendError as error:
+        raise ValueError(str(error)) from None
+
+
+def _choices(cfg: Pretrained, role: str) -> str:
+    fixed = "none" if role in NONE_OR_LISTED else "small"
+    return f"choose {' or '.join((fixed, *_catalogue(cfg).fitting(role)))}"
 
 
 class Align(Section):
@@ -361,7 +441,8 @@ class Evaluate(Section):
     inception_sha256: str | None = Field(
         None,
         pattern=r"^[0-9a-f]{64}$",
-        description="of the networks' inception.pt, a TorchScript program that is run if it has this hash: the FID",
+        description="of the networks' inception.pt, a TorchScript program that is run if it has this hash: the FID;"
+        " not needed with pretrained.inception, whose hash the catalogue states",
     )
     seed: int = Field(0, ge=0)
 
@@ -520,6 +601,13 @@ class Config(Section):
             )
         if self.align.detector == "yunet" and self.pretrained.detector != "yunet":
             raise ValueError("align.detector is 'yunet' but pretrained.detector is not: set it to 'yunet' too")
+        decoder = self.pretrained.chosen().get("decoder")
+        drawn = None if decoder is None else _catalogue(self.pretrained).get(decoder).resolution
+        if drawn is not None and drawn != self.model.resolution:
+            raise ValueError(
+                f"pretrained.decoder '{decoder}' draws {drawn} px, model.resolution is {self.model.resolution}: "
+                "choose another, or set model.resolution and model.decoder_widths to it"
+            )
         unannotated = [source.name for source in self.download.sources if not _is_annotated(source)]
         if self.align.detector == "annotations" and unannotated:
             raise ValueError(f"align.detector 'annotations' cannot serve {unannotated}: set it to 'yunet'")

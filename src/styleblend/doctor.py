@@ -8,17 +8,20 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 import psutil
 import torch
 
-from styleblend import config, describe, lineage, tracking
+from styleblend import config, describe, lineage, tracking, weights
+from styleblend.catalogue import Entry
 from styleblend.data.published import CELEBA_LICENCE, CELEBA_TERMS, FFHQ_LICENCE, FFHQ_TERMS, NON_COMMERCIAL
 from styleblend.data.sources import pictures_below
 from styleblend.errors import StyleBlendError
@@ -26,6 +29,7 @@ from styleblend.provenance import credentials
 
 Verdict = Literal["ok", "note", "FAIL"]
 
+SMALL = Path("data/pretrained/small")
 ANSWER_SECONDS = 5
 _GIB = 2**30
 _FACE_BYTES_PER_PIXEL = 2.0
@@ -50,6 +54,7 @@ def examine(cfg: config.Config, project: Path) -> list[Finding]:
     """All findings about a run of `cfg` in the folder `project`, in the order of its stages."""
     return [
         *data(cfg, project),
+        *networks(cfg.pretrained, project),
         *machine(cfg, project),
         *store(cfg.tracking),
         *signing(cfg.provenance),
@@ -122,6 +127,50 @@ def _licence(source: config.Source) -> str:
     licence, terms = published.get(source.kind) or (getattr(source, "licence", ""), getattr(source, "terms", ""))
     limited = NON_COMMERCIAL.search(f"{licence} {terms}")
     return f"{licence}{' (not for commercial use)' if limited else ''}"
+
+
+def networks(cfg: config.Pretrained, project: Path) -> Iterator[Finding]:
+    """Pretrained networks: here, in the mirror, to be fetched, or missing and where to put them; what they allow."""
+    small = project / SMALL
+    lacking = [role for role in cfg.small() if not (small / f"{role}.safetensors").is_file()]
+    if lacking:
+        yield Finding("networks", "FAIL", f"{', '.join(lacking)}: missing in {SMALL}: `git checkout {SMALL}`")
+    elif cfg.small():
+        yield Finding("networks", "ok", f"small: {', '.join(cfg.small())}; {SMALL}, any use")
+    try:
+        store = weights.store_of(cfg, project / weights.CACHE, project / weights.LOCK)
+        entries = {role: store.catalogue.get(name) for role, name in cfg.chosen().items()}
+    except StyleBlendError as error:
+        yield Finding("networks", "FAIL", str(error))
+        return
+    for role, entry in entries.items():
+        verdict, place = _found(entry, store)
+        yield Finding("networks", verdict, f"{role}: {entry.name} {place}; {entry.licence}: {entry.consequence}")
+
+
+def _found(entry: Entry, store: weights.Store) -> tuple[Verdict, str]:
+    if weights.is_right(store.place(entry), entry, store):
+        return "ok", "is here"
+    if store.place(entry).is_file():
+        return "note", f"in {store.place(entry)} has another sha256 than recorded: the run obtains it again"
+    if (found := weights.in_mirror(entry, store)) is not None:
+        return "ok", f"is in {found}"
+    urls = (*entry.urls, *(url for archive in weights.archives_of(entry, store) for url in archive.urls))
+    if urls and _answers(urls[0]):
+        return "ok", f"is fetched by the run from {urlsplit(urls[0]).hostname}"
+    origin = f"get {entry.file} from {entry.page or next(iter(urls), entry.project)}"
+    return "FAIL", f"is missing: {origin}, put it into a folder, and name that folder in pretrained.mirror"
+
+
+def _answers(url: str) -> bool:
+    """Whether a server's machine can be reached at all; what it would say is not asked."""
+    parts = urlsplit(url)
+    try:
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        with socket.create_connection((parts.hostname or "", port), ANSWER_SECONDS):
+            return True
+    except OSError:
+        return False
 
 
 def machine(cfg: config.Config, project: Path) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from styleblend import provenance
+from styleblend import licences, provenance
 from styleblend.errors import StyleBlendError
 from styleblend.evaluation.protocol import MODEL, TRUE_SWAP
 from styleblend.files import whole_file
@@ -153,7 +153,8 @@ def model_card(
         for row in sources.reset_index().to_dict("records")
     )
     used = "\n".join(
-        f"| {role} | {entry['file']} | {entry['licence']} | {entry['origin']} | {entry['sha256'][:12]} |"
+        f"| {role} | {entry.get('name', '')} | {entry['file']} | {entry['licence']} | {entry.get('consequence', '')} | "
+        f"{entry['origin']} | {entry['sha256'][:12]} |"
         for role, entry in networks.items()
     )
     groups = [name.removeprefix("n_pairs_") for name, n in metrics.items() if name.startswith("n_pairs_yaw_") and n]
@@ -175,6 +176,9 @@ in which everybody shown has agreed. Not to be used to deceive, to harass, to ma
 an identity check, or to show any person without that person's consent. Every picture that the product writes is
 marked as synthetic in its metadata; the mark does not survive somebody who removes it.
 
+## Licence
+{licences.of(networks, manifest).text()}
+
 ## Figures
 {int(metrics["n_pairs"])} pairs of the test split, persons unseen in training; in brackets the bootstrap 95 % interval.
 The floor are the methods that copy or warp; the ceiling, where faces were rendered, is the true swap.
@@ -195,8 +199,8 @@ By |yaw| of the target, in degrees:
 {data}
 
 ## Networks
-| Role | File | Licence | Origin | SHA-256 |
-|---|---|---|---|---|
+| Role | Name | File | Licence | That means | Origin | SHA-256 |
+|---|---|---|---|---|---|---|
 {used}
 
 ## Limits

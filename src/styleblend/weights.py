@@ -1,145 +1,314 @@
-"""Every pretrained file that a run may need: where it comes from, its SHA-256, its licence, its format.
+"""Obtaining pretrained networks: from a mirror folder or their urls, checked before they get their names.
 
-A file is taken from a local mirror folder if one is named and holds it, else from its url. Its content is
-checked before it gets its final name, so that a file which is there is the right one.
+What networks there are says the catalogue. A file comes once into a folder of its own, outside of git and DVC, and
+the stage `pretrained` copies from there what a run needs.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-import urllib.error
-import urllib.request
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
+from pydantic import TypeAdapter, ValidationError
 
-from styleblend.config import Pretrained
+from styleblend import catalogue, downloads
+from styleblend.catalogue import Archive, Catalogue, Entry, Part, Sha256
+from styleblend.config import ROLES, SMALL_OR_LISTED, Pretrained
 from styleblend.errors import StyleBlendError, TransientError
 from styleblend.files import sha256, whole_file, whole_folder
 from styleblend.perception.judge import require_another_judge
 
-SMALL_ROLES = (
-    "identity", "identity_judge", "landmarks", "landmarks_3d", "attributes", "attributes_judge", "encoder", "decoder",
-)  # fmt: skip
-TIMEOUT_S = 30
+SMALL_ROLES = (*SMALL_OR_LISTED[:-1], "encoder", "decoder")
+"""Networks that this project made, in data/pretrained/small."""
+
+CACHE = Path(".state/weights")
+LOCK = Path("data/pretrained/weights.lock")
+
+
+class Locked(Part):
+    """A line of the lock: what a file was at first use."""
+
+    sha256: Sha256
+    size_bytes: int
+
+
+_LOCKED = TypeAdapter(dict[str, Locked])
+
+Failures = list[tuple[str, StyleBlendError]]
+"""Urls that were tried, each with what went wrong."""
 
 
 @dataclass(frozen=True)
-class WeightFile:
-    """One published file. `name` is the name it has at its origin and in a mirror folder."""
+class Store:
+    """Where files of the catalogue are kept and looked for.
 
-    role: str
-    name: str
-    url: str
-    sha256: str
-    size_bytes: int
-    licence: str
-    format: str
+    cache: folder of files that were obtained. lock: JSON file with the SHA-256 of those whose entry states none, as
+    they were at first use. mirror: folder that is looked into before any url.
+    """
 
-    @property
-    def file(self) -> str:
-        """Name in the folder of a run's networks: the role, with the origin's ending."""
-        return self.role + Path(self.name).suffix
+    catalogue: Catalogue
+    cache: Path = CACHE
+    lock: Path = LOCK
+    mirror: Path | None = None
+
+    def place(self, entry: Entry) -> Path:
+        """Where the network's file is, once it is there."""
+        return self.cache / f"{entry.name}{entry.suffix}"
+
+    def wanted(self, item: Entry | Archive) -> str | None:
+        """The SHA-256 that a file must have: stated, or recorded at first use, or not known yet.
+
+        Raises:
+            StyleBlendError: the lock is damaged.
+        """
+        locked = self._locked().get(_key(item))
+        return item.sha256 or (locked.sha256 if locked else None)
+
+    def record(self, item: Entry | Archive, digest: str, size_bytes: int) -> None:
+        """Hold a file that states no SHA-256 to this one from now on."""
+        if item.sha256 is None:
+            known = self._locked() | {_key(item): Locked(sha256=digest, size_bytes=size_bytes)}
+            with whole_file(self.lock) as partial:
+                lines = {name: line.model_dump() for name, line in sorted(known.items())}
+                partial.write_text(json.dumps(lines, indent=1) + "\n")
+
+    def _locked(self) -> dict[str, Locked]:
+        if not self.lock.is_file():
+            return {}
+        try:
+            return _LOCKED.validate_json(self.lock.read_bytes())
+        except ValidationError:
+            raise StyleBlendError(f"{self.lock} is damaged: restore it with `git checkout {self.lock}`") from None
 
 
-YUNET = WeightFile(
-    role="detector",
-    name="yunet_n_dynamic.onnx",
-    url="https://raw.githubusercontent.com/ShiqiYu/libfacedetection.train/master/onnx/yunet_n_dynamic.onnx",
-    sha256="104ee26c71d5c270ce79a6b3dced91c91013260d29a6bf18f9296c5b8c4c2b12",
-    size_bytes=322906,
-    # The repository's LICENSE file; its README still shows a BSD badge.
-    licence="Apache-2.0",
-    format="onnx",
-)
+def archives_of(entry: Entry, store: Store) -> list[Archive]:
+    """The archives that hold the network's file."""
+    return [store.catalogue.archives[name] for name in entry.archives]
 
 
-def obtain(entry: WeightFile, folder: Path, mirror: Path | None = None) -> Path:
-    """Put the file into `folder` and return its path; a right file that is there already is kept.
+def _key(item: Entry | Archive) -> str:
+    return item.name if isinstance(item, Entry) else item.file
+
+
+def store_of(cfg: Pretrained, cache: Path = CACHE, lock: Path = LOCK) -> Store:
+    """The store with the catalogue and the mirror that the parameters name.
 
     Raises:
-        StyleBlendError: neither mirror nor url gives the file (a TransientError), or it has another SHA-256.
+        StyleBlendError: the catalogue cannot be read, or the mirror is no folder.
     """
-    path = folder / entry.file
-    if path.is_file() and sha256(path) == entry.sha256:
+    if cfg.mirror is not None and not cfg.mirror.is_dir():
+        raise StyleBlendError(f"pretrained.mirror {cfg.mirror} is no folder: name one with pretrained files, or null")
+    return Store(catalogue.load(cfg.catalogue), cache, lock, cfg.mirror)
+
+
+def obtain(entry: Entry, store: Store) -> Path:
+    """The network's file in the store, fetched if it is not there; a right file that is there is kept.
+
+    Looked for in this order: in the mirror as a file, in the mirror in the folder or the archive of its pack, at the
+    entry's urls, at the urls of its packs. Downloads that were interrupted go on. A file whose SHA-256 is not known
+    is recorded in the lock, and held to that from then on.
+
+    Raises:
+        StyleBlendError: it is not to be had (a TransientError if a server may do better later), has another SHA-256
+            than stated or recorded, or is not what its entry describes. Nothing is left under the final name.
+    """
+    path = store.place(entry)
+    if is_right(path, entry, store):
         return path
-    if mirror is not None and not mirror.is_dir():
-        raise StyleBlendError(f"pretrained.mirror {mirror} is no folder: name one that holds {entry.name}, or null")
+    if (found := in_mirror(entry, store)) is not None:
+        packs = {archive.file: archive for archive in archives_of(entry, store)}
+        if found.name in packs and store.wanted(entry) is None:
+            _expect_hash(found, packs[found.name], store, str(found))
+        return _take(found, entry, store)
+    failures: Failures = []
+    if _first(entry.urls, path, lambda partial, url: _admit(partial, entry, store, url), failures):
+        return path
+    for archive in archives_of(entry, store):
+        packed = _archive(archive, store, failures)
+        if packed is not None:
+            return _take(packed, entry, store)
+    raise _not_to_be_had(entry, store, failures)
+
+
+def is_right(path: Path, entry: Entry, store: Store) -> bool:
+    """Whether a file is there and has the SHA-256 that is stated or was recorded for it; not, if none is known."""
+    wanted = store.wanted(entry)
+    return wanted is not None and path.is_file() and sha256(path) == wanted
+
+
+def in_mirror(entry: Entry, store: Store) -> Path | None:
+    """The file, or the archive with it, in the mirror; packs may lie there unpacked, as insightface lays them out.
+
+    None if it is not there, or there is no mirror.
+    """
+    mirror = store.mirror
+    if mirror is None:
+        return None
+    packs = [archive.file for archive in archives_of(entry, store)]
+    # antelopev2.zip has a folder inside, which insightface unpacks into another of the same name.
+    places = ("{0}", "models/{0}", "{0}/{0}", "models/{0}/{0}")
+    folders = [place.format(Path(pack).stem) for pack in packs for place in places]
+    files = [entry.file, *(f"{folder}/{entry.file}" for folder in folders), *packs]
+    return next((mirror / file for file in files if (mirror / file).is_file()), None)
+
+
+def _take(found: Path, entry: Entry, store: Store) -> Path:
+    """Let a file on this machine, or the one in an archive, into the store."""
+    path = store.place(entry)
     with whole_file(path) as partial:
-        if mirror is not None and (mirror / entry.name).is_file():
-            shutil.copyfile(mirror / entry.name, partial)
-            _check(partial, entry, str(mirror / entry.name))
-        else:
-            try:
-                _download(entry, partial)
-            except (OSError, HTTPException) as error:
-                if isinstance(error, urllib.error.HTTPError):
-                    error.close()
-                looked = f"not in the mirror {mirror} and " if mirror is not None else ""
-                reason = getattr(error, "reason", None) or error
-                raise TransientError(
-                    f"{entry.name} is {looked}not to be had from {entry.url} ({reason}): put the file into a "
-                    "folder and name that folder in pretrained.mirror"
-                ) from None
-            _check(partial, entry, entry.url)
+        _copy(found, entry, partial)
+        _admit(partial, entry, store, str(found))
     return path
 
 
-def _download(entry: WeightFile, path: Path) -> None:
-    with (
-        urllib.request.urlopen(entry.url, timeout=TIMEOUT_S) as answer,
-        path.open("wb") as stream,
-        tqdm(total=entry.size_bytes, unit="B", unit_scale=True, desc=entry.name, disable=None) as bar,
-    ):
-        while block := answer.read(1 << 20):
-            stream.write(block)
-            bar.update(len(block))
-
-
-def _check(path: Path, entry: WeightFile, origin: str) -> None:
-    found = sha256(path)
-    if found == entry.sha256:
+def _copy(found: Path, entry: Entry, partial: Path) -> None:
+    """Copy a file, or the one of its name out of an archive."""
+    if found.name == entry.file:
+        shutil.copyfile(found, partial)
         return
-    with path.open("rb") as stream:
-        begins = stream.read(512).lstrip().lower()
-    size = path.stat().st_size
-    what = "a web page" if begins.startswith((b"<!doctype html", b"<html")) else f"a file of {size} bytes"
-    raise StyleBlendError(
-        f"{origin} gives {what} with sha256 {found}, wanted {entry.size_bytes} bytes with {entry.sha256}: "
-        f"get {entry.name} again from {entry.url}"
-    )
+    try:
+        with zipfile.ZipFile(found) as archive:
+            members = [each for each in archive.infolist() if catalogue.is_inside(each.filename, entry.file)]
+            if len(members) != 1:
+                raise StyleBlendError(f"{found} holds {len(members)} files {entry.file}, wanted one: get it again")
+            with archive.open(members[0]) as content, partial.open("wb") as stream:
+                shutil.copyfileobj(content, stream, downloads.BLOCK)
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError) as error:
+        what = "a web page" if downloads.is_web_page(found) else f"no whole zip file ({error})"
+        raise StyleBlendError(f"{found} is {what}: get {found.name} again") from None
 
 
-def collect(small: Path, out: Path, cfg: Pretrained) -> dict[str, dict[str, str]]:
+def _first(urls: Iterable[str], path: Path, admit: Callable[[Path, str], None], failures: Failures) -> Path | None:
+    """`path` with what the first url gives that can be reached and is let in; None, and why, if none does."""
+    partial = path.with_name(f"{path.name}.part")
+    for url in urls:
+        try:
+            downloads.fetch(url, partial)
+        except downloads.DownloadError as error:
+            failures.append((url, error))
+            continue
+        try:
+            admit(partial, url)
+        except StyleBlendError as error:
+            downloads.forget(partial)
+            failures.append((url, error))
+            continue
+        downloads.finish(partial, path)
+        return path
+    return None
+
+
+def _archive(archive: Archive, store: Store, failures: Failures) -> Path | None:
+    """The archive in the store, where it stays, for it holds other networks, too; None if no url gives it."""
+    path = store.cache / archive.file
+    if path.is_file() and sha256(path) == store.wanted(archive):
+        return path
+
+    def admit(partial: Path, origin: str) -> None:
+        digest = _expect_hash(partial, archive, store, origin)
+        if not zipfile.is_zipfile(partial):
+            raise StyleBlendError(f"{origin} gives no zip file: get {archive.file} in another way")
+        store.record(archive, digest, partial.stat().st_size)
+
+    return _first(archive.urls, path, admit, failures)
+
+
+def _admit(partial: Path, entry: Entry, store: Store, origin: str) -> None:
+    """Let a file in, if its hash and its content are right; else say what it is, by its origin's name."""
+    digest = _expect_hash(partial, entry, store, origin)
+    # torch takes seconds to import, and most runs find all files in the store.
+    from styleblend.pretrained_formats import content
+
+    try:
+        content.expect(partial, entry)
+    except StyleBlendError as error:
+        raise StyleBlendError(str(error).replace(str(partial), origin)) from None
+    store.record(entry, digest, partial.stat().st_size)
+
+
+def _expect_hash(path: Path, item: Entry | Archive, store: Store, origin: str) -> str:
+    digest, wanted, size = sha256(path), store.wanted(item), path.stat().st_size
+    begins = item.sha256_begins if isinstance(item, Entry) else None
+    what = "a web page" if downloads.is_web_page(path) else f"a file of {size} bytes"
+    again = f"get {item.file} again"
+    if item.sha256 is None and wanted is not None:
+        again += f", or take its line out of {store.lock} if it was replaced on purpose"
+    if wanted is not None and digest != wanted:
+        expected = f"{item.size_bytes} bytes with {wanted}" if item.size_bytes else wanted
+        raise StyleBlendError(f"{origin} gives {what} with sha256 {digest}, wanted {expected}: {again}")
+    if begins is not None and not digest.startswith(begins):
+        raise StyleBlendError(f"{origin} gives {what} with sha256 {digest}, wanted one that begins {begins}: {again}")
+    if wanted is None and (what == "a web page" or (item.size_bytes is not None and size != item.size_bytes)):
+        expected = f"{item.size_bytes} bytes" if item.size_bytes else item.file
+        raise StyleBlendError(f"{origin} gives {what} with sha256 {digest}, wanted {expected}: {again}")
+    return digest
+
+
+def _not_to_be_had(entry: Entry, store: Store, failures: Failures) -> StyleBlendError:
+    looked = "" if store.mirror is None else f"not in the mirror {store.mirror} and "
+    names = " or ".join((entry.file, *(archive.file for archive in archives_of(entry, store))))
+    source = f" from {entry.page}" if entry.page else ""
+    remedy = f"get {names}{source}, put it into a folder and name that folder in pretrained.mirror"
+    if not failures:
+        return StyleBlendError(f"{entry.name} is {looked}not to be fetched by a program: {remedy}")
+    for _, error in failures:
+        if not isinstance(error, downloads.DownloadError):
+            return error
+    tried = ", ".join(f"from {place} ({error})" for place, error in failures)
+    message = f"{entry.name} is {looked}not to be had {tried}: run it again to go on, or {remedy}"
+    may_pass = any(isinstance(error, TransientError) for _, error in failures)
+    return TransientError(message) if may_pass else StyleBlendError(message)
+
+
+def collect(small: Path, out: Path, cfg: Pretrained, store: Store | None = None) -> dict[str, dict[str, Any]]:
     """Fill `out` with every frozen network of a run, and networks.json with what each is.
 
-    networks.json maps a role to its file, format, sha256, licence and origin.
+    A network of the catalogue is named after its role, with the ending of its format; one of this project's is
+    <role>.safetensors with its card beside it. networks.json maps a role to its file, name in the catalogue (or
+    `small`), format, sha256, licence, whether that allows commercial use, its consequence, and origin.
 
     Raises:
         StyleBlendError: a file is missing, its content is not what its card or the catalogue says, or one
             network would both train and judge.
     """
+    store = store_of(cfg) if store is None else store
     with whole_folder(out) as partial:
-        networks = {role: _copy_small(role, small, partial) for role in SMALL_ROLES}
+        networks: dict[str, dict[str, Any]] = {}
+        for role in ROLES:
+            name = getattr(cfg, role)
+            if name == "small":
+                networks[role] = _copy_small(role, small, partial)
+            elif name != "none":
+                networks[role] = _copy_listed(role, store.catalogue.get(name), store, partial)
         require_another_judge(networks["identity"], networks["identity_judge"], cfg.same_judge)
-        if cfg.detector == "yunet":
-            obtain(YUNET, partial, cfg.mirror)
-            networks[YUNET.role] = {
-                "file": YUNET.file,
-                "format": YUNET.format,
-                "sha256": YUNET.sha256,
-                "licence": YUNET.licence,
-                "origin": YUNET.url,
-            }
         (partial / "networks.json").write_text(json.dumps(networks, indent=2) + "\n")
     return networks
 
 
-def _copy_small(role: str, small: Path, folder: Path) -> dict[str, str]:
+def _copy_listed(role: str, entry: Entry, store: Store, folder: Path) -> dict[str, Any]:
+    name = f"{role}{entry.suffix}"
+    found = obtain(entry, store)
+    shutil.copyfile(found, folder / name)
+    archives = [url for archive in archives_of(entry, store) for url in archive.urls]
+    return {
+        "file": name,
+        "name": entry.name,
+        "format": entry.format,
+        "sha256": store.wanted(entry),
+        "licence": entry.licence,
+        "commercial": entry.commercial,
+        "consequence": entry.consequence,
+        "origin": next((place for place in (*entry.urls, *archives, entry.page, entry.project) if place), entry.file),
+    }
+
+
+def _copy_small(role: str, small: Path, folder: Path) -> dict[str, Any]:
     name = f"{role}.safetensors"
     card = _read_card(small / f"{role}.json")
     if not (small / name).is_file():
@@ -153,9 +322,12 @@ def _copy_small(role: str, small: Path, folder: Path) -> dict[str, str]:
     shutil.copyfile(small / f"{role}.json", folder / f"{role}.json")
     return {
         "file": name,
+        "name": "small",
         "format": "safetensors",
         "sha256": found,
         "licence": str(card.get("licence", "MIT")),
+        "commercial": True,
+        "consequence": "any use",
         "origin": "made by this project, see its card",
     }
 

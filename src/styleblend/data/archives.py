@@ -7,8 +7,6 @@ import re
 import shutil
 import sys
 import tarfile
-import urllib.error
-import urllib.request
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -20,12 +18,12 @@ from typing import IO
 
 from tqdm import tqdm
 
+from styleblend import downloads
 from styleblend.config import PackedSource
 from styleblend.data.workers import spread
-from styleblend.errors import StyleBlendError
+from styleblend.errors import StyleBlendError, TransientError
 from styleblend.files import fingerprint, sha256
 
-TIMEOUT_S = 30
 BLOCK = 1 << 20
 # Parts of a zip that are unpacked one by one: enough for a bar, and few, for each reads the table of contents anew.
 PARTS = 100
@@ -81,51 +79,20 @@ def fetched(url: str, wanted: str, state: Path) -> Path:
     if file.is_file():
         return file
     partial = file.with_name(f"{file.name}.part")
-    partial.parent.mkdir(parents=True, exist_ok=True)
     try:
-        _fetch(url, partial)
-    except (OSError, ValueError) as error:
-        if isinstance(error, urllib.error.HTTPError):
-            error.close()
-        raise StyleBlendError(
-            f"{url} cannot be fetched ({getattr(error, 'reason', None) or error}): start again to go on from "
+        downloads.fetch(url, partial)
+    except downloads.DownloadError as error:
+        kind = TransientError if isinstance(error, TransientError) else StyleBlendError
+        raise kind(
+            f"{url} cannot be fetched ({error}): start again to go on from "
             f"{partial.stat().st_size if partial.exists() else 0} bytes, or fetch it by other means and set path"
         ) from None
     found = sha256(partial)
     if found != wanted:
-        partial.unlink()
+        downloads.forget(partial)
         raise StyleBlendError(f"{url} gives a file with sha256 {found}, wanted {wanted}: correct url or sha256")
-    partial.rename(file)
+    downloads.finish(partial, file)
     return file
-
-
-def _fetch(url: str, partial: Path) -> None:
-    begun = partial.stat().st_size if partial.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={begun}-"} if begun else {})
-    try:
-        answer = urllib.request.urlopen(request, timeout=TIMEOUT_S)
-    except urllib.error.HTTPError as error:
-        if begun and error.code == 416:  # nothing after what is there: it is whole
-            error.close()
-            return
-        raise
-    with answer:
-        # A server that knows no ranges sends all of it again.
-        goes_on = answer.status == 206
-        length = answer.headers.get("Content-Length")
-        start = begun if goes_on else 0
-        total = start + int(length) if length else None
-        with (
-            partial.open("ab" if goes_on else "wb") as stream,
-            tqdm(
-                total=total, initial=begun if goes_on else 0, unit="B", unit_scale=True, desc=url, disable=None
-            ) as bar,
-        ):
-            while block := answer.read(BLOCK):
-                stream.write(block)
-                bar.update(len(block))
-        if total is not None and partial.stat().st_size < total:
-            raise OSError(f"the connection ended at {partial.stat().st_size} of {total} bytes")
 
 
 def _unpack(archive: Path, folder: Path, workers: int, wanted: re.Pattern[str]) -> None:

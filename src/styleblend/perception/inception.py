@@ -45,7 +45,8 @@ def load(path: Path, sha256: str, device: str = "cpu") -> Inception:
     """The network of a TorchScript file, after a trial on two sides.
 
     Args:
-        sha256: what the file must have, from the parameters and not from beside the file; 64 hex digits.
+        sha256: what the file must have, 64 hex digits, from the parameters or from the catalogue, which states one
+            for every TorchScript; never what the file was found to have.
 
     Raises:
         StyleBlendError: the file is missing or another one, which is found out before anything of it is run; or it

@@ -87,6 +87,29 @@ def load_stylegan(path: Path | str, model: Model) -> StyleganWeights:
     return StyleganWeights(converted, mean_code)
 
 
+class Identified(NamedTuple):
+    """What a generator's file is, as far as the names of its tensors tell.
+
+    Attributes:
+        form: name of the format. side: of its largest block in pixels. spare_blocks: there may be blocks above the
+            resolution that it was trained for.
+    """
+
+    form: str
+    side: int
+    spare_blocks: bool
+
+
+def identify(path: Path) -> Identified:
+    """The format and size of a StyleGAN1 generator, before a model's sizes are known.
+
+    Raises:
+        StyleBlendError: as load_stylegan, where the file is damaged, would run code or is no StyleGAN1.
+    """
+    tensors, form = _recognised(path)
+    return Identified(form.name, max(form.block_side(name) for name in tensors), form.spare_blocks)
+
+
 @torch.no_grad()
 def mean_of_mapping(layers: list[tuple[Tensor, Tensor]], draws: int = MEAN_CODE_DRAWS) -> Tensor:
     """Mean style code [style_dim] of a mapping network over normal latents with a fixed seed.

@@ -47,8 +47,10 @@ def evaluate(
     judge = identity.load(networks, "identity_judge").to(device)
     seer = attributes.load(networks, "attributes_judge").to(device)
     describer: protocol.Describer = judge
-    if cfg.inception_sha256 is not None:
-        describer = inception.load(networks / "inception.pt", cfg.inception_sha256, device)
+    catalogue = json.loads((networks / "networks.json").read_text())
+    inception_sha256 = cfg.inception_sha256 or catalogue.get("inception", {}).get("sha256")
+    if inception_sha256 is not None:
+        describer = inception.load(networks / "inception.pt", inception_sha256, device)
     trained = model.load(swapper).to(device)
     methods = _methods(pairs, trained, swapper, networks, cfg.seed, sources, device)
     rows = min(cfg.grid_rows, len(pairs))
@@ -72,7 +74,6 @@ def evaluate(
         "network_frechet": describer.name,
     }
     manifest = pd.read_parquet(faces / "manifest.parquet")
-    catalogue = json.loads((networks / "networks.json").read_text())
     warnings = (
         " ".join(reporting.caveat(manifest, catalogue).replace(">", "").replace("**", "").split()),
         metrics.frechet_caveat(len(pairs), *real.shape),

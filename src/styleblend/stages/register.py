@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from styleblend import comparing, config, lineage, reporting, tracking
+from styleblend import comparing, config, licences, lineage, reporting, tracking
 from styleblend.errors import StyleBlendError
 from styleblend.files import fingerprint, sha256, whole_file
 from styleblend.stages.entry import run
@@ -145,6 +145,7 @@ def _facts(
             f"{entry['file']} {str(entry['sha256'])[:12]} ({entry['licence']})" for entry in networks.values()
         ),
         "network_licences": ", ".join(sorted({str(entry["licence"]) for entry in networks.values()})),
+        **licences.of(networks, manifest).tags(),
         "alignment": f"{model['alignment']['template']} {model['alignment']['size_px']} px",
         "training_fingerprint": str(model.get("fingerprint", "unknown")),
     }

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from styleblend import config, tracking
+from styleblend import catalogue, config, tracking
 from styleblend.errors import StyleBlendError
 from styleblend.model import Swapper, load
 from styleblend.perception import identity
 from styleblend.perception.detection import Yunet
 from styleblend.swapping.faces import SwapError
-from styleblend.weights import YUNET, obtain
+from styleblend.weights import obtain, store_of
 
 NETWORKS = Path("data/pretrained/networks")
 SMALL_NETWORKS = Path("data/pretrained/small")
@@ -46,13 +46,14 @@ def find_detector(cfg: config.Config, weights: Path | None, networks: Path = NET
     Raises:
         StyleBlendError: none of these is to be had.
     """
+    yunet = catalogue.built_in().get("yunet")
     if weights is None:
-        weights = networks / YUNET.file
+        weights = networks / f"detector{yunet.suffix}"
     elif not weights.is_file():
-        raise SwapError(f"{weights} does not exist: --detector-weights names YuNet's file, {YUNET.name}")
+        raise SwapError(f"{weights} does not exist: --detector-weights names YuNet's file, {yunet.file}")
     if not weights.is_file():
         try:
-            weights = obtain(YUNET, state / "detector", cfg.pretrained.mirror)
+            weights = obtain(yunet, store_of(cfg.pretrained, state / "weights"))
         except StyleBlendError as error:
             raise SwapError(
                 f"{error}, or name it with --detector-weights, or give aligned faces and --aligned"
