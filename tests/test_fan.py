@@ -220,18 +220,19 @@ class _Listed(nn.Module):
 @pytest.mark.photos
 def test_the_view_is_that_of_detected_faces(photos: Path, yunet_file: Path) -> None:
     """YuNet's boxes of aligned photographs, put through the library's rule for a face's box, give our view on
-    average, within 1.5 % of the aligned side."""
+    average, within 2.5 % of the aligned side: half of what they differ from face to face, and they move by a percent
+    or two with the sharpness of the picture."""
     detector = Yunet(yunet_file)
     views = []
     for path in sorted(photos.glob("celeba_hq/*.jpg")):
-        photograph = Image.open(path).convert("RGB")
+        photograph = Image.open(path).convert("RGB").resize((512, 512), Image.Resampling.BOX)
         aligned = align_face(photograph, detector.detect(photograph)[0].five_px, 512).picture
         x, y, w, h = np.array(detector.detect(aligned)[0].box) / 512
         side = 200 * (w + h) / 195
         views.append((x + w / 2 - side / 2, y + h / 2 - 0.12 * h - side / 2, side))
     corner, side = window()
     assert len(views) > 20
-    assert np.abs(np.mean(views, axis=0) - (*corner, side)).max() < 0.015
+    assert np.abs(np.mean(views, axis=0) - (*corner, side)).max() < 0.025
 
 
 def test_wrong_pictures_are_named() -> None:
