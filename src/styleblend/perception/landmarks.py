@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from styleblend.perception import frozen
+from styleblend.perception import fan, frozen
+from styleblend.perception.fan import FanLandmarks
 from styleblend.perception.layers import linear_head, plain_trunk, resized
 
 # AFLW's 19 points from iBUG's 68 (0-based): means over each tuple. The choice of eye and mouth centres is ours.
@@ -50,6 +51,11 @@ def build(architecture: dict[str, Any]) -> LandmarkNetwork:
     return LandmarkNetwork(**architecture)
 
 
-def load(folder: Path, role: str = "landmarks") -> LandmarkNetwork:
-    """The landmark network of a run, frozen."""
-    return frozen.load(folder, role, build)
+def load(folder: Path, role: str = "landmarks") -> LandmarkNetwork | FanLandmarks:
+    """The landmark network of a run, frozen: FAN where networks.json names a file of others, else the small one.
+
+    Raises:
+        StyleBlendError: a file is missing or damaged, or holds another network.
+    """
+    file = frozen.foreign(folder, role)
+    return frozen.load(folder, role, build) if file is None else fan.load(file)
