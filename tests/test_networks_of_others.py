@@ -381,6 +381,15 @@ def test_wrong_starts_are_one_line_with_a_remedy(networks: tuple[Path, stylegan_
     refuse("encoder_start is 'pretrained', but .*encoder.safetensors is missing", small, "pretrained")
 
 
+@pytest.mark.parametrize("content", ["[]", '{"identity": {"sha256": "ab"}}', '{"identity": "identity.onnx"}', "{"])
+def test_a_damaged_catalogue_is_one_line(content: str, tmp_path: Path) -> None:
+    """networks.json that says nothing usable of a role is named with the stage that writes it."""
+    (tmp_path / "networks.json").write_text(content)
+    with pytest.raises(StyleBlendError, match="networks.json .*: run `dvc repro pretrained` again") as caught:
+        identity.load(tmp_path, "identity")
+    assert "\n" not in str(caught.value)
+
+
 def test_the_settings_are_refused_before_anything_runs(root: Path) -> None:
     """`body` without the body that takes its weights is found when params.yaml is read."""
     values = yaml.safe_load((root / "params.yaml").read_text())

@@ -63,9 +63,12 @@ def _entry(folder: Path, role: str) -> dict[str, Any]:
     if not catalogue.is_file():
         return {}
     try:
-        entry: dict[str, Any] = json.loads(catalogue.read_text()).get(role, {})
+        content = json.loads(catalogue.read_text())
     except ValueError as error:
         raise StyleBlendError(f"{catalogue} is not valid JSON ({error}): run `dvc repro pretrained` again") from None
+    entry: Any = content.get(role, {}) if isinstance(content, dict) else None
+    if not isinstance(entry, dict) or (entry and not entry.get("file")):
+        raise StyleBlendError(f"{catalogue} names no file for network '{role}': run `dvc repro pretrained` again")
     return entry
 
 
