@@ -75,7 +75,7 @@ def main() -> None:
     perception = Perception(
         who, landmarks.load(args.networks), attributes.load(args.networks, "attributes"), shape.load(args.networks)
     )
-    batch = random_batch(cfg.model, training, args.batch, who.projection.out_features)
+    batch = random_batch(cfg.model, training, args.batch, who(torch.zeros(1, 3, 64, 64)).shape[1])
     swapper, discriminator = build(cfg.model).train(), build_discriminator(cfg.model)
     learning = choose_what_learns(swapper, args.stage)
     # As in training: V judges, it does not learn here.

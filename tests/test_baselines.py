@@ -110,8 +110,8 @@ def test_pretrained_files_must_fit(tmp_path: Path) -> None:
     baselines.untrained_mixing(tiny_project.SIZES, networks, 0)
     del plain["constant"]
     save_file(plain, networks / "decoder.safetensors")
-    with pytest.raises(StyleBlendError, match="decoder.safetensors does not fit .* constant"):
+    with pytest.raises(StyleBlendError, match="decoder.safetensors does not fit .*constant"):
         baselines.untrained_mixing(tiny_project.SIZES, networks, 0)
     (networks / "encoder.safetensors").unlink()
-    with pytest.raises(StyleBlendError, match="encoder.safetensors cannot start the encoder"):
+    with pytest.raises(StyleBlendError, match="'pretrained', but .*encoder.safetensors is missing"):
         baselines.untrained_mixing(tiny_project.SIZES, networks, 0)

@@ -203,7 +203,7 @@ def test_the_paper_preset_is_described_without_allocating_it(project: Path) -> N
     assert done.returncode == 0, done.stderr
     lines = {line.split("  ")[0]: line for line in done.stdout.splitlines() if not line.startswith(" ")}
     assert int(done.stdout.split()[-1]) < 2**20, "ru_maxrss is in KiB"
-    assert "248,519,936" in lines["encoder E"] and "18 x 512" in lines["encoder E"]
+    assert "248,520,896" in lines["encoder E"] and "18 x 512" in lines["encoder E"]
     assert "3 x 1024 x 1024" in lines["decoder D"]
     assert lines["steps"].split()[1:] == ["2,000,000", "400,000"]
     assert lines["pairs a step and GPU"].split()[-2:] == ["2", "2"]

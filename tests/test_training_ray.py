@@ -20,6 +20,7 @@ import tiny_training as tiny
 from styleblend import config, model, tracking
 from styleblend.errors import StyleBlendError
 from styleblend.training import loop, ray_trainer
+from styleblend.training.start import fill, start
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -89,16 +90,17 @@ class Stage:
 
 def test_a_new_encoder_takes_the_mean_code_alone(tmp_path: Path) -> None:
     """Pretrained means every weight of the file; new means untouched weights beside the file's mean code."""
-    file = tmp_path / "encoder.safetensors"
+    networks = tmp_path / "networks"
+    tiny.write_networks(networks)
     stored = model.build_encoder(tiny.MODEL)
     stored.mean_code.normal_()
-    save_file(stored.state_dict(), file)
-    for start in ("pretrained", "new"):
-        encoder = model.build_encoder(tiny.MODEL)
-        before = {name: value.clone() for name, value in encoder.state_dict().items()}
-        ray_trainer.start_encoder(encoder, file, start)
-        wanted = stored.state_dict() if start == "pretrained" else before | {"mean_code": stored.mean_code}
-        assert all(value.equal(wanted[name]) for name, value in encoder.state_dict().items())
+    save_file(stored.state_dict(), networks / "encoder.safetensors")
+    for way in ("pretrained", "new"):
+        swapper = model.build(tiny.MODEL)
+        before = {name: value.clone() for name, value in swapper.encoder.state_dict().items()}
+        start(swapper, tiny.MODEL, networks, way)  # type: ignore[arg-type]
+        wanted = stored.state_dict() if way == "pretrained" else before | {"mean_code": stored.mean_code}
+        assert all(value.equal(wanted[name]) for name, value in swapper.encoder.state_dict().items())
 
 
 @pytest.mark.slow
@@ -218,11 +220,11 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
     decoder = model.build_decoder(tiny.MODEL)
     file = tmp_path / "networks" / "decoder.safetensors"
     with pytest.raises(StyleBlendError, match=r"missing \['pathway"):
-        ray_trainer.fill(decoder, file, new=())
-    ray_trainer.fill(decoder, file, new=("pathway.",))
+        fill(decoder, file, new=())
+    fill(decoder, file, new=("pathway.",))
     assert torch.equal(decoder.constant, load_file(file)["constant"])
     wider = model.build_decoder(tiny.MODEL.model_copy(update={"style_dim": 32}))
     with pytest.raises(StyleBlendError, match="does not fit the section model"):
-        ray_trainer.fill(wider, file, new=("pathway.",))
+        fill(wider, file, new=("pathway.",))
     with pytest.raises(StyleBlendError, match="is missing"):
-        ray_trainer.fill(decoder, tmp_path / "none.safetensors", new=())
+        fill(decoder, tmp_path / "none.safetensors", new=())

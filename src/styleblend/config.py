@@ -296,7 +296,11 @@ class Split(Section):
     val: float = Field(0.1, gt=0, lt=0.5, description="share of persons")
     test: float = Field(0.2, gt=0, lt=0.5, description="share of persons")
     cluster_similarity: float = Field(
-        0.5, gt=-1, lt=1, description="faces without a label whose embeddings are closer than this are one person"
+        0.5,
+        gt=-1,
+        lt=1,
+        description="faces without a label whose embeddings are closer than this are one person; it fits the identity"
+        " network, and is higher than swap.min_likeness, since each face meets all others",
     )
     test_pairs: int = Field(240, ge=1, description="(source, target) pairs of the evaluation, of different persons")
     val_pairs: int = Field(32, ge=1, description="pairs of the validation probe")
@@ -388,6 +392,9 @@ class LossWeights(Section):
     )
 
 
+EncoderStart = Literal["pretrained", "new", "body"]
+
+
 class Training(Section):
     """What both training stages share."""
 
@@ -414,8 +421,10 @@ class Training(Section):
     same_person: Probability = Field(
         0, description="share of self pairs whose source is another picture of the same person; 0 in the paper"
     )
-    encoder_start: Literal["pretrained", "new"] = Field(
-        "pretrained", description="train_encoder only: E starts from the pretrained inversion of D, or from nothing"
+    encoder_start: EncoderStart = Field(
+        "pretrained",
+        description="train_encoder only: E starts from the inversion of the small D, from the face network"
+        " model_ir_se50.pth (body), or from nothing (new); the last two take D's mean code",
     )
     swap_every: int = Field(1, ge=1, description="Eq. 12 is taken at every k-th step; 1 in the paper")
     probe_every: int = Field(100, ge=1, description="steps between validation probes")
@@ -466,7 +475,10 @@ class Tracking(Section):
 
 
 class Swap(Section):
-    """How `styleblend swap` tells people apart; the limits fit the identity network that the run uses."""
+    """How `styleblend swap` tells people apart; the limits fit the identity network that the run uses.
+
+    The defaults are for the small one. For ArcFace insightface's example calls two faces one person from 0.28 on.
+    """
 
     min_likeness: float = Field(
         0.45, ge=-1, le=1, description="lowest cosine of two embeddings at which a face counts as --target-like's"
@@ -611,6 +623,15 @@ class Config(Section):
         unannotated = [source.name for source in self.download.sources if not _is_annotated(source)]
         if self.align.detector == "annotations" and unannotated:
             raise ValueError(f"align.detector 'annotations' cannot serve {unannotated}: set it to 'yunet'")
+        return self
+
+    @model_validator(mode="after")
+    def body_takes_its_weights(self) -> Config:
+        if self.train_encoder.encoder_start == "body" and self.model.encoder_body != "ir_se50":
+            raise ValueError(
+                f"train_encoder.encoder_start 'body' needs model.encoder_body 'ir_se50', it is"
+                f" '{self.model.encoder_body}': set both, or start in another way"
+            )
         return self
 
 

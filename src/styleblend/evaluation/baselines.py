@@ -8,15 +8,13 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from scipy.spatial import Delaunay, QhullError
 from torch import Tensor
 
 from styleblend import config, model
-from styleblend.errors import StyleBlendError
 from styleblend.evaluation.protocol import Batch
 from styleblend.pixels import from_8bit, to_8bit
+from styleblend.training.start import start
 
 Pixels = NDArray[np.uint8]
 
@@ -80,8 +78,10 @@ def warp_blend_one(
     return np.asarray(np.rint(warped * soft + target * (1 - soft)), np.uint8)
 
 
-def untrained_mixing(sizes: config.Model, networks: Path, seed: int) -> model.Swapper:
-    """A swapper before its training: pretrained encoder and decoder, and a blending of seeded random weights.
+def untrained_mixing(
+    sizes: config.Model, networks: Path, seed: int, encoder_start: config.EncoderStart = "pretrained"
+) -> model.Swapper:
+    """A swapper as training begins with it: pretrained encoder and decoder, and all else of seeded random weights.
 
     Raises:
         StyleBlendError: a pretrained file is missing or does not fit the sizes.
@@ -89,15 +89,5 @@ def untrained_mixing(sizes: config.Model, networks: Path, seed: int) -> model.Sw
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         swapper = model.build(sizes)
-    for role, part in (("encoder", swapper.encoder), ("decoder", swapper.decoder)):
-        file = networks / f"{role}.safetensors"
-        try:
-            missing, unexpected = part.load_state_dict(load_file(file), strict=False)
-        except (OSError, SafetensorError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise StyleBlendError(f"{file} cannot start the {role} ({reason}): run `dvc repro pretrained`") from None
-        # The pathway of the target's features belongs to the training: a pretrained decoder has none.
-        wrong = [*unexpected, *(name for name in missing if "pathway" not in name)]
-        if wrong:
-            raise StyleBlendError(f"{file} does not fit the section model of params.yaml: {', '.join(wrong[:3])}")
+    start(swapper, sizes, networks, encoder_start)
     return swapper.eval()

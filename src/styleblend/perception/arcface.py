@@ -45,6 +45,8 @@ class ArcFace(nn.Module):
         name: names the network in reports. body: frozen, in eval mode.
     """
 
+    side_px = _SAMPLED_PX
+
     def __init__(self, name: str, body: ArcFaceBody) -> None:
         super().__init__()
         self.name = name
@@ -64,10 +66,10 @@ class ArcFace(nn.Module):
         return self.body.maps(template_crop(images)).mean((2, 3))
 
 
-def load(path: Path) -> ArcFace:
-    """The network of an insightface recognition file, named after the file, frozen.
+def load(path: Path, name: str | None = None) -> ArcFace:
+    """The network of an insightface recognition file, frozen; without a name it is named after the file.
 
     Raises:
         StyleBlendError: the file is missing, damaged or holds another network.
     """
-    return ArcFace(path.stem, arcface_onnx.load(path))
+    return ArcFace(name or path.stem, arcface_onnx.load(path))

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from styleblend.perception import frozen
+from styleblend.perception import arcface, frozen
+from styleblend.perception.arcface import ArcFace
 from styleblend.perception.layers import central, trunk_of
 
 
@@ -47,11 +48,25 @@ class IdentityNetwork(nn.Module):
         return out
 
 
+FaceNetwork = IdentityNetwork | ArcFace
+"""Whoever tells people apart: unit vectors, `features` for a Frechet distance, `name`, and `side_px`, at which a
+photograph's faces are cut out for it."""
+
+
 def build(architecture: dict[str, Any]) -> IdentityNetwork:
     """An untrained network of the architecture that a card states."""
     return IdentityNetwork(**architecture)
 
 
-def load(folder: Path, role: str) -> IdentityNetwork:
-    """The network of role `identity` (training) or `identity_judge` (evaluation), frozen."""
+def load(folder: Path, role: str) -> FaceNetwork:
+    """The network of role `identity` (training) or `identity_judge` (evaluation), frozen.
+
+    It is ArcFace where the folder's networks.json names a recognition file for the role, else this project's own.
+
+    Raises:
+        StyleBlendError: a file is missing, damaged or holds another network.
+    """
+    file = frozen.foreign(folder, role)
+    if file is not None:
+        return arcface.load(file, frozen.foreign_name(folder, role))
     return frozen.load(folder, role, build)

@@ -18,9 +18,14 @@ from styleblend.evaluation import baselines, benchmark, protocol
 from styleblend.evaluation.inside import look_inside
 from styleblend.evaluation.protocol import MODEL, TRUE_SWAP, Measured, Method, Pairs
 from styleblend.files import fingerprint, whole_file, whole_folder
-from styleblend.perception import attributes, identity, inception
+from styleblend.perception import attributes, frozen, identity, inception
 from styleblend.pixels import from_8bit, to_8bit
 from styleblend.stages.entry import run
+
+_NOT_RUN = (
+    "There is no FID: Inception's file is there, but it is a program, which is run only if its hash is stated in"
+    " evaluate.inception_sha256."
+)
 
 
 def evaluate(
@@ -34,11 +39,13 @@ def evaluate(
     cfg: config.Evaluate,
     sources: tuple[config.Source, ...],
     track: config.Tracking,
+    encoder_start: config.EncoderStart = "pretrained",
 ) -> dict[str, Any]:
     """Measure, write the report folder `out` and the flat `metrics_file`, and log both to MLflow.
 
     Args:
         sources: of the section download; the true swap is rendered as its source's photographs were.
+        encoder_start: how the swapper's training began, for the baseline of that moment.
     Returns:
         what metrics_file holds: numbers, and the names of the networks that measured them.
     """
@@ -48,11 +55,15 @@ def evaluate(
     seer = attributes.load(networks, "attributes_judge").to(device)
     describer: protocol.Describer = judge
     catalogue = json.loads((networks / "networks.json").read_text())
+    program = frozen.foreign(networks, "inception") or networks / "inception.pt"
+    # Stated by the catalogue of networks, or by hand.
     inception_sha256 = cfg.inception_sha256 or catalogue.get("inception", {}).get("sha256")
     if inception_sha256 is not None:
-        describer = inception.load(networks / "inception.pt", inception_sha256, device)
+        describer = inception.load(program, inception_sha256, device)
     trained = model.load(swapper).to(device)
-    methods = _methods(pairs, trained, swapper, networks, cfg.seed, sources, device)
+    sizes = config.Model.model_validate(json.loads((swapper / "model.json").read_text())["model"])
+    untrained = baselines.untrained_mixing(sizes, networks, cfg.seed, encoder_start).to(device)
+    methods = _methods(pairs, trained, untrained, sources)
     rows = min(cfg.grid_rows, len(pairs))
     keep = sorted(np.random.default_rng(cfg.seed).choice(len(pairs), rows, replace=False).tolist())
     measured = protocol.measure(pairs, methods, judge, seer, cfg.batch_size, keep, device, describer)
@@ -63,9 +74,9 @@ def evaluate(
         names=["method"],
     ).reset_index()
     groups = _by_group(pairs, measured[MODEL], cfg)
-    sizes = protocol.groups(pairs, cfg.yaw_bins_deg).value_counts(sort=False)
+    group_sizes = protocol.groups(pairs, cfg.yaw_bins_deg).value_counts(sort=False)
     flat = _flat(figures, groups, measured, real, _frechet_name(describer)) | {
-        **{f"n_pairs_{name}": int(size) for name, size in sizes.items()},
+        **{f"n_pairs_{name}": int(size) for name, size in group_sizes.items()},
         "n_pairs": len(pairs),
         "n_real_faces": len(real),
         "n_persons": int(pairs.person.unique().numel()),
@@ -77,6 +88,7 @@ def evaluate(
     warnings = (
         " ".join(reporting.caveat(manifest, catalogue).replace(">", "").replace("**", "").split()),
         metrics.frechet_caveat(len(pairs), *real.shape),
+        _NOT_RUN if describer is judge and program.is_file() else "",
     )
     description: dict[str, Any] = {
         "text": protocol.__doc__,
@@ -121,16 +133,8 @@ def evaluate(
 
 
 def _methods(
-    pairs: Pairs,
-    trained: model.Swapper,
-    swapper: Path,
-    networks: Path,
-    seed: int,
-    sources: tuple[config.Source, ...],
-    device: str,
+    pairs: Pairs, trained: model.Swapper, untrained: model.Swapper, sources: tuple[config.Source, ...]
 ) -> dict[str, Method]:
-    sizes = config.Model.model_validate(json.loads((swapper / "model.json").read_text())["model"])
-    untrained = baselines.untrained_mixing(sizes, networks, seed).to(device)
     methods: dict[str, Method] = {
         MODEL: lambda batch: trained(batch.source, batch.target),
         "copy_target": baselines.copy_target,
@@ -212,6 +216,8 @@ def main() -> None:
         cfg.evaluate,
         cfg.download.sources,
         cfg.tracking,
+        # Not among the stage's params in dvc.yaml: another start makes another swapper, which is among its deps.
+        cfg.train_encoder.encoder_start,
     )
 
 

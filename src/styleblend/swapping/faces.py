@@ -14,7 +14,7 @@ from styleblend import config
 from styleblend.errors import StyleBlendError
 from styleblend.perception.alignment import align_face
 from styleblend.perception.detection import Detection
-from styleblend.perception.identity import IdentityNetwork
+from styleblend.perception.identity import FaceNetwork
 from styleblend.pixels import from_8bit
 
 Role = Literal["source", "target"]
@@ -84,12 +84,12 @@ class Likeness:
     """Chooses the face that shows the same person as a wanted one, by cosine of their embeddings [D]."""
 
     wanted: torch.Tensor
-    network: IdentityNetwork
+    network: FaceNetwork
     limits: config.Swap
 
     @classmethod
     def to(
-        cls, photograph: Image.Image, found: Sequence[Detection], network: IdentityNetwork, limits: config.Swap
+        cls, photograph: Image.Image, found: Sequence[Detection], network: FaceNetwork, limits: config.Swap
     ) -> Likeness:
         """Likeness to the one face in an RGB photograph.
 
@@ -127,7 +127,7 @@ class Likeness:
 
 
 @torch.inference_mode()
-def _embedding(photograph: Image.Image, face: Detection, network: IdentityNetwork) -> torch.Tensor:
+def _embedding(photograph: Image.Image, face: Detection, network: FaceNetwork) -> torch.Tensor:
     pixels = np.array(align_face(photograph, face.points_px, network.side_px).picture)
     embedding: torch.Tensor = network(from_8bit(torch.from_numpy(pixels).permute(2, 0, 1)[None]))[0]
     return embedding

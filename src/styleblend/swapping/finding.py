@@ -7,7 +7,7 @@ from pathlib import Path
 from styleblend import catalogue, config, tracking
 from styleblend.errors import StyleBlendError
 from styleblend.model import Swapper, load
-from styleblend.perception import identity
+from styleblend.perception import frozen, identity
 from styleblend.perception.detection import Yunet
 from styleblend.swapping.faces import SwapError
 from styleblend.weights import obtain, store_of
@@ -61,10 +61,11 @@ def find_detector(cfg: config.Config, weights: Path | None, networks: Path = NET
     return Yunet(weights, cfg.align.min_score)
 
 
-def find_identity(networks: Path = NETWORKS, small: Path = SMALL_NETWORKS) -> identity.IdentityNetwork:
+def find_identity(networks: Path = NETWORKS, small: Path = SMALL_NETWORKS) -> identity.FaceNetwork:
     """The network that tells people apart: the run's own, or else the committed small one.
 
     Raises:
         StyleBlendError: neither is there, or it is damaged.
     """
-    return identity.load(networks if (networks / "identity.json").is_file() else small, "identity")
+    own = (networks / "identity.json").is_file() or frozen.foreign(networks, "identity") is not None
+    return identity.load(networks if own else small, "identity")

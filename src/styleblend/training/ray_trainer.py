@@ -25,18 +25,18 @@ from typing import Any
 
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from styleblend import config, tracking
 from styleblend.errors import StyleBlendError
 from styleblend.files import whole_file, whole_folder
 from styleblend.model import build, build_discriminator, load, save
-from styleblend.perception import attributes, identity, landmarks, shape
 from styleblend.provenance import save_picture
 from styleblend.training import loop, probe
 from styleblend.training.batches import read_faces
-from styleblend.training.steps import Learner, Perception, Stage, choose_what_learns
+from styleblend.training.start import fill, start
+from styleblend.training.steps import Learner, Stage, choose_what_learns, load_perception
 
 RESULT = "result"
 _ERROR = "error.txt"
@@ -198,12 +198,7 @@ def train_job(job: Job, worker: loop.Worker) -> None:
         StyleBlendError: an input is wrong, or the run collapsed.
     """
     learner = _new_learner(job, worker.device)
-    perception = Perception(
-        identity=identity.load(job.networks, "identity").to(worker.device),
-        landmarks=landmarks.load(job.networks).to(worker.device),
-        attributes=attributes.load(job.networks, "attributes").to(worker.device),
-        landmarks_3d=shape.load(job.networks).to(worker.device),
-    )
+    perception = load_perception(job.networks, job.training.loss, worker.device)
     faces, known = (
         read_faces(job.splits / f"{split}.parquet", job.faces, job.perceived, job.model.input_px)
         for split in ("train", "val")
@@ -239,8 +234,7 @@ def _new_learner(job: Job, device: torch.device) -> Learner:
     discriminator = build_discriminator(job.model)
     if job.encoder is None:
         swapper = build(job.model)
-        start_encoder(swapper.encoder, job.networks / "encoder.safetensors", cfg.encoder_start)
-        fill(swapper.decoder, job.networks / "decoder.safetensors", new=("pathway.",))
+        start(swapper, job.model, job.networks, cfg.encoder_start)
     else:
         swapper = load(job.encoder)
         fill(discriminator, job.encoder / "discriminator.safetensors", new=())
@@ -256,31 +250,6 @@ def _new_learner(job: Job, device: torch.device) -> Learner:
             discriminator.parameters(), cfg.discriminator_learning_rate, cfg.adam_betas
         ),
     )
-
-
-def start_encoder(encoder: torch.nn.Module, file: Path, start: str) -> None:
-    """Load a pretrained inversion of the decoder; of it a "new" encoder takes the decoder's mean code alone."""
-    own = {name: value.clone() for name, value in encoder.state_dict().items() if name != "mean_code"}
-    fill(encoder, file, new=())
-    if start == "new":
-        encoder.load_state_dict(own, strict=False)
-
-
-def fill(network: torch.nn.Module, file: Path, new: tuple[str, ...]) -> None:
-    """Load weights strictly; only names that begin with one of `new` may be missing."""
-    try:
-        missing, unexpected = network.load_state_dict(load_file(file), strict=False)
-    except FileNotFoundError:
-        raise StyleBlendError(f"{file} is missing: run `dvc repro` for the stage that makes it") from None
-    except (RuntimeError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise StyleBlendError(f"{file} does not fit the section model of params.yaml: {reason}") from None
-    missing = [name for name in missing if not name.startswith(new)] if new else missing
-    if missing or unexpected:
-        raise StyleBlendError(
-            f"{file} does not fit the section model of params.yaml: missing {missing[:3]}, unexpected"
-            f" {unexpected[:3]}; use the sizes that its network was made with"
-        )
 
 
 class MlflowRecorder:

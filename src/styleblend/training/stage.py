@@ -11,7 +11,7 @@ from styleblend.files import fingerprint, whole_folder
 from styleblend.training import ray_trainer
 from styleblend.training.steps import Stage
 
-_CODE = ("model", "training", "losses.py", "perception")
+_CODE = ("model", "training", "losses.py", "perception", "pretrained_formats")
 """Changing these begins the training anew. Comments count too: a run half of old code would be worth nothing."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from styleblend import config, losses
 from styleblend.model.discriminator import Discriminator
 from styleblend.model.swapper import Swapper
+from styleblend.perception import attributes, identity, landmarks, shape
+from styleblend.perception.identity import FaceNetwork
 from styleblend.perception.landmarks import to_19
 from styleblend.perception.regions import face_region
 from styleblend.perception.shape import ShapeNetwork, unposed
@@ -25,12 +28,29 @@ Average = Callable[[Sequence[Tensor]], None]
 
 
 class Perception(NamedTuple):
-    """The frozen networks that training looks through; see styleblend.perception."""
+    """The frozen networks that training looks through; see styleblend.perception.
 
-    identity: nn.Module
-    landmarks: nn.Module
+    One that serves a loss term alone may be None where that term's weight is 0; the probe needs the other two.
+    """
+
+    identity: FaceNetwork
+    landmarks: nn.Module | None
     attributes: nn.Module
-    landmarks_3d: ShapeNetwork
+    landmarks_3d: ShapeNetwork | None
+
+
+def load_perception(networks: Path, weights: config.LossWeights, device: torch.device) -> Perception:
+    """The frozen networks that a stage with these loss weights looks through, on the device.
+
+    Raises:
+        StyleBlendError: a file is missing, damaged or holds another network.
+    """
+    return Perception(
+        identity=identity.load(networks, "identity").to(device),
+        landmarks=landmarks.load(networks).to(device) if weights.landmarks else None,
+        attributes=attributes.load(networks, "attributes").to(device),
+        landmarks_3d=shape.load(networks).to(device) if weights.shape_3d else None,
+    )
 
 
 @dataclass(frozen=True)
@@ -130,10 +150,11 @@ def generator_terms(
         terms["reconstruction"] = losses.reconstruction(swapped, batch.target, batch.same_person)
     if weight.perceptual:
         with torch.no_grad():
-            wanted = perception.identity.features(batch.target)  # type: ignore[operator]
-        seen = perception.identity.features(swapped)  # type: ignore[operator]
+            wanted = perception.identity.features(batch.target)
+        seen = perception.identity.features(swapped)
         terms["perceptual"] = losses.perceptual(seen, wanted, batch.same_person)
     if weight.landmarks:
+        assert perception.landmarks is not None
         points = to_19(perception.landmarks(swapped))
         terms["landmarks"] = losses.landmarks(points, to_19(batch.target_landmarks))
     if weight.attributes:
@@ -143,6 +164,7 @@ def generator_terms(
         terms["attributes"] = losses.attributes(swapped_pose, pose, swapped_expression, expression)
     if weight.shape_3d:
         solid = perception.landmarks_3d
+        assert solid is not None
         with torch.no_grad():
             own = solid(batch.source)
             wanted, turn = unposed(own, solid.turn(own)), solid.turn(solid(batch.target))
