@@ -165,7 +165,10 @@ class Pretrained(Section):
 
 
 class Align(Section):
-    detector: Literal["annotations", "yunet"] = Field(description="annotations ship with a source; yunet finds faces")
+    detector: Literal["annotations", "yunet", "insightface", "face_alignment"] = Field(
+        description="annotations ship with a source; the others find faces: with five points (yunet, insightface's"
+        " SCRFD) or 68 (face_alignment, which needs FAN as pretrained.landmarks)"
+    )
     size_px: int = Field(64, ge=16, le=1024, description="side of the aligned face")
     min_score: Probability = Field(0.6, description="faces that the detector trusts less are not used")
     min_face_px: int = Field(40, ge=8, description="smallest accepted longer side of a detected face")
@@ -497,8 +500,11 @@ class Config(Section):
             raise ValueError(
                 f"align.size_px {self.align.size_px} and model.input_px {self.model.input_px} differ: set both alike"
             )
-        if self.align.detector == "yunet" and self.pretrained.detector != "yunet":
-            raise ValueError("align.detector is 'yunet' but pretrained.detector is not: set it to 'yunet' too")
+        if self.align.detector != "annotations" and self.pretrained.detector == "none":
+            raise ValueError(
+                f"align.detector is '{self.align.detector}' but pretrained.detector is 'none': set it to the detector"
+                " to obtain, as 'yunet'"
+            )
         unannotated = [source.name for source in self.download.sources if not _is_annotated(source)]
         if self.align.detector == "annotations" and unannotated:
             raise ValueError(f"align.detector 'annotations' cannot serve {unannotated}: set it to 'yunet'")

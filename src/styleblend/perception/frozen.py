@@ -42,19 +42,31 @@ def foreign(folder: Path, role: str) -> Path | None:
     Raises:
         StyleBlendError: networks.json is damaged, or the file that it names is missing.
     """
-    catalogue = folder / "networks.json"
-    if not catalogue.is_file():
-        return None
-    try:
-        entry = json.loads(catalogue.read_text()).get(role, {})
-    except ValueError as error:
-        raise StyleBlendError(f"{catalogue} is not valid JSON ({error}): run `dvc repro pretrained` again") from None
+    entry = _entry(folder, role)
     if not entry or entry["file"] == f"{role}.safetensors":
         return None
     file = folder / str(entry["file"])
     if not file.is_file():
         raise StyleBlendError(f"network '{role}' is missing: no {file}; run `dvc repro pretrained` again")
     return file
+
+
+def foreign_name(folder: Path, role: str) -> str:
+    """What a network that others made is called in reports: its name in networks.json, or that of its file."""
+    entry = _entry(folder, role)
+    return str(entry.get("name") or entry["file"])
+
+
+def _entry(folder: Path, role: str) -> dict[str, Any]:
+    """What networks.json says of a role; empty where it says nothing."""
+    catalogue = folder / "networks.json"
+    if not catalogue.is_file():
+        return {}
+    try:
+        entry: dict[str, Any] = json.loads(catalogue.read_text()).get(role, {})
+    except ValueError as error:
+        raise StyleBlendError(f"{catalogue} is not valid JSON ({error}): run `dvc repro pretrained` again") from None
+    return entry
 
 
 def load(folder: Path, role: str, build: Callable[[dict[str, Any]], Network]) -> Network:

@@ -48,7 +48,7 @@ class GraphWalk:
 
     def __init__(self, path: Path, form: str) -> None:
         self.path, self.form = path, form
-        graph = _parsed(path).graph
+        graph = parsed(path).graph
         self.constants = {each.name: _array(each, path) for each in graph.initializer}
         self._nodes: list[onnx.NodeProto] = []
         for node in graph.node:
@@ -193,7 +193,12 @@ class Node:
         )
 
 
-def _parsed(path: Path) -> onnx.ModelProto:
+def parsed(path: Path) -> onnx.ModelProto:
+    """The content of an ONNX file; nothing of it is run.
+
+    Raises:
+        StyleBlendError: the file is missing, or is no ONNX file with a graph.
+    """
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -7,8 +7,8 @@ from pathlib import Path
 from styleblend import config, tracking
 from styleblend.errors import StyleBlendError
 from styleblend.model import Swapper, load
-from styleblend.perception import identity
-from styleblend.perception.detection import Yunet
+from styleblend.perception import detectors, identity
+from styleblend.perception.detection import Detector
 from styleblend.swapping.faces import SwapError
 from styleblend.weights import YUNET, obtain
 
@@ -40,24 +40,31 @@ def find_model(cfg: config.Tracking, reference: str | None, state: Path = STATE)
     return load(tracking.kept_version(cfg, version, state / "versions")), version.title
 
 
-def find_detector(cfg: config.Config, weights: Path | None, networks: Path = NETWORKS, state: Path = STATE) -> Yunet:
-    """The face detector: a given file, the run's own, or else fetched once from the mirror or its origin.
+def find_detector(
+    cfg: config.Config, weights: Path | None, networks: Path = NETWORKS, state: Path = STATE
+) -> Detector:
+    """The face detector that align.detector names (YuNet for annotations): a given file, or the run's own; YuNet is
+    else fetched once from the mirror or its origin.
 
     Raises:
-        StyleBlendError: none of these is to be had.
+        StyleBlendError: none of these is to be had, or the file is for another kind of detector.
     """
-    if weights is None:
-        weights = networks / YUNET.file
-    elif not weights.is_file():
-        raise SwapError(f"{weights} does not exist: --detector-weights names YuNet's file, {YUNET.name}")
-    if not weights.is_file():
+    kind = "yunet" if cfg.align.detector == "annotations" else cfg.align.detector
+    if weights is not None and not weights.is_file():
+        raise SwapError(
+            f"{weights} does not exist: --detector-weights names the file of the detector that align.detector names "
+            f"({kind}; YuNet's is {YUNET.name})"
+        )
+    if kind != "yunet":
+        return detectors.load(kind, networks, cfg.align.min_score, weights)
+    if weights is None and not (networks / YUNET.file).is_file():
         try:
             weights = obtain(YUNET, state / "detector", cfg.pretrained.mirror)
         except StyleBlendError as error:
             raise SwapError(
                 f"{error}, or name it with --detector-weights, or give aligned faces and --aligned"
             ) from None
-    return Yunet(weights, cfg.align.min_score)
+    return detectors.load(kind, networks, cfg.align.min_score, weights)
 
 
 def find_identity(networks: Path = NETWORKS, small: Path = SMALL_NETWORKS) -> identity.IdentityNetwork:
