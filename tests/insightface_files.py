@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import arcface_files
 import numpy as np
 import onnx
 from numpy.typing import ArrayLike, NDArray
 from onnx import TensorProto, helper, numpy_helper
+
+import arcface_files
 
 STRIDES = (8, 16, 32)
 FIRES_AT = 32

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import insightface_files
 import numpy as np
 import pytest
-from arcface_files import iresnet, write
-from insightface_files import BOX, FIVE, SCORE, scrfd
 from onnx import TensorProto
 from PIL import Image
 
+import insightface_files
+from arcface_files import iresnet, write
+from insightface_files import BOX, FIVE, SCORE, scrfd
+from styleblend import config
+from styleblend.config import Align
+from styleblend.data.manifest import align_faces
 from styleblend.errors import StyleBlendError
 from styleblend.perception import detectors
+from styleblend.perception.alignment import quad_from_landmarks
 from styleblend.perception.detection import Detection, Yunet
 from styleblend.perception.scrfd import Scrfd
+from styleblend.swapping import find_detector
+from test_manifest import enumerate_folder
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +101,8 @@ def test_one_face_is_given_once_and_the_largest_first(detector: Scrfd) -> None:
 def test_where_nothing_is_nothing_is_found(networks: Path, detector: Scrfd) -> None:
     """Noise, one pixel, very long pictures, and faces under the lowest score: an empty list."""
     noise = np.random.default_rng(0).integers(0, 255, (300, 400, 3), dtype=np.uint8)
-    for image in (Image.fromarray(noise), Image.new("RGB", (1, 1)), Image.new("RGB", (1, 3000)), Image.new("L", (9, 9))):
+    plain = (Image.new("RGB", (1, 1)), Image.new("RGB", (1, 3000)), Image.new("L", (9, 9)))
+    for image in (Image.fromarray(noise), *plain):
         assert detector.detect(image) == []
     assert detectors.load("insightface", networks, 0.9).detect(red((640, 640), (96, 160, 32))) == []
 
@@ -135,11 +142,41 @@ def test_insightface_refuses_yunets_file(yunet_file: Path, tmp_path: Path) -> No
 
 def test_yunet_refuses_insightfaces_file(networks: Path) -> None:
     """The reverse mistake is named as well, and how to use the file."""
-    with pytest.raises(StyleBlendError, match="another network than YuNet.*set align.detector to insightface") as caught:
+    with pytest.raises(StyleBlendError, match="another network than YuNet.*align.detector to insightface") as caught:
         detectors.load("yunet", networks, 0.6)
     assert "\n" not in str(caught.value)
     with pytest.raises(StyleBlendError, match="another network than YuNet"):
         Yunet(networks / "detector.onnx")
+
+
+def test_the_stage_align_uses_it(networks: Path, tmp_path: Path) -> None:
+    """Photographs are cut out by its five points, in two processes; one without a face is in the quarantine."""
+    (tmp_path / "photos").mkdir()
+    red((640, 640), (96, 160, 32)).save(tmp_path / "photos/one.png")
+    red((640, 480), (416, 320, 32)).save(tmp_path / "photos/two.png")
+    Image.new("RGB", (64, 64), "gray").save(tmp_path / "photos/plain.png")
+    raw = enumerate_folder(tmp_path / "photos", tmp_path / "raw")
+    cfg = Align(detector="insightface", workers=2, size_px=32)
+    faces, quarantine = align_faces(raw, networks, tmp_path / "faces", cfg)
+    assert faces["detector"].tolist() == ["insightface"] * 2
+    for quad, cell in zip(faces["quad"], ((96, 160), (416, 320)), strict=True):
+        wanted = quad_from_landmarks(np.array(cell) + 32 * np.array(FIVE))
+        assert quad.reshape(4, 2) == pytest.approx(wanted, abs=0.1)
+    assert quarantine["raw_path"].tolist() == ["folder/images/plain.png"]
+
+
+def test_a_swap_uses_the_detector_of_the_run(networks: Path, root: Path, tmp_path: Path) -> None:
+    """`styleblend swap` and `serve` look with what align.detector names: in the run's folder, or in the given file."""
+    cfg = config.load(root / "params.yaml")
+    cfg = cfg.model_copy(update={"align": cfg.align.model_copy(update={"detector": "insightface"})})
+    for found in (
+        find_detector(cfg, None, networks, tmp_path),
+        find_detector(cfg, networks / "detector.onnx", tmp_path / "absent", tmp_path),
+    ):
+        (face,) = found.detect(red((640, 640), (96, 160, 32)))
+        check(face, 96, 160, 32)
+    with pytest.raises(StyleBlendError, match="detector.onnx is missing"):
+        find_detector(cfg, None, tmp_path / "absent", tmp_path)
 
 
 # Of scikit-image, about a call inside insightface.
@@ -155,4 +192,5 @@ def test_a_whole_pack_is_taken_for_what_it_is(tmp_path: Path) -> None:
     pack.prepare(0)
     (face,) = pack.get(np.asarray(red((640, 640), (96, 160, 32)))[:, :, ::-1])
     assert face.bbox == pytest.approx((64, 112, 160, 240), abs=0.01)
-    assert face.embedding.shape == (16,) and face.landmark_3d_68.shape == (68, 3) and face.landmark_2d_106.shape == (106, 2)
+    assert face.embedding.shape == (16,)
+    assert face.landmark_3d_68.shape == (68, 3) and face.landmark_2d_106.shape == (106, 2)

@@ -33,7 +33,6 @@ SIDE_PX = (320, 1280)
 _SCORE = {
     "sfd": "filter_threshold",
     "blazeface": "min_score_thresh",
-    "retinaface": "confidence_threshold",
     "scrfd": "confidence_threshold",
     "yunet": "score_threshold",
 }
@@ -50,8 +49,8 @@ class FanDetector:
         """Load both files; on a GPU if there is one.
 
         Args:
-            detector: weights of S3FD, RetinaFace, BlazeFace (front or back), SCRFD or YuNet. BlazeFace looks at the
-                middle square of a picture only.
+            detector: weights of S3FD, BlazeFace (front or back), SCRFD or YuNet. BlazeFace looks at the middle square
+                of a picture only. The library's RetinaFace needs torchvision, which this project does without.
             landmarks: the state dict of FAN with four modules, 2DFAN4-11f355bf06.pth.tar.
         Raises:
             StyleBlendError: a file is missing, damaged or for another network.
@@ -71,7 +70,7 @@ class FanDetector:
                 options["path_to_anchor"] = str(_write_anchors(Path(folder)))
             self._library = _built(self.kind, {**options, _SCORE[self.kind]: min_score}, detector, landmarks)
         try:
-            self._boxes(np.zeros((SIDE_PX[0], SIDE_PX[0], 3), dtype=np.uint8))
+            self._boxes(np.zeros((128, 128, 3), dtype=np.uint8))
         # OpenCV, ONNX Runtime and torch each have errors of their own.
         except Exception as error:
             raise _unfit(detector, error) from None
@@ -134,16 +133,17 @@ def _detector_in(path: Path) -> tuple[str, dict[str, Any]]:
             return "yunet", options
     else:
         weights = read_torch(path)
-        names = {str(name).removeprefix("module.") for name in weights} if isinstance(weights, dict) else set()
+        names = set(weights) if isinstance(weights, dict) else set()
         if "conv3_3_norm_mbox_conf.weight" in names:
             return "sfd", options
-        if "BboxHead.0.conv1x1.weight" in names:
-            return "retinaface", options
         if "backbone1.0.weight" in names:
             return "blazeface", options
         if "backbone.0.weight" in names and "regressor_8.weight" in names:
             return "blazeface", options | {"back_model": True}
-    raise StyleBlendError(f"{path} is none of face-alignment's detectors: get s3fd-619a316812.pth")
+    raise StyleBlendError(
+        f"{path} is none of face-alignment's detectors that can be used here: get "
+        "s3fd-619a316812.pth, or set align.detector to insightface if it is one of its files"
+    )
 
 
 def _built(kind: str, options: dict[str, Any], detector: Path, landmarks: Path) -> Any:
@@ -177,7 +177,7 @@ def _unfit(path: Path, error: Exception) -> StyleBlendError:
 
 @contextmanager
 def _served_locally(landmarks: Path, hub: Path) -> Iterator[None]:
-    """While this lasts torch.hub's folder is `hub`, where the library finds FAN's weights under their published name."""
+    """While this lasts torch.hub's folder is `hub`, where the library finds FAN's weights by their published name."""
     from face_alignment.api import models_urls
 
     published = Path(urlparse(models_urls["2DFAN-4"]).path).name

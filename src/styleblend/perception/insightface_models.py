@@ -18,7 +18,7 @@ _PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
 
 
 def load(path: Path, threads: int = 0) -> Any:
-    """The model that insightface makes of a file: its SCRFD, Landmark, ArcFaceONNX or Attribute; None for another graph.
+    """The model that insightface makes of a file: SCRFD, Landmark, ArcFaceONNX or Attribute; None for another graph.
 
     Nothing is downloaded.
 
@@ -37,7 +37,7 @@ def load(path: Path, threads: int = 0) -> Any:
     available = onnxruntime.get_available_providers()
     options: dict[str, Any] = {}
     if _reads_bytes(content):
-        # Detectors of newer packs may normalise pictures inside the graph; without a word the library would do it again.
+        # Detectors of newer packs may normalise pictures inside the graph; unless told, the library would do it again.
         options = {"model_task": "detection", "model_metadata": {"preprocessing": "embedded"}}
     try:
         return model_zoo.get_model(

@@ -40,9 +40,7 @@ def find_model(cfg: config.Tracking, reference: str | None, state: Path = STATE)
     return load(tracking.kept_version(cfg, version, state / "versions")), version.title
 
 
-def find_detector(
-    cfg: config.Config, weights: Path | None, networks: Path = NETWORKS, state: Path = STATE
-) -> Detector:
+def find_detector(cfg: config.Config, weights: Path | None, networks: Path = NETWORKS, state: Path = STATE) -> Detector:
     """The face detector that align.detector names (YuNet for annotations): a given file, or the run's own; YuNet is
     else fetched once from the mirror or its origin.
 
