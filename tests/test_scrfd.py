@@ -150,13 +150,13 @@ def test_yunet_refuses_insightfaces_file(networks: Path) -> None:
 
 
 def test_the_stage_align_uses_it(networks: Path, tmp_path: Path) -> None:
-    """Photographs are cut out by its five points, in two processes; one without a face is in the quarantine."""
+    """Photographs are cut out by its five points; one without a face is in the quarantine."""
     (tmp_path / "photos").mkdir()
     red((640, 640), (96, 160, 32)).save(tmp_path / "photos/one.png")
     red((640, 480), (416, 320, 32)).save(tmp_path / "photos/two.png")
     Image.new("RGB", (64, 64), "gray").save(tmp_path / "photos/plain.png")
     raw = enumerate_folder(tmp_path / "photos", tmp_path / "raw")
-    cfg = Align(detector="insightface", workers=2, size_px=32)
+    cfg = Align(detector="insightface", workers=1, size_px=32)
     faces, quarantine = align_faces(raw, networks, tmp_path / "faces", cfg)
     assert faces["detector"].tolist() == ["insightface"] * 2
     for quad, cell in zip(faces["quad"], ((96, 160), (416, 320)), strict=True):
