@@ -12,10 +12,13 @@ from insightface.data import get_object
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
+import tiny_project
 from arcface_files import iresnet, write
 from insightface_files import landmark_3d68, regression
+from styleblend import config
 from styleblend.errors import StyleBlendError
-from styleblend.perception import attributes
+from styleblend.evaluation import baselines, protocol
+from styleblend.perception import attributes, identity, landmarks
 from styleblend.perception.pose_3d68 import (
     COEFFICIENTS,
     GROUPS,
@@ -25,6 +28,7 @@ from styleblend.perception.pose_3d68 import (
     pose_of,
 )
 from styleblend.perception.shape import RIGID
+from styleblend.stages import perceive
 from styleblend.synthetic import renderer
 
 AVERAGE: NDArray[np.float64] = np.asarray(get_object("meanshape_68.pkl"), dtype=np.float64)
@@ -205,3 +209,28 @@ def test_wrong_files_are_one_line(tmp_path: Path) -> None:
         with pytest.raises(StyleBlendError, match=reason) as caught:
             Attributes3d68("x", path)
         assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+
+
+def test_it_perceives_and_judges(tmp_path: Path) -> None:
+    """The stages perceive and evaluate use it in the place of this project's own: the target itself has no error."""
+    tiny_project.make(tmp_path)
+    data = tmp_path / "data"
+    opened = np.zeros((68, 3))
+    opened[list(LOWER_LIP), 1] = 0.1
+    write(landmark_3d68(in_network(turned(AVERAGE, -25, 10, 5)), in_network(opened)), data / "networks/3d68.onnx")
+    (data / "networks/networks.json").write_text(
+        json.dumps({"attributes_judge": {"file": "3d68.onnx", "name": "1k3d68"}})
+    )
+    judge = identity.load(data / "networks", "identity_judge")
+    seer = attributes.load(data / "networks", "attributes_judge")
+    points = landmarks.build({"name": "points", "widths": [8, 8], "side_px": 32})
+    seen = perceive.perceive(
+        data / "faces", perceive.Networks(judge, judge, points, seer), data / "perceived.parquet", config.Perceive()
+    )
+    assert seen["yaw_deg"].to_numpy() == pytest.approx(-25, abs=1) and len(seen["expression"][0]) == COEFFICIENTS
+    pairs = protocol.read_pairs(data / "splits", data / "faces", data / "perceived.parquet")
+    methods = {"copy_target": baselines.copy_target, "copy_source": baselines.copy_source}
+    measured = protocol.measure(pairs, methods, judge, seer, 10)
+    assert seer.name == "1k3d68"
+    assert measured["copy_target"].table["expression_error"].max() < 1e-3
+    assert measured["copy_source"].table["expression_error"].max() > 0.1
