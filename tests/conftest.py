@@ -18,6 +18,8 @@ os.environ |= {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "RAY_USAGE_STATS_ENABLED": "0",
     "MPLBACKEND": "agg",
+    # face-alignment has two small functions compiled, for ten seconds in each process.
+    "NUMBA_DISABLE_JIT": "1",
 }
 
 # Prefect makes its folder, but not the one above it, as soon as a test file imports it.

@@ -22,6 +22,8 @@ Role = Literal[
 ]  # fmt: skip
 """What a network of others can be in a run; the small ones also have an `encoder`."""
 
+Detects = Literal["yunet", "insightface", "face_alignment"]
+
 SUFFIXES = {"onnx": ".onnx", "torch": ".pth", "pickle": ".pkl", "torchscript": ".pt"}
 """Endings of the formats in the folder of a run's networks."""
 
@@ -65,6 +67,7 @@ class Entry(Part):
     format: Literal["onnx", "torch", "pickle", "torchscript"]
     outputs: int | None = Field(None, ge=1, description="of an ONNX graph")
     tensors: dict[str, tuple[int, ...]] = Field({}, description="some of a state dict, with their shapes")
+    detects: tuple[Detects, ...] = Field((), description="values of align.detector that find faces with it")
     resolution: int | None = Field(None, ge=4, description="side of a decoder's picture in pixels")
     expects: str = Field("", description="what it is and what goes in and out, for people")
     project: str = Field("", description="where it comes from")
@@ -84,6 +87,8 @@ class Entry(Part):
             )
         if self.format == "torchscript" and self.sha256 is None:
             raise ValueError("TorchScript is a program, and only a known one is run: state its sha256")
+        if bool(self.detects) != ("detector" in self.roles):
+            raise ValueError(f"detects {list(self.detects)} does not fit roles {list(self.roles)}: a detector has both")
         if self.format == "pickle" and self.roles != ("decoder",):
             raise ValueError("only NVIDIA's StyleGAN, roles [decoder], is read from a pickle: use another format")
         return self

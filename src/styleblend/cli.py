@@ -257,7 +257,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add.add_argument("-o", "--output", type=Path, required=True, help="picture (.png, .jpg) or folder to write")
     add.add_argument("--model", help="folder, alias or number of a version (default: champion, else candidate)")
-    add.add_argument("--detector-weights", type=Path, metavar="FILE", help="YuNet's ONNX file")
+    add.add_argument("--detector-weights", type=Path, metavar="FILE", help="file of the face detector")
     add.add_argument("--source-face", type=int, metavar="NUMBER", help="which face, from the left, from 0")
     which = add.add_mutually_exclusive_group()
     which.add_argument("--target-face", type=int, metavar="NUMBER", help="which face, from the left, from 0")
@@ -277,7 +277,7 @@ def _parser() -> argparse.ArgumentParser:
         "serve", parents=[common], help="swap over HTTP, with a page to try it; follows the alias champion"
     )
     add.add_argument("--model", help="folder, alias or number to stay with (default: follow the alias of `follow`)")
-    add.add_argument("--detector-weights", type=Path, metavar="FILE", help="YuNet's ONNX file")
+    add.add_argument("--detector-weights", type=Path, metavar="FILE", help="file of the face detector")
     add.add_argument("--host", help="address to listen at (default: serve.host of the settings)")
     add.add_argument("--port", type=int, help="0 takes a free one (default: serve.port of the settings)")
     add.set_defaults(run=serve)

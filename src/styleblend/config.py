@@ -266,7 +266,10 @@ def _choices(cfg: Pretrained, role: str) -> str:
 
 
 class Align(Section):
-    detector: Literal["annotations", "yunet"] = Field(description="annotations ship with a source; yunet finds faces")
+    detector: Literal["annotations", "yunet", "insightface", "face_alignment"] = Field(
+        description="annotations ship with a source; the others find faces: with five points (yunet, insightface's"
+        " SCRFD) or 68 (face_alignment, which needs FAN as pretrained.landmarks)"
+    )
     size_px: int = Field(64, ge=16, le=1024, description="side of the aligned face")
     min_score: Probability = Field(0.6, description="faces that the detector trusts less are not used")
     min_face_px: int = Field(40, ge=8, description="smallest accepted longer side of a detected face")
@@ -605,14 +608,26 @@ class Config(Section):
     retrain: Retrain
     provenance: Provenance = Provenance()
 
+    def _expect_detector(self) -> None:
+        kind, name = self.align.detector, self.pretrained.detector
+        fitting = [known for known, entry in _catalogue(self.pretrained).networks.items() if kind in entry.detects]
+        if name not in fitting:
+            raise ValueError(
+                f"align.detector is '{kind}' but pretrained.detector is '{name}': choose one of {', '.join(fitting)}"
+            )
+        if kind == "face_alignment" and self.pretrained.landmarks == "small":
+            raise ValueError(
+                "align.detector is 'face_alignment', which needs FAN: set pretrained.landmarks to 2DFAN4, it is 'small'"
+            )
+
     @model_validator(mode="after")
     def sections_agree(self) -> Config:
         if self.align.size_px != self.model.input_px:
             raise ValueError(
                 f"align.size_px {self.align.size_px} and model.input_px {self.model.input_px} differ: set both alike"
             )
-        if self.align.detector == "yunet" and self.pretrained.detector != "yunet":
-            raise ValueError("align.detector is 'yunet' but pretrained.detector is not: set it to 'yunet' too")
+        if self.align.detector != "annotations":
+            self._expect_detector()
         decoder = self.pretrained.chosen().get("decoder")
         drawn = None if decoder is None else _catalogue(self.pretrained).get(decoder).resolution
         if drawn is not None and drawn != self.model.resolution:

@@ -13,14 +13,16 @@ import pandas as pd
 import pyarrow as pa
 from PIL import Image
 
+from styleblend.catalogue import Detects
 from styleblend.config import Align
 from styleblend.data.pictures import UnusablePicture, open_picture
 from styleblend.data.sources import read_index, write_rows
 from styleblend.data.workers import spread
 from styleblend.errors import StyleBlendError
 from styleblend.files import sha256, whole_folder
+from styleblend.perception import detectors
 from styleblend.perception.alignment import AlignmentError, align_face
-from styleblend.perception.detection import Detection, Yunet, annotated
+from styleblend.perception.detection import Detection, Detector, annotated
 from styleblend.provenance import save_picture
 
 MANIFEST = pa.schema(
@@ -52,12 +54,12 @@ QUARANTINE = pa.schema([("source", pa.string()), ("raw_path", pa.string()), ("re
 
 @dataclass(frozen=True)
 class AlignTask:
-    """One raw picture: its row of the index, and where to read and write."""
+    """One raw picture: its row of the index, and where to read and write; `networks` holds the detector."""
 
     row: dict[str, Any]
     raw: Path
     out: Path
-    detector_file: Path
+    networks: Path
     cfg: Align
 
 
@@ -76,13 +78,14 @@ def align_faces(raw: Path, networks: Path, out: Path, cfg: Align) -> tuple[pd.Da
         StyleBlendError: there is no index, the detector's file is missing, or no picture gives a face.
     """
     index = read_index(raw)
-    detector_file = networks / "detector.onnx"
-    if cfg.detector == "yunet":
-        Yunet(detector_file)  # a missing or wrong file is reported once, before any process starts
+    _detector.cache_clear()
+    if cfg.detector != "annotations":
+        # A missing or wrong file is reported once, before any process starts.
+        _detector(cfg.detector, networks, cfg.min_score)
     with whole_folder(out) as partial:
         (partial / "images").mkdir()
         rows: list[dict[str, Any]] = index.astype(object).where(index.notna(), None).to_dict("records")  # type: ignore[assignment]
-        tasks = [AlignTask(row, raw, partial, detector_file, cfg) for row in rows]
+        tasks = [AlignTask(row, raw, partial, networks, cfg) for row in rows]
         faces: list[dict[str, Any]] = []
         refused: list[dict[str, Any]] = []
         for row, outcome in zip(rows, spread(align_picture, tasks, cfg.workers, "align"), strict=True):
@@ -144,15 +147,15 @@ def align_picture(task: AlignTask) -> Outcome:
 
 
 @lru_cache(maxsize=1)
-def _detector(path: Path, min_score: float) -> Yunet:
-    return Yunet(path, min_score)
+def _detector(kind: Detects, networks: Path, min_score: float) -> Detector:
+    return detectors.load(kind, networks, min_score, threads=1)
 
 
 def _choose(task: AlignTask, image: Image.Image) -> list[Detection]:
     """The faces to use, the largest first; at least one."""
     cfg = task.cfg
-    if cfg.detector == "yunet":
-        found = _detector(task.detector_file, cfg.min_score).detect(image)
+    if cfg.detector != "annotations":
+        found = _detector(cfg.detector, task.networks, cfg.min_score).detect(image)
     elif task.row["landmarks"] is None:
         raise UnusablePicture("no annotated landmarks: set align.detector to yunet")
     else:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 from torch import Tensor, nn
 
+from styleblend.errors import StyleBlendError
 from styleblend.perception import frozen
 from styleblend.perception.layers import linear_head, resized, trunk_of
+from styleblend.perception.pose_3d68 import Attributes3d68
 
 POSE_SCALE_DEG = 20.0  # a network learns best on numbers of about 1
 
@@ -42,6 +44,22 @@ def build(architecture: dict[str, Any]) -> AttributeNetwork:
     return AttributeNetwork(**architecture)
 
 
-def load(folder: Path, role: str) -> AttributeNetwork:
-    """The network of role `attributes` (training) or `attributes_judge` (manifest and evaluation), frozen."""
-    return frozen.load(folder, role, build)
+@overload
+def load(folder: Path, role: Literal["attributes"]) -> AttributeNetwork: ...
+@overload
+def load(folder: Path, role: Literal["attributes_judge"]) -> AttributeNetwork | Attributes3d68: ...
+def load(folder: Path, role: Literal["attributes", "attributes_judge"]) -> AttributeNetwork | Attributes3d68:
+    """The network of role `attributes` (training) or `attributes_judge` (manifest and evaluation), frozen.
+
+    Raises:
+        StyleBlendError: its file is missing or damaged, or it would have to train and has no gradients.
+    """
+    file = frozen.foreign(folder, role)
+    if file is None:
+        return frozen.load(folder, role, build)
+    if role == "attributes":
+        raise StyleBlendError(
+            f"network 'attributes' is {file}, which has no gradients to train with: set pretrained.attributes to "
+            "small; insightface's 1k3d68 can be pretrained.attributes_judge"
+        )
+    return Attributes3d68(frozen.foreign_name(folder, role).removesuffix(".onnx"), file)

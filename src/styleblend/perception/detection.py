@@ -1,9 +1,14 @@
-"""Where the faces of a photograph are: found by YuNet, or taken from the landmarks that a data set ships."""
+"""Where the faces of a photograph are: found by YuNet, or taken from the landmarks that a data set ships.
+
+insightface's and face-alignment's detectors are in `scrfd` and `fan_detector`; `detectors` builds the one of a run.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -17,6 +22,7 @@ from styleblend.perception.alignment import Points
 # that fills a large one is often found twice there), small faces in the large copy.
 LONGEST_PX = (640, 1920)
 OVERLAP = 0.3
+_PUBLISHED = "yunet_n_dynamic.onnx"
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,14 @@ class Detection:
         return max(self.box[2:])
 
 
+class Detector(Protocol):
+    """Whatever finds faces in a picture."""
+
+    def detect(self, image: Image.Image) -> list[Detection]:
+        """Faces of an RGB picture of any size, the largest first; none gives an empty list."""
+        ...
+
+
 def annotated(landmarks_px: ArrayLike) -> Detection:
     """The face that a data set's own 68 landmarks [68,2] describe; its score is 1.
 
@@ -51,8 +65,17 @@ def annotated(landmarks_px: ArrayLike) -> Detection:
     points = np.asarray(landmarks_px, dtype=np.float64).reshape(68, 2)
     low, high = points.min(0), points.max(0)
     width, height = high - low
-    five = np.stack([points[36:42].mean(0), points[42:48].mean(0), points[30], points[48], points[54]])
-    return Detection((low[0], low[1] - height / 4, width, 1.25 * height), five, 1.0, points)
+    return Detection((low[0], low[1] - height / 4, width, 1.25 * height), five_of(points), 1.0, points)
+
+
+def five_of(points: Points) -> Points:
+    """The five points of a detection [5,2] from 68 landmarks [68,2]."""
+    return np.stack([points[36:42].mean(0), points[42:48].mean(0), points[30], points[48], points[54]])
+
+
+def largest_first(faces: Iterable[Detection]) -> list[Detection]:
+    """Sorted by the area of the box; the place of the box decides between equals."""
+    return sorted(faces, key=lambda face: (-face.box[2] * face.box[3], face.box))
 
 
 class Yunet:
@@ -79,6 +102,13 @@ class Yunet:
             raise StyleBlendError(f"{path} is no face detector that OpenCV can load: {error.err}") from None
         finally:
             cv2.utils.logging.setLogLevel(level)
+        try:
+            self._detect_at(Image.new("RGB", (64, 64)), 1)
+        except cv2.error:
+            raise StyleBlendError(
+                f"{path} holds another network than YuNet: get {_PUBLISHED}, or set align.detector to insightface if "
+                "it is one of insightface's detectors"
+            ) from None
 
     def detect(self, image: Image.Image) -> list[Detection]:
         """Faces of an RGB picture, the largest first; none gives an empty list."""
@@ -86,10 +116,10 @@ class Yunet:
         longest = max(image.size)
         for limit in LONGEST_PX:
             new = self._detect_at(image, min(1.0, limit / longest))
-            kept += [face for face in new if not any(_same_face(face, other) for other in kept)]
+            kept += [face for face in new if not any(same_face(face, other) for other in kept)]
             if longest <= limit:
                 break
-        return sorted(kept, key=lambda face: (-face.box[2] * face.box[3], face.box))
+        return largest_first(kept)
 
     def _detect_at(self, image: Image.Image, scale: float) -> list[Detection]:
         """Faces of the picture scaled down by `scale`, the surest first, in pixels of the given picture."""
@@ -115,7 +145,7 @@ class Yunet:
         return sorted(faces, key=lambda face: -face.score)
 
 
-def _same_face(one: Detection, other: Detection) -> bool:
+def same_face(one: Detection, other: Detection) -> bool:
     """Whether the boxes share more than half of the smaller one."""
     (ax, ay, aw, ah), (bx, by, bw, bh) = one.box, other.box
     shared_x = max(0.0, min(ax + aw, bx + bw) - max(ax, bx))

@@ -194,7 +194,7 @@ class Node:
 
 
 def parsed(path: Path) -> onnx.ModelProto:
-    """The content of an ONNX file.
+    """The content of an ONNX file; nothing of it is run.
 
     Raises:
         StyleBlendError: it is missing, damaged, of another format or empty; one line.

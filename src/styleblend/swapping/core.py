@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from styleblend import config
 from styleblend.data.pictures import Picture, UnusablePicture, as_picture, open_picture
 from styleblend.model import Swapper
 from styleblend.perception.alignment import align_face
-from styleblend.perception.detection import Detection
+from styleblend.perception.detection import Detector
 from styleblend.pixels import from_8bit, to_8bit
 from styleblend.swapping.faces import (
     Choose,
@@ -29,12 +28,6 @@ from styleblend.swapping.finding import find_detector, find_identity, find_model
 from styleblend.swapping.pasting import match_colour, paste
 
 Photograph = str | Path | Image.Image | Picture
-
-
-class Detector(Protocol):
-    """Whatever finds faces in an RGB picture, as `perception.detection.Yunet` does."""
-
-    def detect(self, image: Image.Image) -> list[Detection]: ...
 
 
 @dataclass(frozen=True)
@@ -94,7 +87,8 @@ def swap_faces(
     Args:
         source, target, target_like: files or pictures of any common kind and size, turned upright first.
         model: a loaded one, a folder, or an alias or number of the registry; None is the champion.
-        detector: a loaded one, or YuNet's file; None is the run's own, or it is fetched once.
+        detector: a loaded one, or the file of the kind that align.detector names (else YuNet's); None is the run's
+            own, or YuNet is fetched once.
         source_face, target_face: which face, counted from the left, from 0; needed where there are several.
         target_like: a picture of the person whose face in the target is meant.
         all_faces: every face of the target.

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from styleblend import catalogue, config, tracking
+from styleblend.catalogue import Detects
 from styleblend.errors import StyleBlendError
 from styleblend.model import Swapper, load
-from styleblend.perception import frozen, identity
-from styleblend.perception.detection import Yunet
+from styleblend.perception import detectors, frozen, identity
+from styleblend.perception.detection import Detector
 from styleblend.swapping.faces import SwapError
 from styleblend.weights import obtain, store_of
 
@@ -40,25 +41,30 @@ def find_model(cfg: config.Tracking, reference: str | None, state: Path = STATE)
     return load(tracking.kept_version(cfg, version, state / "versions")), version.title
 
 
-def find_detector(cfg: config.Config, weights: Path | None, networks: Path = NETWORKS, state: Path = STATE) -> Yunet:
-    """The face detector: a given file, the run's own, or else fetched once from the mirror or its origin.
+def find_detector(cfg: config.Config, weights: Path | None, networks: Path = NETWORKS, state: Path = STATE) -> Detector:
+    """The face detector that align.detector names (YuNet for annotations): a given file, or the run's own; YuNet is
+    else fetched once from the mirror or its origin.
 
     Raises:
-        StyleBlendError: none of these is to be had.
+        StyleBlendError: none of these is to be had, or the file is for another kind of detector.
     """
+    kind = _kind(cfg)
     yunet = catalogue.built_in().get("yunet")
-    if weights is None:
-        weights = networks / f"detector{yunet.suffix}"
-    elif not weights.is_file():
-        raise SwapError(f"{weights} does not exist: --detector-weights names YuNet's file, {yunet.file}")
-    if not weights.is_file():
+    if weights is not None and not weights.is_file():
+        raise SwapError(
+            f"{weights} does not exist: --detector-weights names the file of the detector that align.detector names "
+            f"({kind}; YuNet's is {yunet.file})"
+        )
+    if kind != "yunet":
+        return detectors.load(kind, networks, cfg.align.min_score, weights)
+    if weights is None and not (networks / f"detector{yunet.suffix}").is_file():
         try:
             weights = obtain(yunet, store_of(cfg.pretrained, state / "weights"))
         except StyleBlendError as error:
             raise SwapError(
                 f"{error}, or name it with --detector-weights, or give aligned faces and --aligned"
             ) from None
-    return Yunet(weights, cfg.align.min_score)
+    return detectors.load(kind, networks, cfg.align.min_score, weights)
 
 
 def find_identity(networks: Path = NETWORKS, small: Path = SMALL_NETWORKS) -> identity.FaceNetwork:
@@ -69,3 +75,11 @@ def find_identity(networks: Path = NETWORKS, small: Path = SMALL_NETWORKS) -> id
     """
     own = (networks / "identity.json").is_file() or frozen.foreign(networks, "identity") is not None
     return identity.load(networks if own else small, "identity")
+
+
+def _kind(cfg: config.Config) -> Detects:
+    """How faces are found in use: as the stage align finds them, or by what its detector's file is for."""
+    if cfg.align.detector != "annotations":
+        return cfg.align.detector
+    chosen = cfg.pretrained.chosen().get("detector")
+    return catalogue.load(cfg.pretrained.catalogue).get(chosen).detects[0] if chosen else "yunet"

@@ -1,0 +1,162 @@
+"""Pose and expression from the 68 landmarks in three dimensions of insightface's 1k3d68.onnx.
+
+An affine map, fitted to the points that an expression moves little, takes the landmarks of a face to insightface's
+average face (meanshape_68). The map has the pose, the size, and what of a person's proportions is a stretch; what is
+left at the other points is the expression, and those ways of a person to differ that no stretch describes, as thick
+lips. The pretrained network is for non-commercial research only.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from scipy.spatial.transform import Rotation
+from torch import Tensor, nn
+
+from styleblend.errors import StyleBlendError
+from styleblend.perception import insightface_models
+from styleblend.perception.layers import resized
+from styleblend.perception.shape import RIGID
+from styleblend.pixels import to_8bit
+
+GROUPS: dict[str, tuple[int, ...]] = {
+    "mouth": tuple(range(48, 68)),
+    "lids": (37, 38, 40, 41, 43, 44, 46, 47),
+    "brows": tuple(range(17, 27)),
+    "chin": tuple(range(4, 13)),
+}
+"""iBUG points (0-based) whose residuals are the expression, in this order: all but RIGID."""
+
+COEFFICIENTS = 3 * sum(len(points) for points in GROUPS.values())
+
+# The square that stands in for a detected box, as shares of an aligned face's side. YuNet's boxes in 60 aligned
+# photographs have their middle at y 0.551 (deviation 0.016) and x 0.496 (0.036, since heads are turned), and a longer
+# side of 0.744 (0.036); it learned from the same annotated boxes as insightface's detectors.
+_BOX_CENTRE, _BOX_SIDE = (0.5, 0.551), 0.744
+
+# Larger pictures are first reduced to this side with a filter, for the library samples 192 px without one.
+_SAMPLED_PX = 256
+
+
+def expression_columns(group: str) -> slice:
+    """Where the coefficients of a group (mouth, lids, brows, chin) stand: x, y and z of each of its points in turn."""
+    before = 0
+    for name, points in GROUPS.items():
+        if name == group:
+            return slice(before, before + 3 * len(points))
+        before += 3 * len(points)
+    raise ValueError(f"there is no group '{group}': choose one of {', '.join(GROUPS)}")
+
+
+class Attributes3d68(nn.Module):
+    """Aligned faces to (yaw, pitch, roll) and expression, as AttributeNetwork does, without gradients.
+
+    ONNX Runtime computes, on a GPU if it can use one; `.to(device)` moves nothing, for results follow the pictures.
+
+    Args:
+        name: names the network in reports. path: the ONNX file.
+        threads: of ONNX Runtime on the CPU; 0 lets it take all cores.
+    Raises:
+        StyleBlendError: the file is missing, damaged or of another network.
+    """
+
+    def __init__(self, name: str, path: Path, threads: int = 0) -> None:
+        super().__init__()
+        self.name = name
+        self._network = insightface_models.load(path, threads)
+        if getattr(self._network, "taskname", None) != "landmark_3d_68":
+            raise StyleBlendError(
+                f"{path} does not give 68 landmarks in three dimensions from pictures of 192 px: get 1k3d68.onnx"
+            )
+        try:
+            self.landmarks(torch.zeros(1, 3, 8, 8))
+        # ONNX Runtime's errors have no common class of their own.
+        except Exception as error:
+            raise insightface_models.unusable(path, error) from None
+
+    def landmarks(self, images: Tensor) -> NDArray[np.float64]:
+        """[N, 3, S, S] in [-1, 1] -> points [N, 68, 3] in pixels: x right, y down, z towards the viewer.
+
+        Pixels are those of the picture, or of its copy of 256 px where it is larger.
+
+        Raises:
+            StyleBlendError: the pictures are not square.
+        """
+        from insightface.app.common import Face
+
+        if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
+            raise StyleBlendError(f"images have the shape {tuple(images.shape)}: expected [N, 3, S, S], aligned faces")
+        if images.shape[-1] > _SAMPLED_PX:
+            images = resized(images, _SAMPLED_PX)
+        side = images.shape[-1]
+        low, high = ((np.array(_BOX_CENTRE) + sign * _BOX_SIDE / 2) * side for sign in (-1, 1))
+        box = np.concatenate([low, high])
+        pictures = to_8bit(images).permute(0, 2, 3, 1).flip(3).cpu().numpy()  # BGR
+        found = [self._network.get(np.ascontiguousarray(picture), Face(bbox=box)) for picture in pictures]
+        return np.array(found, dtype=np.float64).reshape(-1, 68, 3)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """[N, 3, S, S] in [-1, 1] -> degrees [N, 3] (yaw to the picture's right, pitch up, roll clockwise) and
+        expression [N, COEFFICIENTS], see `expression_of`.
+
+        Raises:
+            StyleBlendError: gradients are asked for, or the pictures are not square.
+        """
+        if images.requires_grad and torch.is_grad_enabled():
+            raise StyleBlendError(
+                f"network '{self.name}' has no gradients, for ONNX Runtime computes it: use it as attributes_judge, "
+                "and another for training"
+            )
+        points = self.landmarks(images.detach())
+        angles = np.reshape([pose_of(each) for each in points], (len(points), 3))
+        expression = np.reshape([expression_of(each) for each in points], (len(points), COEFFICIENTS))
+        return _like(images, angles), _like(images, expression)
+
+
+def pose_of(points: ArrayLike) -> NDArray[np.float64]:
+    """Yaw, pitch and roll [3] in degrees of landmarks [68, 3], by insightface's own rule from RIGID points alone.
+
+    With all 68, as the library has it in `face.pose`, an open mouth would look like a nod. The library turns a head by
+    roll after yaw after pitch; the angles here are those of roll after pitch after yaw, as everywhere in this project.
+    """
+    from insightface.utils import transform
+
+    rigid = list(RIGID)
+    points = np.asarray(points, dtype=np.float64)
+    fitted = transform.estimate_affine_matrix_3d23d(_average()[rigid], points[rigid])
+    _, turn, _ = transform.P2sRt(fitted)
+    pitch, yaw, roll = transform.matrix2angle(turn)
+    roll, pitch, yaw = Rotation.from_euler("ZYX", [roll, yaw, pitch], degrees=True).as_euler("ZXY", degrees=True)
+    return np.array([yaw, pitch, roll])
+
+
+def expression_of(points: ArrayLike) -> NDArray[np.float64]:
+    """Expression [COEFFICIENTS] of landmarks [68, 3] in any unit and pose, in the order of GROUPS.
+
+    How far each point lies from the average face's, x, y and z in turn, after the affine map that brings the RIGID
+    points to the average's (least squares); in hundredths of the distance between the outer corners of its eyes.
+    """
+    from insightface.utils import transform
+
+    average, rigid = _average(), list(RIGID)
+    points = np.asarray(points, dtype=np.float64)
+    fitted = transform.estimate_affine_matrix_3d23d(points[rigid], average[rigid])
+    residuals = points @ fitted[:, :3].T + fitted[:, 3] - average
+    unit = float(np.linalg.norm(average[45] - average[36])) / 100
+    moving = [point for group in GROUPS.values() for point in group]
+    out: NDArray[np.float64] = residuals[moving].flatten() / unit
+    return out
+
+
+def _like(images: Tensor, values: NDArray[np.float64]) -> Tensor:
+    return torch.from_numpy(values).float().to(images.device)
+
+
+def _average() -> NDArray[np.float64]:
+    """insightface's average face [68, 3]: x right, y down, z towards the viewer. The library ships it."""
+    from insightface.data import get_object
+
+    return np.asarray(get_object("meanshape_68.pkl"), dtype=np.float64)
