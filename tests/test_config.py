@@ -27,7 +27,7 @@ BAD: list[tuple[str, Any, str]] = [
     ("model.blending_heads", 7, r"not divisible by 7 heads"),
     ("model.pathway_resolutions", [8, 128], r"\[128\] are no decoder blocks"),
     ("align.size_px", 32, r"align\.size_px 32 and model\.input_px 64 differ"),
-    ("align.detector", "yunet", r"pretrained\.detector is 'none': set it to the detector to obtain, as 'yunet'"),
+    ("align.detector", "yunet", r"pretrained\.detector is 'none': choose one of yunet"),
     ("align.detector", "insightface", r"'insightface' but pretrained\.detector is 'none'"),
     ("align.detector", "eyes", r"align\.detector: .*got 'eyes'"),
     ("split.val", 0.6, r"split\.val: .*less than 0\.5, got 0\.6"),

@@ -432,7 +432,13 @@ def test_networks_of_others_fill_every_role(tmp_path: Path) -> None:
         "face": {"roles": ["identity", "identity_judge"], "file": "face.onnx", "format": "onnx", "outputs": 1},
         "judge": {"roles": ["identity", "identity_judge"], "file": "judge.onnx", "format": "onnx", "outputs": 1},
         "shape": {"roles": ["attributes_judge"], "file": "shape.onnx", "format": "onnx", "outputs": 1},
-        "boxes": {"roles": ["detector"], "file": "detector.onnx", "format": "onnx", "outputs": 2},
+        "boxes": {
+            "roles": ["detector"],
+            "detects": ["insightface"],
+            "file": "detector.onnx",
+            "format": "onnx",
+            "outputs": 2,
+        },
         "gan": {"roles": ["decoder"], "file": "gan.pt", "format": "torch", "resolution": 32},
         "fan": {
             "roles": ["landmarks"],

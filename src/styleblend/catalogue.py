@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from styleblend.config import Finder
 from styleblend.errors import StyleBlendError
 
 Role = Literal[
@@ -21,8 +22,6 @@ Role = Literal[
     "encoder_body", "inception", "detector",
 ]  # fmt: skip
 """What a network of others can be in a run; the small ones also have an `encoder`."""
-
-Detects = Literal["yunet", "insightface", "face_alignment"]
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pth", "pickle": ".pkl", "torchscript": ".pt"}
 """Endings of the formats in the folder of a run's networks."""
@@ -67,7 +66,7 @@ class Entry(Part):
     format: Literal["onnx", "torch", "pickle", "torchscript"]
     outputs: int | None = Field(None, ge=1, description="of an ONNX graph")
     tensors: dict[str, tuple[int, ...]] = Field({}, description="some of a state dict, with their shapes")
-    detects: tuple[Detects, ...] = Field((), description="values of align.detector that find faces with it")
+    detects: tuple[Finder, ...] = Field((), description="values of align.detector that find faces with it")
     resolution: int | None = Field(None, ge=4, description="side of a decoder's picture in pixels")
     expects: str = Field("", description="what it is and what goes in and out, for people")
     project: str = Field("", description="where it comes from")

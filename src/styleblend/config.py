@@ -265,8 +265,12 @@ def _choices(cfg: Pretrained, role: str) -> str:
     return f"choose {' or '.join((fixed, *_catalogue(cfg).fitting(role)))}"
 
 
+Finder = Literal["yunet", "insightface", "face_alignment"]
+"""Whose code finds faces: OpenCV's with YuNet's file, insightface's, or face-alignment's."""
+
+
 class Align(Section):
-    detector: Literal["annotations", "yunet", "insightface", "face_alignment"] = Field(
+    detector: Literal["annotations", Finder] = Field(
         description="annotations ship with a source; the others find faces: with five points (yunet, insightface's"
         " SCRFD) or 68 (face_alignment, which needs FAN as pretrained.landmarks)"
     )

@@ -13,8 +13,7 @@ import pandas as pd
 import pyarrow as pa
 from PIL import Image
 
-from styleblend.catalogue import Detects
-from styleblend.config import Align
+from styleblend.config import Align, Finder
 from styleblend.data.pictures import UnusablePicture, open_picture
 from styleblend.data.sources import read_index, write_rows
 from styleblend.data.workers import spread
@@ -147,7 +146,7 @@ def align_picture(task: AlignTask) -> Outcome:
 
 
 @lru_cache(maxsize=1)
-def _detector(kind: Detects, networks: Path, min_score: float) -> Detector:
+def _detector(kind: Finder, networks: Path, min_score: float) -> Detector:
     return detectors.load(kind, networks, min_score, threads=1)
 
 

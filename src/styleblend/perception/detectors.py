@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from styleblend.catalogue import Detects
+from styleblend.config import Finder
 from styleblend.errors import StyleBlendError
 from styleblend.perception.detection import Detector, Yunet
 
 
-def load(kind: Detects, networks: Path, min_score: float, file: Path | None = None, threads: int = 0) -> Detector:
+def load(kind: Finder, networks: Path, min_score: float, file: Path | None = None, threads: int = 0) -> Detector:
     """Build a detector; nothing is downloaded.
 
     Args:

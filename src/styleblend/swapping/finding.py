@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from styleblend import catalogue, config, tracking
-from styleblend.catalogue import Detects
 from styleblend.errors import StyleBlendError
 from styleblend.model import Swapper, load
 from styleblend.perception import detectors, frozen, identity
@@ -77,7 +76,7 @@ def find_identity(networks: Path = NETWORKS, small: Path = SMALL_NETWORKS) -> id
     return identity.load(networks if own else small, "identity")
 
 
-def _kind(cfg: config.Config) -> Detects:
+def _kind(cfg: config.Config) -> config.Finder:
     """How faces are found in use: as the stage align finds them, or by what its detector's file is for."""
     if cfg.align.detector != "annotations":
         return cfg.align.detector
