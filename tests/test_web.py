@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
 import socket
 import threading
 import time
@@ -19,8 +18,9 @@ import torch
 import uvicorn
 from fastapi import FastAPI
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
+from browser import browser_page
 from local_servers import wait_for
 from styleblend import config, model, provenance, tracking
 from styleblend.data.pictures import as_picture
@@ -78,6 +78,18 @@ class Slow(Annotations):
         return super().detect(image)
 
 
+class Hanging(Annotations):
+    """A detector that hangs until it is let go, and counts the pictures that it was given."""
+
+    asked = 0
+    let_go = threading.Event()
+
+    def detect(self, image: Image.Image) -> list[Detection]:
+        self.asked += 1
+        assert self.let_go.wait(60)
+        return super().detect(image)
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A server on a free port of this machine, with an untrained model."""
@@ -108,20 +120,6 @@ def served(app: FastAPI) -> Iterator[str]:
         server.should_exit = True
         thread.join()
         listening.close()
-
-
-@contextmanager
-def browser_page() -> Iterator[Page]:
-    """A page of headless Chromium; skips where there is none."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no Chromium on this machine")
-    with sync_playwright() as tool:
-        browser = tool.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        try:
-            yield browser.new_page(viewport={"width": 1400, "height": 900})
-        finally:
-            browser.close()
 
 
 def post(site: Site, source: bytes, target: bytes, **fields: str) -> httpx.Response:
@@ -176,7 +174,7 @@ def test_what_is_no_picture_is_one_line(site: Site, kind: str) -> None:
     answer = post(site, png(site.source), bad)
     assert answer.status_code == 422 and answer.json()["detail"].startswith("the target picture")
     assert "\n" not in answer.json()["detail"]
-    assert httpx.get(f"{site.url}/health").json() == {"status": "ok"}
+    assert httpx.get(f"{site.url}/health").json() == {"status": "ok", "overdue": 0}
 
 
 def test_too_large_a_request_is_refused_whatever_length_it_states(site: Site) -> None:
@@ -233,6 +231,31 @@ def test_who_comes_while_all_places_are_taken_is_sent_away(site: Site) -> None:
         site.detector.seconds = 0
     assert answers == [200, 200]
     assert post(site, png(site.source), png(site.target)).status_code == 200
+
+
+def test_work_that_takes_too_long_keeps_its_place_until_it_has_ended(site: Site, tmp_path: Path) -> None:
+    """No second swap begins beside it, /health says so, who waited in vain hears `busy`, and it ends at its next step.
+
+    Nothing of it is done after that: the target is never looked at, and its place is free again.
+    """
+    (source, its_face), (target, other) = face(0), face(1)
+    detector = Hanging((source, [its_face]), (target, [other]))
+    limits = LIMITS.model_copy(update={"swap_seconds": 1})
+    signing = credentials.of_this_machine(tmp_path / "certificate")
+    with served(build_app(limits, 1_000_000, lambda: site.in_use, detector, signing)) as url:
+        here = Site(url, site.in_use, source, target, site.two, detector)
+        late = post(here, png(source), png(target))
+        assert late.status_code == 503 and late.json()["detail"].startswith("it took longer than 1 s")
+        health = httpx.get(f"{url}/health")
+        assert (health.status_code, health.json()) == (503, {"status": "stuck", "overdue": 1})
+        waited = post(here, png(source), png(target))
+        assert waited.status_code == 503 and waited.json()["detail"].startswith("the server is busy")
+        assert detector.asked == 1, "the second never began"
+        detector.let_go.set()
+        wait_for(lambda: httpx.get(f"{url}/health").json() == {"status": "ok", "overdue": 0}, seconds=20)
+        assert detector.asked == 1, "the first ended before it looked at the target"
+        assert post(here, png(source), png(target)).status_code == 200
+        assert detector.asked == 3
 
 
 def test_version_follows_what_is_in_use(site: Site) -> None:

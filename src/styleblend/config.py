@@ -412,8 +412,12 @@ class Serve(Section):
     port: int = Field(8000, ge=0, le=65535, description="0 takes a free one")
     max_upload_mb: float = Field(20, gt=0, description="largest request, both pictures together, in 10^6 bytes")
     upload_seconds: float = Field(30, gt=0, description="longest time in which a request may arrive")
-    swap_seconds: float = Field(60, gt=0, description="longest time that an answer is waited for")
-    at_once: int = Field(1, ge=1, description="swaps at the same time")
+    swap_seconds: float = Field(
+        60, gt=0, description="longest time until the answer, then the work ends at its next step"
+    )
+    at_once: int = Field(
+        1, ge=1, description="swaps at the same time, those that took too long and have not ended yet among them"
+    )
     waiting: int = Field(4, ge=0, description="requests that may wait for their turn; further ones are sent away")
 
 
