@@ -44,6 +44,7 @@ TINY: dict[str, Any] = {
     "train_encoder": TRAINING | {"steps": 4, "curriculum_steps": 2, "probe_every": 2, "checkpoint_every": 2},
     "finetune_decoder": TRAINING | {"steps": 2, "curriculum_steps": 0, "probe_every": 2, "checkpoint_every": 1},
     "evaluate": {"bootstrap": 100, "grid_rows": 3},
+    "retrain": {"webhook": "https://hooks.example.com/${HOOK_KEY}"},
 }
 
 
@@ -67,7 +68,9 @@ def project(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = checkout(root, tmp_path_factory.mktemp("project"))
     # A version can be made again where git holds what made it.
     commit(folder, "tiny")
-    done = repro(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOOK_KEY", "s3cret-key")
+        done = repro(folder)
     assert done.returncode == 0, done.stdout[-5000:]
     return folder
 
@@ -139,6 +142,15 @@ def test_every_picture_of_faces_is_marked(project: Path) -> None:
     assert grids
     for path in (*made[::20], *grids):
         assert provenance.read_marks(path)["kind"] in ("rendered", "grid"), path
+
+
+def test_no_secret_of_the_environment_is_kept(project: Path) -> None:
+    """What a ${NAME} of params.yaml stands for is in no file: DVC's locks, MLflow's store, versions, reports, logs."""
+    files = [file for file in project.rglob("*") if file.is_file()]
+    versions = [file for file in files if file.name == "params.yaml" and "mlruns" in file.parts]
+    assert versions and all(b"${HOOK_KEY}" in file.read_bytes() for file in versions)
+    for file in files:
+        assert b"s3cret-key" not in file.read_bytes(), file
 
 
 def test_runs_nest_under_one_pipeline_run(project: Path) -> None:

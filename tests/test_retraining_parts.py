@@ -7,12 +7,9 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import traceback
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -24,7 +21,7 @@ import overriding
 import showing
 import watching
 from local_servers import free_port, wait_for
-from retraining_project import ROOT, alive
+from retraining_project import ROOT, Hook, alive, listening
 from styleblend import config
 from styleblend.errors import StyleBlendError, TransientError
 
@@ -44,30 +41,10 @@ def params(root: Path, tmp_path: Path) -> Path:
     return file
 
 
-class Hook(BaseHTTPRequestHandler):
-    """Answers with the next code and keeps what it was sent."""
-
-    codes: list[int]
-    got: list[Any]
-
-    def do_POST(self) -> None:
-        self.got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-        self.send_response(self.codes.pop(0))
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
 def hook() -> Iterator[tuple[type[Hook], str]]:
-    handler = type("Handler", (Hook,), {"codes": [], "got": []})
-    with HTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield handler, f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
+    with listening() as (handler, url):
+        yield handler, url
 
 
 def test_snapshot_sees_every_change_and_nothing_else(photographs: Path) -> None:

@@ -22,7 +22,7 @@ from playwright.sync_api import Page
 
 from browser import browser_page
 from local_servers import wait_for
-from styleblend import config, model, provenance, tracking
+from styleblend import comparing, config, model, provenance, tracking
 from styleblend.data.pictures import as_picture
 from styleblend.following import Followed
 from styleblend.perception.detection import Detection, annotated
@@ -30,6 +30,7 @@ from styleblend.provenance import credentials, verification
 from styleblend.serving.app import MODEL_HEADER, build_app
 from styleblend.swapping import Swapping
 from styleblend.synthetic import factors, renderer
+from test_comparing import measured
 from test_swapping import SIZES, Annotations, moved
 
 SIDE = 192
@@ -309,7 +310,10 @@ def test_page_swaps_two_pictures_in_a_browser(site: Site, tmp_path: Path) -> Non
 def test_a_person_promotes_a_version_in_mlflow_and_another_model_answers(
     mlflow_server: tuple[str, object], tmp_path: Path
 ) -> None:
-    """Clicks in MLflow's page give version 2 the alias champion; the running product follows, and goes back alike."""
+    """Clicks in MLflow's page give version 2 the alias champion; the running product follows, and goes back alike.
+
+    Before that the person sees its figures beside the champion's there, and both on the same faces.
+    """
     track = config.Tracking(uri=mlflow_server[0])
     (source, its_face), (target, other) = face(0), face(1)
     for seed, alias in ((1, "champion"), (2, None)):
@@ -320,6 +324,8 @@ def test_a_person_promotes_a_version_in_mlflow_and_another_model_answers(
         parent = tracking.start_pipeline(track, "p", {})
         with tracking.child_run(track, parent, "register", f"{seed}", {}) as run:
             tracking.register_version(track, folder, {}, {}, {}, alias, run=run, key=f"{seed}")
+            if alias is None:
+                beside_champion(run, track, tmp_path)
     followed = Followed(track, model.load, config.Follow(every_s=0.2), tmp_path / "kept")
     detector = Annotations((source, [its_face]), (target, [other]))
     signing = credentials.of_this_machine(tmp_path / "certificate")
@@ -334,6 +340,11 @@ def test_a_person_promotes_a_version_in_mlflow_and_another_model_answers(
     with served(app) as url, browser_page() as page:
         first = answer(url)
         assert first[0] == "styleblend version 1"
+        page.goto(f"{mlflow_server[0]}/#/models/styleblend/versions/2")
+        table = page.get_by_role("table").filter(has_text="pose error, degrees")
+        assert "version 2 is better" in table.inner_text()
+        drawn = page.get_by_alt_text("both versions on the same faces")
+        assert drawn.evaluate("image => image.decode().then(() => image.naturalWidth)") == SIDE
         promote(page, mlflow_server[0], "2")
         wait_for(lambda: httpx.get(f"{url}/version").json()["model"] == "styleblend version 2")
         second = answer(url)
@@ -341,6 +352,17 @@ def test_a_person_promotes_a_version_in_mlflow_and_another_model_answers(
         promote(page, mlflow_server[0], "1")
         wait_for(lambda: httpx.get(f"{url}/version").json()["model"] == "styleblend version 1")
         assert answer(url) == first
+
+
+def beside_champion(run: tracking.Run, track: config.Tracking, folder: Path) -> None:
+    """Version 2's page says how it compares with version 1, as the stage register writes it."""
+    new, old = measured(folder / "new", "version 2", 0.0), measured(folder / "old", "version 1", 0.3)
+    file = folder / "version_2_and_1.png"
+    provenance.save_picture(Image.new("RGB", (SIDE, SIDE)), file, model="both", kind="grid")
+    run.log_artifact(file, "comparison")
+    shown = tracking.picture_markdown(run, f"comparison/{file.name}", "both versions on the same faces")
+    version = tracking.find_version(track, "2")
+    tracking.describe(track, version, f"Beside the champion:\n\n{comparing.table(new, old)}\n\n{shown}")
 
 
 def promote(page: Page, mlflow: str, version: str) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from math import log2
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
@@ -29,6 +30,12 @@ class Section(BaseModel):
     """Base of every section: immutable, and a key that nobody declared is an error rather than ignored."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _expect_no_password(name: str, address: str | None, remedy: str) -> None:
+    """Settings are kept by DVC and MLflow and with every version: the message shows nothing of the address."""
+    if address is not None and "@" in (place := urlsplit(address).netloc) and ":" in place.rpartition("@")[0]:
+        raise ValueError(f"{name} holds a password, which every version would carry: leave it out, {remedy}")
 
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -116,6 +123,9 @@ class ArchiveSource(Section):
 
     @model_validator(mode="after")
     def one_origin(self) -> ArchiveSource:
+        _expect_no_password(
+            f"the url of source '{self.name}'", self.url, "download the file yourself and give its path"
+        )
         if (self.path is None) == (self.url is None):
             raise ValueError(f"source '{self.name}' needs either path or url: give one of the two")
         if self.url is not None and self.sha256 is None:
@@ -362,6 +372,12 @@ class Tracking(Section):
     experiment: str = "styleblend"
     model_name: str = Field("styleblend", pattern=r"^[A-Za-z0-9_-]+$")
 
+    @model_validator(mode="after")
+    def no_password(self) -> Tracking:
+        remedy = "and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (PGPASSWORD for PostgreSQL) instead"
+        _expect_no_password("tracking.uri", self.uri, remedy)
+        return self
+
 
 class Swap(Section):
     """How `styleblend swap` tells people apart; the limits fit the identity network that the run uses."""
@@ -388,6 +404,7 @@ class Provenance(Section):
 
     @model_validator(mode="after")
     def both_or_none(self) -> Provenance:
+        _expect_no_password("provenance.timestamp_url", self.timestamp_url, "and name an authority that asks for none")
         if (self.certificate is None) != (self.private_key is None):
             raise ValueError(
                 f"provenance.certificate is '{self.certificate}' and provenance.private_key is '{self.private_key}': "
