@@ -207,11 +207,12 @@ assert importlib.util.find_spec("styleblend") is None
 import mlflow, pandas as pd
 from PIL import Image
 mlflow.set_tracking_uri("sqlite:///{project}/mlflow.db")
-model = mlflow.pyfunc.load_model("models:/styleblend@candidate")
 face = open(r"{next((project / "data/faces/images").iterdir())}", "rb").read()
-swapped = model.predict(pd.DataFrame({{"source": [face], "target": [face]}}))["swapped"][0]
-open("swapped.png", "wb").write(swapped)
-assert Image.open("swapped.png").size == (32, 32)
+for name, settings in (("swapped.png", None), ("other.png", {{"provenance": {{}}}})):
+    model = mlflow.pyfunc.load_model("models:/styleblend@candidate", model_config=settings)
+    swapped = model.predict(pd.DataFrame({{"source": [face], "target": [face]}}))["swapped"][0]
+    open(name, "wb").write(swapped)
+    assert Image.open(name).size == (32, 32)
 import styleblend
 print(styleblend.__file__)
 """
@@ -220,6 +221,8 @@ print(styleblend.__file__)
     found = verification.verify(tmp_path / "swapped.png", own_authority(project))
     assert found.c2pa.model == f"styleblend run {version.run_id}", "it names the version, and no other has its run"
     assert found.c2pa.state == "valid" and found.c2pa.trusted, "the certificate of params.yaml signed it"
+    other = verification.verify(tmp_path / "other.png", own_authority(project))
+    assert other.c2pa.state == "valid" and not other.c2pa.trusted, "who loads it may say another certificate"
 
     card = (project / "reports/model_card.md").read_text()
     for part in ("CC0-1.0", "consent", "true_swap", "yaw_1_85", "judge", "git_revision", "The gate passed."):
