@@ -3,7 +3,6 @@
 # Without `from __future__ import annotations`: Prefect sends the flow to the process of a run without the names that
 # only its annotations use, so these must be objects, not texts.
 
-import json
 import subprocess
 import time
 from pathlib import Path
@@ -85,27 +84,21 @@ def promote(project: Path, cfg: config.Tracking, version: str) -> State | None:
 
 
 @task(retries=3, retry_delay_seconds=10, retry_condition_fn=_may_pass)
-def champion(project: Path, cfg: config.Tracking) -> dict[str, Any] | State:
-    """`version` and figures of the champion; empty where there is none."""
-    cfg = tracking.resolved(cfg, project)
+def champion(project: Path, cfg: config.Tracking) -> str | State:
+    """Number of the champion; empty where there is none."""
     try:
-        version = tracking.find_version(cfg, "champion")
-        return {**tracking.figures(cfg, version), "version": version.version}
+        return tracking.find_version(tracking.resolved(cfg, project), "champion").version
     except tracking.TrackingUnreachable as error:
         return _failed(error)
     except tracking.TrackingError as error:
         get_run_logger().info("nothing to compare with: %s", error)
-        return {}
+        return ""
 
 
 @task
-def show(project: Path, headline: str, best: dict[str, Any]) -> None:
-    """Put the figures beside the champion's, and the swap grid, on the run's page."""
-    registered, metrics = outcome.registered(project), project / "reports" / "metrics.json"
-    if metrics.is_file():
-        beside = best if best.get("version") != registered["version"] else {}
-        grid = project / "reports" / "evaluate" / "swap_grid.png"
-        showing.show(showing.result(headline, registered, json.loads(metrics.read_text()), beside, grid))
+def draw(project: Path, cfg: config.Config, headline: str, best: str) -> str:
+    """The run's page in Markdown: figures, beside the champion's where there is another, and the swap grid."""
+    return showing.result(project, cfg, headline, outcome.registered(project), best)
 
 
 @task(retries=3, retry_delay_seconds=10, retry_condition_fn=_may_pass)
@@ -170,7 +163,10 @@ def _retrain(project: Path, lock: int, overrides: dict[str, Any], promotion: str
     if failed is not None:
         _tell(project, cfg.retrain, f"failed: {failed.message}")
         return Failed(name=failed.name, message=failed.message)
-    show(project, text, best.result() if best.is_completed() else {}, return_state=True)
+    page: State = draw(project, cfg, text, best.result() if best.is_completed() else "", return_state=True)
+    if page.is_completed():
+        # By the flow itself: what a task shows stands on the run's page further below, and later.
+        showing.show(page.result())
     _tell(project, cfg.retrain, text)
     outcome.told(project)
     return text

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
@@ -14,6 +16,9 @@ import httpx
 from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 from prefect.exceptions import PrefectException
+
+from styleblend import config
+from styleblend.errors import StyleBlendError
 
 _GRID_PX = 480
 """Width of the grid's picture: it lies in Prefect's database, and small pictures load at once."""
@@ -53,68 +58,59 @@ def show(text: str) -> None:
         create_markdown_artifact(text, key="result", description="What came out")
 
 
-def result(
-    headline: str,
-    registered: Mapping[str, Any],
-    metrics: Mapping[str, Any],
-    champion: Mapping[str, Any],
-    grid: Path,
-) -> str:
+def result(project: Path, cfg: config.Config, headline: str, registered: Mapping[str, Any], champion: str = "") -> str:
     """The Markdown text of a finished run.
 
     Args:
-        registered: of registered.json; metrics: of metrics.json.
-        champion: `version` and the figures of the champion; empty if there is none, or it is this version.
-        grid: picture to show, if it exists.
+        registered: of registered.json.
+        champion: number of the version to compare with; empty if there is none.
     """
-    # torch comes along with it, and only a finished run needs it.
-    from styleblend.reporting import KEY_FIGURES
-
-    columns = [(f"version {registered['version']}", metrics)]
-    if champion:
-        columns.append((f"champion, version {champion['version']}", champion))
     lines = [
         headline,
         "",
         f"Gate: **{registered['gate']}**{''.join(f'; {reason}' for reason in registered['reasons'])}",
         "",
-        "| figure | better | " + " | ".join(name for name, _ in columns) + " |",
-        "|---" * (len(columns) + 2) + "|",
     ]
-    lines += [
-        f"| {words} | {'higher' if better == 'up' else 'lower'} | "
-        + " | ".join(_cell(figures, name) for _, figures in columns)
-        + " |"
-        for name, words, better in KEY_FIGURES
-        if name in metrics
-    ]
-    lines += ["", "Means over the test pairs, in brackets the bootstrap 95 % interval.", ""]
+    reports = project / "reports"
+    if (reports / "metrics.json").is_file():
+        lines += [_table(project, cfg.tracking, registered, champion), ""]
+    grid = reports / "evaluate" / "swap_grid.png"
     if grid.is_file():
-        lines.append(f"![swap grid](data:image/jpeg;base64,{_small(grid, registered)})")
+        lines.append(f"![swap grid](data:image/jpeg;base64,{_small(grid, cfg.provenance, registered)})")
     return "\n".join(lines)
 
 
-def _cell(figures: Mapping[str, Any], name: str) -> str:
-    if name not in figures:
-        return ""
-    # torch comes along with it, and only a finished run needs it.
-    from styleblend.reporting import with_interval
+def _table(project: Path, track: config.Tracking, registered: Mapping[str, Any], champion: str) -> str:
+    """The figures as reports show them; beside a champion's as `styleblend compare` does."""
+    # torch comes along with these, and only a finished run needs it.
+    from styleblend import comparing, reporting, tracking
+    from styleblend.evaluation.protocol import MODEL
 
-    low, high = figures.get(f"{name}_low"), figures.get(f"{name}_high")
-    return f"{figures[name]:.3g}" if low is None or high is None else with_interval(figures[name], low, high)
+    metrics = json.loads((project / "reports" / "metrics.json").read_text())
+    alone = f"{reporting.figure_table(metrics, [MODEL])}\n\nMeans over the test pairs, in brackets the 95 % interval."
+    if champion in ("", registered["version"]):
+        return alone
+    swapper, evaluation = project / "data" / "models" / "swapper", project / "reports" / "evaluate"
+    new = comparing.Contender(f"version {registered['version']}", {}, swapper, evaluation, metrics)
+    try:
+        with comparing.contender(tracking.resolved(track, project), champion) as old:
+            return comparing.figures(new, replace(old, title=f"champion, version {champion}"))
+    except StyleBlendError as error:
+        return f"{alone}\n\nNot compared with the champion, version {champion}: {error}"
 
 
-def _small(grid: Path, registered: Mapping[str, Any]) -> str:
+def _small(grid: Path, provenance: config.Provenance, registered: Mapping[str, Any]) -> str:
     """The picture in base64: small, and marked as what it is like every other that leaves."""
     from PIL import Image
 
-    from styleblend.provenance import save_picture
+    from styleblend.provenance import credentials, save_picture
 
     with Image.open(grid) as picture, tempfile.TemporaryDirectory() as scratch:
         small = picture.convert("RGB")
         small.thumbnail((_GRID_PX, 10 * _GRID_PX))
         file = Path(scratch) / "grid.jpg"
-        save_picture(small, file, model=f"{registered['name']} version {registered['version']}", kind="grid")
+        model = f"{registered['name']} version {registered['version']}"
+        save_picture(small, file, model=model, kind="grid", credentials=credentials.of(provenance))
         return base64.b64encode(file.read_bytes()).decode()
 
 

@@ -7,8 +7,12 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -102,3 +106,32 @@ def start_server(port: int, log: Path) -> subprocess.Popen[bytes]:
     wait_for(lambda: answers(f"http://127.0.0.1:{port}/api/health") or server.poll() is not None, seconds=280)
     assert server.poll() is None, log.read_text()
     return server
+
+
+class Hook(BaseHTTPRequestHandler):
+    """Answers with the next code and keeps what it was sent."""
+
+    codes: list[int]
+    got: list[Any]
+
+    def do_POST(self) -> None:
+        self.got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(self.codes.pop(0))
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def listening() -> Iterator[tuple[type[Hook], str]]:
+    """A webhook on this machine, and its address."""
+    handler = type("Handler", (Hook,), {"codes": [], "got": []})
+    with HTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield handler, f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()

@@ -58,6 +58,37 @@ def with_value(params: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
     return changed
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("tracking.uri", "https://me:s3cret@mlflow.example.com"),
+        ("tracking.uri", "postgresql://me:s3cret@db.example.com/mlflow"),
+        ("provenance.timestamp_url", "http://me:s3cret@time.example.com"),
+        ("provenance.timestamp_url", "ftp://me:s3cret@time.example.com"),
+        (
+            "download.sources",
+            [
+                {
+                    "kind": "archive",
+                    "url": "https://me:s3cret@example.com/a.zip",
+                    "sha256": "0" * 64,
+                    "licence": "own",
+                    "terms": "own",
+                }
+            ],
+        ),
+    ],
+)  # fmt: skip
+def test_a_password_in_an_address_is_refused_and_not_shown(params: dict[str, Any], key: str, value: Any) -> None:
+    """DVC, MLflow and every version keep settings; the line says which setting and nothing of the secret."""
+    with pytest.raises(config.ConfigError, match=r"holds a password|me:\*\*\*@time") as caught:
+        config.from_mapping(with_value(params, key, value), "params.yaml")
+    assert "s3cret" not in str(caught.value)
+    if key == "tracking.uri":
+        without = value.replace("me:s3cret@", "me@")
+        assert config.from_mapping(with_value(params, key, without), "params.yaml").tracking.uri == without
+
+
 def test_the_committed_parameters_are_valid(root: Path) -> None:
     """A fresh clone runs."""
     assert config.load(root / "params.yaml").train_encoder.steps > 0

@@ -20,6 +20,7 @@ import yaml
 from PIL import Image
 
 from styleblend import presets, provenance
+from styleblend.files import sha256
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -43,6 +44,7 @@ TINY: dict[str, Any] = {
     "train_encoder": TRAINING | {"steps": 4, "curriculum_steps": 2, "probe_every": 2, "checkpoint_every": 2},
     "finetune_decoder": TRAINING | {"steps": 2, "curriculum_steps": 0, "probe_every": 2, "checkpoint_every": 1},
     "evaluate": {"bootstrap": 100, "grid_rows": 3},
+    "retrain": {"webhook": "https://hooks.example.com/${HOOK_KEY}"},
 }
 
 
@@ -64,7 +66,11 @@ def checkout(root: Path, folder: Path) -> Path:
 def project(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project after its first `dvc repro`."""
     folder = checkout(root, tmp_path_factory.mktemp("project"))
-    done = repro(folder)
+    # A version can be made again where git holds what made it.
+    commit(folder, "tiny")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOOK_KEY", "s3cret-key")
+        done = repro(folder)
     assert done.returncode == 0, done.stdout[-5000:]
     return folder
 
@@ -72,6 +78,12 @@ def project(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def write(project: Path, overrides: dict[str, Any]) -> None:
     values = yaml.safe_load((project / "params.yaml").read_text())
     (project / "params.yaml").write_text(yaml.safe_dump(presets.merged(values, overrides)))
+
+
+def commit(project: Path, message: str) -> None:
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
+    for arguments in (["add", "-A"], ["commit", "-qm", message]):
+        subprocess.run([*git, *arguments], cwd=project, check=True)
 
 
 def command(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -132,6 +144,15 @@ def test_every_picture_of_faces_is_marked(project: Path) -> None:
         assert provenance.read_marks(path)["kind"] in ("rendered", "grid"), path
 
 
+def test_no_secret_of_the_environment_is_kept(project: Path) -> None:
+    """What a ${NAME} of params.yaml stands for is in no file: DVC's locks, MLflow's store, versions, reports, logs."""
+    files = [file for file in project.rglob("*") if file.is_file()]
+    versions = [file for file in files if file.name == "params.yaml" and "mlruns" in file.parts]
+    assert versions and all(b"${HOOK_KEY}" in file.read_bytes() for file in versions)
+    for file in files:
+        assert b"s3cret-key" not in file.read_bytes(), file
+
+
 def test_runs_nest_under_one_pipeline_run(project: Path) -> None:
     """MLflow has one parent with a child for each training stage, evaluation and registration, all finished."""
     from mlflow import MlflowClient
@@ -189,6 +210,16 @@ def test_the_registered_model_swaps(project: Path) -> None:
     assert provenance.read_marks(project / "out.png")["kind"] == "swap"
 
 
+def test_the_registered_version_comes_out_again_bit_for_bit(project: Path) -> None:
+    """`styleblend reproduce` trains both stages again with Ray, from git, the version's settings and DVC's cache."""
+    done = command(project, "styleblend.cli", "reproduce", versions(project))
+    assert done.returncode == 0, done.stdout[-5000:]
+    assert ran(done.stdout) == ["train_encoder", "finetune_decoder"]
+    weights = project / "data/models/swapper/swapper.safetensors"
+    assert f"the same, bit for bit: swapper.safetensors has the sha256 {sha256(weights)} again" in done.stdout
+    assert "train_encoder" not in ran(repro(project, "--dry").stdout), "the project itself is as it was"
+
+
 def test_rendered_photographs_can_be_swapped(project: Path, yunet_file: Path) -> None:
     """Not aligned, as they came: the real detector finds the face in them."""
     pictures = sorted((project / "data/raw/rendered/images").rglob("*.png"))[:2]
@@ -234,9 +265,7 @@ def test_ablations_are_dvc_experiments(project: Path) -> None:
     plan = yaml.safe_load(variants.read_text())
     chosen = ("full", "no_landmarks")
     variants.write_text(yaml.safe_dump({"shared": {}, "variants": {name: plan["variants"][name] for name in chosen}}))
-    git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
-    for arguments in (["add", "-A"], ["commit", "-qm", "tiny"]):
-        subprocess.run([*git, *arguments], cwd=project, check=True)
+    commit(project, "two variants")
     # Tests before this one end stages early.
     assert repro(project).returncode == 0
     params, before = (project / "params.yaml").read_text(), versions(project)

@@ -21,6 +21,7 @@ from retraining_project import (
     alive,
     ask,
     deployment,
+    listening,
     make_project,
     notes,
     start_server,
@@ -60,10 +61,13 @@ def finish(process: subprocess.Popen[str]) -> str:
     return out
 
 
-def test_a_new_version_is_notified_and_no_change_is_no_version(root: Path, project: Path, api: str) -> None:
+def test_a_new_version_is_notified_and_no_change_is_no_version(
+    root: Path, project: Path, api: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The first run registers; the second runs nothing and says so. The stage's lines reach the log.
 
-    The first needs no server: it brings its own for as long as it runs.
+    The first needs no server: it brings its own for as long as it runs. The second tells a webhook, whose key comes
+    from the environment and is kept nowhere: not in what it prints, in the project nor among Prefect's records.
     """
     write_stage(project, "print('learning hard', flush=True)")
     process = start(root, project)
@@ -71,13 +75,25 @@ def test_a_new_version_is_notified_and_no_change_is_no_version(root: Path, proje
     assert process.returncode == 0, out
     assert "learning hard" in out
     assert "Task run 'register'" in out, "each stage is a task run of its name"
-    process = start(root, project, api)
-    out = finish(process)
+    monkeypatch.setenv("HOOK_KEY", "s3cret-key")
+    with listening() as (hook, url):
+        values = yaml.safe_load((project / "params.yaml").read_text())
+        values["retrain"]["webhook"] = url + "/${HOOK_KEY}"
+        (project / "params.yaml").write_text(yaml.safe_dump(values))
+        hook.codes.append(404)
+        process = start(root, project, api)
+        out = finish(process)
     assert process.returncode == 0, out
-    first, second = notes(project)
+    first, second, third = notes(project)
     assert "m version 1 registered, gate passed, alias candidate" in first
-    assert "nothing new: m version 1" in second
+    assert "nothing new: m version 1" in second and hook.got == [{"text": second}]
+    assert third == "not sent to the webhook: retrain.webhook answered 404: see that its address is right"
     assert (project / "runs").read_text() == "x"
+    records = [file for file in Path(os.environ["PREFECT_HOME"]).rglob("*") if file.is_file()]
+    assert "s3cret-key" not in out
+    assert any(b"nothing new: m version 1" in file.read_bytes() for file in records), "this is where records are"
+    for file in (*records, *project.rglob("*")):
+        assert not file.is_file() or b"s3cret-key" not in file.read_bytes(), file
 
 
 def test_a_mistake_is_not_tried_again_and_a_loss_is(root: Path, project: Path, api: str) -> None:

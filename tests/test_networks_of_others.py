@@ -152,7 +152,7 @@ def _run(data: Path) -> Run:
     cfg = config.Evaluate(bootstrap=100, grid_rows=2, batch_size=4, inception_sha256=sha256(networks / "inception.pt"))
     metrics = evaluate(
         splits, faces, perceived, networks, folders[1], data / "evaluate", data / "metrics.json", cfg,
-        (tiny_project.SOURCE,), config.Tracking(), "new",
+        (tiny_project.SOURCE,), config.Tracking(), config.Provenance(), "new",
     )  # fmt: skip
     return Run(data, (folders[0], folders[1]), metrics)
 
@@ -407,10 +407,10 @@ def test_the_hash_decides_whether_inception_is_run(run: Run, monkeypatch: pytest
         run.data / "other", run.data / "other.json",
     )  # fmt: skip
     cfg = config.Evaluate(bootstrap=100, grid_rows=2, batch_size=4)
-    flat = evaluate(*given, cfg, (tiny_project.SOURCE,), config.Tracking(), "new")
+    flat = evaluate(*given, cfg, (tiny_project.SOURCE,), config.Tracking(), config.Provenance(), "new")
     assert "fid" not in flat and "frechet_other_recogniser_onnx" in flat
     warnings = json.loads((run.data / "other/protocol.json").read_text())["warnings"]
     assert any("evaluate.inception_sha256" in line for line in warnings)
     wrong = cfg.model_copy(update={"inception_sha256": "0" * 64})
     with pytest.raises(StyleBlendError, match="inception.pt has sha256 .*: it is not run"):
-        evaluate(*given, wrong, (tiny_project.SOURCE,), config.Tracking(), "new")
+        evaluate(*given, wrong, (tiny_project.SOURCE,), config.Tracking(), config.Provenance(), "new")

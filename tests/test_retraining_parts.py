@@ -7,12 +7,9 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import traceback
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -24,7 +21,7 @@ import overriding
 import showing
 import watching
 from local_servers import free_port, wait_for
-from retraining_project import ROOT, alive
+from retraining_project import ROOT, Hook, alive, listening
 from styleblend import config
 from styleblend.errors import StyleBlendError, TransientError
 
@@ -44,30 +41,10 @@ def params(root: Path, tmp_path: Path) -> Path:
     return file
 
 
-class Hook(BaseHTTPRequestHandler):
-    """Answers with the next code and keeps what it was sent."""
-
-    codes: list[int]
-    got: list[Any]
-
-    def do_POST(self) -> None:
-        self.got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-        self.send_response(self.codes.pop(0))
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
 def hook() -> Iterator[tuple[type[Hook], str]]:
-    handler = type("Handler", (Hook,), {"codes": [], "got": []})
-    with HTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield handler, f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
+    with listening() as (handler, url):
+        yield handler, url
 
 
 def test_snapshot_sees_every_change_and_nothing_else(photographs: Path) -> None:
@@ -261,17 +238,20 @@ with overriding.overridden(project, {{"evaluate": {{"seed": 9}}}}), open("/dev/n
     assert params.read_text() == before
 
 
-def test_the_page_compares_with_the_champion_only_where_there_is_another(tmp_path: Path) -> None:
-    """Each figure has its interval, the champion a column of its own or none, and a shut gate its reasons."""
+def test_the_page_of_a_run_has_its_figures_and_why_the_gate_is_shut(root: Path, tmp_path: Path) -> None:
+    """Each figure has its interval; without a champion, or as the champion, the version stands alone."""
     metrics = {"pose_error_deg": 4.25, "pose_error_deg_low": 4.0, "pose_error_deg_high": 4.5, "n_pairs": 240}
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports/metrics.json").write_text(json.dumps(metrics))
     registered = {"name": "m", "version": "7", "gate": "failed", "reasons": ["pose_error_deg is 4.25, above 4"]}
-    alone = showing.result("headline", registered, metrics, {}, tmp_path / "none.png")
-    assert "| pose error, degrees | lower | 4.25 (4 to 4.5) |\n" in alone
-    assert "Gate: **failed**; pose_error_deg is 4.25, above 4" in alone and "champion" not in alone
-    champion = {"version": "5", "pose_error_deg": 3.5}
-    beside = showing.result("headline", registered, metrics, champion, tmp_path / "none.png")
-    assert "| version 7 | champion, version 5 |" in beside
-    assert "| 4.25 (4 to 4.5) | 3.5 |" in beside and "![" not in beside
+    cfg = config.load(root / "params.yaml")
+    page = showing.result(tmp_path, cfg, "headline", registered)
+    assert "| pose error, degrees (lower is better) | **4.25** (4 to 4.5) |\n" in page and "![" not in page
+    assert "Gate: **failed**; pose_error_deg is 4.25, above 4" in page and "champion" not in page
+    assert showing.result(tmp_path, cfg, "headline", registered, "7") == page
+    # One that cannot be compared is said, and nothing is lost.
+    beside = showing.result(tmp_path, cfg, "headline", registered, "5")
+    assert beside.startswith(page.rstrip()) and "Not compared with the champion, version 5: " in beside
 
 
 @pytest.mark.parametrize(("error", "code"), [("StyleBlendError", 1), ("TransientError", os.EX_TEMPFAIL)])

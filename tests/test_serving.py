@@ -20,6 +20,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from browser import browser_page
 from local_servers import answers, free_port, wait_for
 from retraining_project import (
     ROOT,
@@ -43,6 +44,7 @@ if not done.exists():
     pathlib.Path("pids").write_text(f"{os.getpid()} {child.pid}")
     time.sleep(600)
 """
+KEEPS_PARAMS = "pathlib.Path('seen').write_text(pathlib.Path('params.yaml').read_text())"
 
 
 @dataclass
@@ -77,12 +79,19 @@ class Served:
 
     def begin_long(self, **parameters: Any) -> tuple[str, list[int]]:
         """Start a run whose stage is at work for ever; returns its id and the processes of the stage."""
+        self.prepare_long()
+        return self.run(**parameters), self.pids()
+
+    def prepare_long(self, first: str = "") -> None:
+        """Make the stage of the next run one that is at work for ever, after what it does first."""
         for name in ("pids", ".state/part"):
             (self.project / name).unlink(missing_ok=True)
-        write_stage(self.project, LONG, version=str(len(notes(self.project)) + 100))
-        run = self.run(**parameters)
+        write_stage(self.project, f"{first}\n{LONG}", version=str(len(notes(self.project)) + 100))
+
+    def pids(self) -> list[int]:
+        """The processes of the stage that is at work for ever, once it is."""
         wait_for((self.project / "pids").exists)
-        return run, [int(pid) for pid in wait_for(lambda: (self.project / "pids").read_text().split())]
+        return [int(pid) for pid in wait_for(lambda: (self.project / "pids").read_text().split())]
 
 
 @pytest.fixture(scope="module")
@@ -135,34 +144,87 @@ def test_the_schedule_of_params_yaml_stands(served: Served) -> None:
     assert {(time.strftime("%A"), time.hour, time.minute) for time in times} == {("Sunday", 3, 0)}
 
 
-def test_a_run_on_demand_has_its_own_settings_and_a_page(served: Served) -> None:
-    """Overrides count for one run and leave params.yaml alone; the page has the stages, the table and the grid."""
+@pytest.fixture(scope="module")
+def on_demand(served: Served) -> Iterator[str]:
+    """A finished run with a setting of its own; params.yaml is as it was."""
     project = served.project
     before = (project / "params.yaml").read_bytes()
-    with pytest.raises(HTTPError, match="409"):
-        served.run(force="perhaps")
-    state = served.end(served.run(overrides={"evaluate": {"sede": 1}}))
-    assert state["type"] == "FAILED" and "evaluate.sede: unknown key" in state["message"]
-    assert not (project / "runs").exists()
-
     (project / "reports/evaluate").mkdir()
     Image.new("RGB", (640, 640), "red").save(project / "reports/evaluate/swap_grid.png")
     metrics = {"pose_error_deg": 4.25, "pose_error_deg_low": 4, "pose_error_deg_high": 4.5}
     (project / "reports/metrics.json").write_text(json.dumps(metrics))
-    write_stage(project, "pathlib.Path('seen').write_text(pathlib.Path('params.yaml').read_text())")
+    write_stage(project, KEEPS_PARAMS)
     run = served.run(overrides={"evaluate": {"seed": 77}})
     state = served.end(run)
     assert state["type"] == "COMPLETED", served.log.read_text()
-    assert yaml.safe_load((project / "seen").read_text())["evaluate"]["seed"] == 77
+    assert seed_seen(project) == 77
     assert (project / "params.yaml").read_bytes() == before
-    names = {task["name"] for task in ask(served.api, "/task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})}
-    assert "register" in names
-    found = ask(served.api, "/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run]}}})
+    yield run
+
+
+def seed_seen(project: Path) -> int:
+    """The setting evaluate.seed that the stage ran with."""
+    seed: int = yaml.safe_load((project / "seen").read_text())["evaluate"]["seed"]
+    return seed
+
+
+def test_wrong_parameters_start_nothing(served: Served) -> None:
+    """What the flow does not take is refused by the page's question; an unknown setting ends the run before a stage."""
+    before = (served.project / "runs").exists() and (served.project / "runs").read_text()
+    with pytest.raises(HTTPError, match="409"):
+        served.run(force="perhaps")
+    state = served.end(served.run(overrides={"evaluate": {"sede": 1}}))
+    assert state["type"] == "FAILED" and "evaluate.sede: unknown key" in state["message"]
+    assert ((served.project / "runs").exists() and (served.project / "runs").read_text()) == before
+
+
+def test_a_run_on_demand_has_its_own_settings_and_a_page(served: Served, on_demand: str) -> None:
+    """Overrides count for one run and leave params.yaml alone; the page has the stages, the table and the grid."""
+    of_run = {"flow_runs": {"id": {"any_": [on_demand]}}}
+    assert "register" in {task["name"] for task in ask(served.api, "/task_runs/filter", of_run)}
+    found = ask(served.api, "/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [on_demand]}}})
     artifacts = {artifact["key"]: artifact for artifact in found}
     assert artifacts["stages"]["data"] == 100
     page = artifacts["result"]["data"]
-    assert "| pose error, degrees | lower | 4.25 (4 to 4.5) |" in page and "Gate: **passed**" in page
+    assert "| pose error, degrees (lower is better) | **4.25** (4 to 4.5) |" in page and "Gate: **passed**" in page
     assert "](data:image/jpeg;base64," in page and len(page) < 400_000
+
+
+def test_a_person_looks_runs_and_cancels_in_prefects_pages(served: Served, on_demand: str) -> None:
+    """A browser shows a run's table and grid, starts one with a setting by the form, and ends it by the button.
+
+    The cancelled training's processes are gone within seconds.
+    """
+    project, site = served.project, served.api.removesuffix("/api")
+    before = (project / "params.yaml").read_bytes()
+    with browser_page() as page:
+        page.set_default_timeout(60_000)
+        page.goto(f"{site}/runs/flow-run/{on_demand}")
+        page.get_by_text("Artifacts", exact=True).click()
+        page.get_by_role("link").filter(has_text="result").click()
+        table = page.get_by_role("table").filter(has_text="pose error, degrees")
+        assert "4.25 (4 to 4.5)" in table.inner_text()
+        assert page.get_by_text("Gate: passed").is_visible()
+        width = page.get_by_alt_text("swap grid").evaluate("image => image.decode().then(() => image.naturalWidth)")
+        assert width == 480
+
+        served.prepare_long(KEEPS_PARAMS)
+        page.goto(f"{site}/deployments/deployment/{served.deployment}")
+        page.get_by_role("button", name="Run", exact=True).click()
+        page.get_by_text("Custom run").click()
+        page.get_by_text("dict", exact=True).click()
+        page.locator("textarea.p-code-input__textarea").fill('{"evaluate": {"seed": 81}}')
+        page.get_by_role("button", name="Submit").click()
+        pids = served.pids()
+        assert seed_seen(project) == 81
+        (run,) = served.runs(state={"type": {"any_": ["RUNNING"]}})
+        page.goto(f"{site}/runs/flow-run/{run['id']}")
+        page.get_by_role("button", name="Cancel").click()
+        page.get_by_role("dialog").get_by_role("button", name="Confirm").click()
+        wait_for(lambda: not any(map(alive, pids)), seconds=20)
+        page.get_by_text("Cancelled", exact=True).first.wait_for()
+    assert served.end(run["id"])["type"] == "CANCELLED"
+    assert (project / "params.yaml").read_bytes() == before
 
 
 def test_cancelling_ends_everything_within_seconds(served: Served) -> None:

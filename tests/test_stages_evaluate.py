@@ -17,11 +17,13 @@ import pytest
 import torch
 import yaml
 
+import showing
 import tiny_project
 from styleblend import cli, config, model, provenance, reporting, tracking
 from styleblend.errors import StyleBlendError
 from styleblend.evaluation.inside import look_inside
 from styleblend.files import sha256
+from styleblend.provenance import credentials, verification
 from styleblend.stages.evaluate import evaluate
 from styleblend.stages.register import failures, register
 from torchscript_files import Metric, scripted
@@ -29,12 +31,26 @@ from torchscript_files import Metric, scripted
 CFG = config.Evaluate(bootstrap=100, grid_rows=3, yaw_bins_deg=(1, 85), batch_size=4)
 
 
+def signing() -> config.Provenance:
+    """A person's own certificate, in the current folder; `own_authority` tells it from any other."""
+    credentials.of_this_machine(Path("own"))
+    return config.Provenance(certificate=Path("own/certificate.pem"), private_key=Path("own/private_key.pem"))
+
+
+def own_authority(project: Path) -> Path:
+    """The file of the authority that issued the project's own certificate: nothing else is trusted by it."""
+    chain = (project / "own/certificate.pem").read_text()
+    file = project / "own_authority.pem"
+    file.write_text(chain[chain.rindex("-----BEGIN") :])
+    return file
+
+
 def run_evaluate(root: Path, cfg: config.Evaluate = CFG) -> dict[str, object]:
     """The stage with the paths of a project; relative ones, as DVC gives them."""
     data, reports = Path("data"), Path("reports")
     return evaluate(
         data / "splits", data / "faces", data / "perceived.parquet", data / "networks", data / "swapper",
-        reports / "evaluate", reports / "metrics.json", cfg, (tiny_project.SOURCE,), config.Tracking(),
+        reports / "evaluate", reports / "metrics.json", cfg, (tiny_project.SOURCE,), config.Tracking(), signing(),
     )  # fmt: skip
 
 
@@ -44,7 +60,7 @@ def run_register(cfg: config.Register, track: config.Tracking | None = None) -> 
     return register(
         data / "swapper", reports / "evaluate", reports / "metrics.json", data / "faces", data / "networks",
         reports / "registered.json", reports / "model_card.md", Path("params.yaml"), cfg,
-        track or config.Tracking(),
+        track or config.Tracking(), signing(),
     )  # fmt: skip
 
 
@@ -195,22 +211,29 @@ def test_gate_decides_the_alias_and_the_version_loads_alone(
 
     # In a fresh process, elsewhere, where this project is not installed, the version runs the code that it carries.
     code = f"""
-import importlib.util, io, sys, warnings
+import importlib.util, sys, warnings
 warnings.simplefilter("ignore")
 sys.path = [folder for folder in sys.path if folder and "site-packages" in folder or "lib/python" in folder]
 assert importlib.util.find_spec("styleblend") is None
 import mlflow, pandas as pd
 from PIL import Image
 mlflow.set_tracking_uri("sqlite:///{project}/mlflow.db")
-model = mlflow.pyfunc.load_model("models:/styleblend@candidate")
 face = open(r"{next((project / "data/faces/images").iterdir())}", "rb").read()
-swapped = model.predict(pd.DataFrame({{"source": [face], "target": [face]}}))["swapped"][0]
-assert Image.open(io.BytesIO(swapped)).size == (32, 32)
+for name, settings in (("swapped.png", None), ("other.png", {{"provenance": {{}}}})):
+    model = mlflow.pyfunc.load_model("models:/styleblend@candidate", model_config=settings)
+    swapped = model.predict(pd.DataFrame({{"source": [face], "target": [face]}}))["swapped"][0]
+    open(name, "wb").write(swapped)
+    assert Image.open(name).size == (32, 32)
 import styleblend
 print(styleblend.__file__)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "/code/styleblend/" in done.stdout.splitlines()[-1]
+    found = verification.verify(tmp_path / "swapped.png", own_authority(project))
+    assert found.c2pa.model == f"styleblend run {version.run_id}", "it names the version, and no other has its run"
+    assert found.c2pa.state == "valid" and found.c2pa.trusted, "the certificate of params.yaml signed it"
+    other = verification.verify(tmp_path / "other.png", own_authority(project))
+    assert other.c2pa.state == "valid" and not other.c2pa.trusted, "who loads it may say another certificate"
 
     card = (project / "reports/model_card.md").read_text()
     for part in ("CC0-1.0", "consent", "true_swap", "yaw_1_85", "judge", "git_revision", "The gate passed."):
@@ -322,7 +345,25 @@ def test_a_new_version_stands_beside_the_champion_on_its_page(
     assert f"runs/{run_id}/artifacts/comparison/version_2_and_1.png)" in table
     (picture,) = MlflowClient(tracking.resolved(track).uri).list_artifacts(run_id, "comparison")
     assert picture.path == "comparison/version_2_and_1.png"
+    (file,) = Path("mlruns").glob(f"**/{run_id}/**/version_2_and_1.png")
+    for drawn in (file, *(project / "reports/evaluate").glob("*.png")):
+        if provenance.read_marks(drawn):
+            assert verification.verify(drawn, own_authority(project)).c2pa.trusted, f"{drawn} has another signature"
     assert page(project, track, 1)[1] == "is the champion"
+
+
+def test_prefects_page_has_the_table_of_the_version_page(
+    project: Path, two_versions: tuple[config.Tracking, list[tuple[str, str, str]]], root: Path
+) -> None:
+    """The figures beside the champion's are those of one function, whichever tool shows them."""
+    cfg = config.load(root / "params.yaml").model_copy(update={"tracking": two_versions[0]})
+    registered = {"name": "beside", "version": "2", "gate": "passed", "reasons": []}
+    shown = showing.result(project, cfg, "headline", registered, "1")
+    (on_page, wanted) = (
+        [line for line in text.splitlines() if "is better) |" in line] for text in (shown, two_versions[1][1][0])
+    )
+    assert len(wanted) > 5 and on_page == wanted
+    assert "| version 2 | champion, version 1 | clear difference |" in shown and "](data:image/jpeg;base64," in shown
 
 
 def test_compare_prints_the_table_and_draws_both(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
 import socket
 import threading
 import time
@@ -19,10 +18,11 @@ import torch
 import uvicorn
 from fastapi import FastAPI
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
+from browser import browser_page
 from local_servers import wait_for
-from styleblend import config, model, provenance, tracking
+from styleblend import comparing, config, model, provenance, tracking
 from styleblend.data.pictures import as_picture
 from styleblend.following import Followed
 from styleblend.perception.detection import Detection, annotated
@@ -30,6 +30,7 @@ from styleblend.provenance import credentials, verification
 from styleblend.serving.app import MODEL_HEADER, build_app
 from styleblend.swapping import Swapping
 from styleblend.synthetic import factors, renderer
+from test_comparing import measured
 from test_swapping import SIZES, Annotations, moved
 
 SIDE = 192
@@ -78,6 +79,18 @@ class Slow(Annotations):
         return super().detect(image)
 
 
+class Hanging(Annotations):
+    """A detector that hangs until it is let go, and counts the pictures that it was given."""
+
+    asked = 0
+    let_go = threading.Event()
+
+    def detect(self, image: Image.Image) -> list[Detection]:
+        self.asked += 1
+        assert self.let_go.wait(60)
+        return super().detect(image)
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A server on a free port of this machine, with an untrained model."""
@@ -108,20 +121,6 @@ def served(app: FastAPI) -> Iterator[str]:
         server.should_exit = True
         thread.join()
         listening.close()
-
-
-@contextmanager
-def browser_page() -> Iterator[Page]:
-    """A page of headless Chromium; skips where there is none."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no Chromium on this machine")
-    with sync_playwright() as tool:
-        browser = tool.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        try:
-            yield browser.new_page(viewport={"width": 1400, "height": 900})
-        finally:
-            browser.close()
 
 
 def post(site: Site, source: bytes, target: bytes, **fields: str) -> httpx.Response:
@@ -176,7 +175,7 @@ def test_what_is_no_picture_is_one_line(site: Site, kind: str) -> None:
     answer = post(site, png(site.source), bad)
     assert answer.status_code == 422 and answer.json()["detail"].startswith("the target picture")
     assert "\n" not in answer.json()["detail"]
-    assert httpx.get(f"{site.url}/health").json() == {"status": "ok"}
+    assert httpx.get(f"{site.url}/health").json() == {"status": "ok", "overdue": 0}
 
 
 def test_too_large_a_request_is_refused_whatever_length_it_states(site: Site) -> None:
@@ -235,6 +234,31 @@ def test_who_comes_while_all_places_are_taken_is_sent_away(site: Site) -> None:
     assert post(site, png(site.source), png(site.target)).status_code == 200
 
 
+def test_work_that_takes_too_long_keeps_its_place_until_it_has_ended(site: Site, tmp_path: Path) -> None:
+    """No second swap begins beside it, /health says so, who waited in vain hears `busy`, and it ends at its next step.
+
+    Nothing of it is done after that: the target is never looked at, and its place is free again.
+    """
+    (source, its_face), (target, other) = face(0), face(1)
+    detector = Hanging((source, [its_face]), (target, [other]))
+    limits = LIMITS.model_copy(update={"swap_seconds": 1})
+    signing = credentials.of_this_machine(tmp_path / "certificate")
+    with served(build_app(limits, 1_000_000, lambda: site.in_use, detector, signing)) as url:
+        here = Site(url, site.in_use, source, target, site.two, detector)
+        late = post(here, png(source), png(target))
+        assert late.status_code == 503 and late.json()["detail"].startswith("it took longer than 1 s")
+        health = httpx.get(f"{url}/health")
+        assert (health.status_code, health.json()) == (503, {"status": "stuck", "overdue": 1})
+        waited = post(here, png(source), png(target))
+        assert waited.status_code == 503 and waited.json()["detail"].startswith("the server is busy")
+        assert detector.asked == 1, "the second never began"
+        detector.let_go.set()
+        wait_for(lambda: httpx.get(f"{url}/health").json() == {"status": "ok", "overdue": 0}, seconds=20)
+        assert detector.asked == 1, "the first ended before it looked at the target"
+        assert post(here, png(source), png(target)).status_code == 200
+        assert detector.asked == 3
+
+
 def test_version_follows_what_is_in_use(site: Site) -> None:
     """The version endpoint and the header of the next answer name another model as soon as it is in use."""
     site.in_use.name = "styleblend version 2"
@@ -286,7 +310,10 @@ def test_page_swaps_two_pictures_in_a_browser(site: Site, tmp_path: Path) -> Non
 def test_a_person_promotes_a_version_in_mlflow_and_another_model_answers(
     mlflow_server: tuple[str, object], tmp_path: Path
 ) -> None:
-    """Clicks in MLflow's page give version 2 the alias champion; the running product follows, and goes back alike."""
+    """Clicks in MLflow's page give version 2 the alias champion; the running product follows, and goes back alike.
+
+    Before that the person sees its figures beside the champion's there, and both on the same faces.
+    """
     track = config.Tracking(uri=mlflow_server[0])
     (source, its_face), (target, other) = face(0), face(1)
     for seed, alias in ((1, "champion"), (2, None)):
@@ -297,6 +324,8 @@ def test_a_person_promotes_a_version_in_mlflow_and_another_model_answers(
         parent = tracking.start_pipeline(track, "p", {})
         with tracking.child_run(track, parent, "register", f"{seed}", {}) as run:
             tracking.register_version(track, folder, {}, {}, {}, alias, run=run, key=f"{seed}")
+            if alias is None:
+                beside_champion(run, track, tmp_path)
     followed = Followed(track, model.load, config.Follow(every_s=0.2), tmp_path / "kept")
     detector = Annotations((source, [its_face]), (target, [other]))
     signing = credentials.of_this_machine(tmp_path / "certificate")
@@ -311,6 +340,12 @@ def test_a_person_promotes_a_version_in_mlflow_and_another_model_answers(
     with served(app) as url, browser_page() as page:
         first = answer(url)
         assert first[0] == "styleblend version 1"
+        page.goto(f"{mlflow_server[0]}/#/models/styleblend/versions/2")
+        table = page.get_by_role("table").filter(has_text="pose error, degrees")
+        assert "version 2 is better" in table.inner_text()
+        # MLflow leaves out the words that stand for a picture.
+        drawn = page.locator("a[href*='comparison/version_2_and_1.png'] img")
+        assert drawn.evaluate("image => image.decode().then(() => image.naturalWidth)") == SIDE
         promote(page, mlflow_server[0], "2")
         wait_for(lambda: httpx.get(f"{url}/version").json()["model"] == "styleblend version 2")
         second = answer(url)
@@ -318,6 +353,17 @@ def test_a_person_promotes_a_version_in_mlflow_and_another_model_answers(
         promote(page, mlflow_server[0], "1")
         wait_for(lambda: httpx.get(f"{url}/version").json()["model"] == "styleblend version 1")
         assert answer(url) == first
+
+
+def beside_champion(run: tracking.Run, track: config.Tracking, folder: Path) -> None:
+    """Version 2's page says how it compares with version 1, as the stage register writes it."""
+    new, old = measured(folder / "new", "version 2", 0.0), measured(folder / "old", "version 1", 0.3)
+    file = folder / "version_2_and_1.png"
+    provenance.save_picture(Image.new("RGB", (SIDE, SIDE)), file, model="both", kind="grid")
+    run.log_artifact(file, "comparison")
+    shown = tracking.picture_markdown(run, f"comparison/{file.name}", "both versions on the same faces")
+    version = tracking.find_version(track, "2")
+    tracking.describe(track, version, f"Beside the champion:\n\n{comparing.table(new, old)}\n\n{shown}")
 
 
 def promote(page: Page, mlflow: str, version: str) -> None:

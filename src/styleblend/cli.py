@@ -158,14 +158,16 @@ def verify(given: argparse.Namespace) -> None:
 def compare(given: argparse.Namespace) -> None:
     """Print two versions side by side, and draw both on the same faces."""
     from styleblend import comparing, provenance
+    from styleblend.provenance import credentials
 
     provenance.picture_format(given.output)
-    track = config.load(given.params).tracking
+    cfg = config.load(given.params)
+    track, signing = cfg.tracking, credentials.of(cfg.provenance)
     with comparing.contender(track, given.first) as first, comparing.contender(track, given.second) as second:
         if first.title == second.title:
             raise StyleBlendError(f"'{given.first}' and '{given.second}' are both {first.title}: name two versions")
         print(comparing.table(first, second))
-        comparing.picture(first, second, given.output)
+        comparing.picture(first, second, given.output, signing)
     print(f"\n{given.output} shows both on the same faces; the alias champion chooses the one to be used")
 
 

@@ -27,6 +27,7 @@ from styleblend import config, metrics, model, tracking
 from styleblend.errors import StyleBlendError
 from styleblend.evaluation.protocol import EXAMPLES, MODEL, per_pair_figures
 from styleblend.pixels import from_8bit, to_8bit
+from styleblend.provenance.credentials import Credentials
 from styleblend.reporting import KEY_FIGURES, swap_grid, with_interval
 
 RESAMPLES = 1000
@@ -144,9 +145,11 @@ def verdict(first: Contender, second: Contender) -> str:
     return f"against {second.title}: {better} figures clearly better, {worse} clearly worse, of {len(rows)}"
 
 
-def picture(first: Contender, second: Contender, path: Path) -> None:
+def picture(first: Contender, second: Contender, path: Path, credentials: Credentials | None = None) -> None:
     """Write a marked picture of both on the same test pairs: those of the first, or of the second if it has none.
 
+    Args:
+        credentials: who signs; None is the test certificate of this machine.
     Raises:
         StyleBlendError: neither brings pairs, or this code cannot load one of the two.
     """
@@ -155,7 +158,7 @@ def picture(first: Contender, second: Contender, path: Path) -> None:
     columns = {"source": shown["source"], "target": shown["target"], **swaps}
     if "true_swap" in shown:
         columns["true swap"] = shown["true_swap"]
-    swap_grid(columns, path, model=f"{first.title} and {second.title}")
+    swap_grid(columns, path, model=f"{first.title} and {second.title}", credentials=credentials)
 
 
 def _examples(first: Contender, second: Contender) -> dict[str, Tensor]:

@@ -7,9 +7,11 @@ setting.
 
 from __future__ import annotations
 
+import re
 from math import log2
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
@@ -32,6 +34,12 @@ class Section(BaseModel):
     """Base of every section: immutable, and a key that nobody declared is an error rather than ignored."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _expect_no_password(name: str, address: str | None, remedy: str) -> None:
+    """Settings are kept by DVC and MLflow and with every version: the message shows nothing of the address."""
+    if address is not None and "@" in (place := urlsplit(address).netloc) and ":" in place.rpartition("@")[0]:
+        raise ValueError(f"{name} holds a password, which every version would carry: leave it out, {remedy}")
 
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -80,6 +88,8 @@ class PackedSource(Section):
 
     @model_validator(mode="after")
     def one_origin(self) -> PackedSource:
+        remedy = "download the file yourself and give its path"
+        _expect_no_password(f"the url of source '{self.name}'", self.url, remedy)
         if (self.path is None) == (self.url is None):
             raise ValueError(f"source '{self.name}' needs either path or url: give one of the two")
         if self.url is not None and self.sha256 is None:
@@ -480,6 +490,12 @@ class Tracking(Section):
     experiment: str = "styleblend"
     model_name: str = Field("styleblend", pattern=r"^[A-Za-z0-9_-]+$")
 
+    @model_validator(mode="after")
+    def no_password(self) -> Tracking:
+        remedy = "and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (PGPASSWORD for PostgreSQL) instead"
+        _expect_no_password("tracking.uri", self.uri, remedy)
+        return self
+
 
 class Swap(Section):
     """How `styleblend swap` tells people apart; the limits fit the identity network that the run uses.
@@ -509,6 +525,7 @@ class Provenance(Section):
 
     @model_validator(mode="after")
     def both_or_none(self) -> Provenance:
+        _expect_no_password("provenance.timestamp_url", self.timestamp_url, "and name an authority that asks for none")
         if (self.certificate is None) != (self.private_key is None):
             raise ValueError(
                 f"provenance.certificate is '{self.certificate}' and provenance.private_key is '{self.private_key}': "
@@ -533,8 +550,12 @@ class Serve(Section):
     port: int = Field(8000, ge=0, le=65535, description="0 takes a free one")
     max_upload_mb: float = Field(20, gt=0, description="largest request, both pictures together, in 10^6 bytes")
     upload_seconds: float = Field(30, gt=0, description="longest time in which a request may arrive")
-    swap_seconds: float = Field(60, gt=0, description="longest time that an answer is waited for")
-    at_once: int = Field(1, ge=1, description="swaps at the same time")
+    swap_seconds: float = Field(
+        60, gt=0, description="longest time until the answer, then the work ends at its next step"
+    )
+    at_once: int = Field(
+        1, ge=1, description="swaps at the same time, those that took too long and have not ended yet among them"
+    )
     waiting: int = Field(4, ge=0, description="requests that may wait for their turn; further ones are sent away")
 
 
@@ -654,6 +675,8 @@ class Config(Section):
         return self
 
 
+# Of an address: what a wrong value shows must not show this.
+_PASSWORD = re.compile(r"(://[^/\s:@]*:)[^/\s@]+@")
 _KINDS = ("rendered", "folder", "ffhq", "celeba_hq", "archive")
 _ADD = "add it (the committed params.yaml shows an example)"
 _UNSTATED = ("missing", "string_type", "string_too_short")
@@ -688,7 +711,7 @@ def from_mapping(values: Any, origin: str) -> Config:
                 lines.append(mistake["msg"].removeprefix("Value error, "))
             else:
                 lines.append(f"{where}: {mistake['msg']}, got {mistake['input']!r}")
-        raise ConfigError(f"{origin}: " + "; ".join(lines)) from None
+        raise ConfigError(_PASSWORD.sub(r"\1***@", f"{origin}: " + "; ".join(lines))) from None
 
 
 def load(path: Path = Path("params.yaml")) -> Config:

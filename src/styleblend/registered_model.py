@@ -1,6 +1,10 @@
 """What MLflow runs when it loads a registered version: model code and safetensors weights, nothing pickled.
 
 MLflow copies this file into the version and executes it on loading; nothing else imports it.
+
+Two settings come with the version: `made_by`, which its pictures name, and `provenance`, who signs them, as in
+params.yaml. Others are given on loading: `mlflow.pyfunc.load_model(uri, model_config={"provenance": {...}})`, or as
+JSON in SERVING_MODEL_CONFIG for `mlflow models serve`.
 """
 
 from __future__ import annotations
@@ -17,17 +21,24 @@ from mlflow.pyfunc.model import PythonModel
 from PIL import Image
 
 from styleblend import model, provenance
-from styleblend.config import MAX_PIXELS
+from styleblend.config import MAX_PIXELS, Provenance
 from styleblend.data.pictures import UnusablePicture, open_picture
 from styleblend.errors import StyleBlendError
 from styleblend.pixels import from_8bit, to_8bit
+from styleblend.provenance import credentials
 
 
 class RegisteredSwapper(PythonModel):
     """Swaps aligned faces: columns `source` and `target` hold picture files as bytes, so does `swapped`."""
 
     def load_context(self, context: Any) -> None:
-        """Read the weights. MLflow calls this once, with the version's files."""
+        """Read the weights and the certificate. MLflow calls this once, with the version's files and settings.
+
+        Raises:
+            StyleBlendError: the weights or the certificate cannot be used.
+        """
+        self.made_by = str(context.model_config["made_by"])
+        self.signing = credentials.of(Provenance.model_validate(context.model_config["provenance"]))
         self.swapper = model.load(Path(context.artifacts["swapper"]))
 
     @torch.no_grad()
@@ -52,10 +63,10 @@ class RegisteredSwapper(PythonModel):
         image = picture.resize((side, side), Image.Resampling.LANCZOS)
         return from_8bit(torch.from_numpy(np.array(image)).permute(2, 0, 1)[None])
 
-    @staticmethod
-    def _png(swapped: torch.Tensor) -> bytes:
+    def _png(self, swapped: torch.Tensor) -> bytes:
         pixels = to_8bit(swapped[0]).permute(1, 2, 0).numpy()
-        return provenance.marked_picture(Image.fromarray(pixels), "PNG", model="registered version", kind="swap")
+        picture = Image.fromarray(pixels)
+        return provenance.marked_picture(picture, "PNG", model=self.made_by, kind="swap", credentials=self.signing)
 
 
 # MLflow finds the model of an executed file by this call.

@@ -16,6 +16,7 @@ from styleblend import licences, provenance
 from styleblend.errors import StyleBlendError
 from styleblend.evaluation.protocol import MODEL, TRUE_SWAP
 from styleblend.files import whole_file
+from styleblend.provenance.credentials import Credentials
 
 # Key figures with the words for them, in the order of reports; the last column says which way is better.
 KEY_FIGURES: tuple[tuple[str, str, str], ...] = (
@@ -39,11 +40,12 @@ def with_interval(value: float, low: float, high: float) -> str:
     return f"{value:.3g} ({low:.3g} to {high:.3g})"
 
 
-def swap_grid(columns: Mapping[str, Tensor], path: Path, model: str) -> None:
+def swap_grid(columns: Mapping[str, Tensor], path: Path, model: str, credentials: Credentials | None = None) -> None:
     """Write a marked picture: a column for each name, a row for each pair.
 
     Args:
         columns: caption to pictures, uint8 [rows, 3, S, S], equally many in each.
+        credentials: who signs; None is the test certificate of this machine.
     """
     cells = [[np.asarray(picture.permute(1, 2, 0)) for picture in pictures] for pictures in columns.values()]
     rows = len(cells[0])
@@ -56,7 +58,7 @@ def swap_grid(columns: Mapping[str, Tensor], path: Path, model: str) -> None:
         for y, pixels in enumerate(column):
             picture = Image.fromarray(pixels).resize((cell_px, cell_px), Image.Resampling.BICUBIC)
             sheet.paste(picture, (x * cell_px, _CAPTION_PX + y * cell_px))
-    provenance.save_picture(sheet, path, model=model, kind="grid")
+    provenance.save_picture(sheet, path, model=model, kind="grid", credentials=credentials)
 
 
 def figure_chart(figures: pd.DataFrame, path: Path) -> None:

@@ -160,6 +160,7 @@ def register_version(
     tags: Mapping[str, str],
     artifacts: Mapping[str, Path],
     alias: str | None,
+    provenance: config.Provenance | None = None,
     *,
     run: Run,
     key: str,
@@ -175,12 +176,15 @@ def register_version(
         tags: what the version was made with; `set_tags` is for what may change later.
         artifacts: further files of the version (card, grid, figures), by name.
         alias: name that will point at this version, or None.
+        provenance: who signs pictures of the version where MLflow itself serves it; whoever loads it can say another.
         run: the run that the version belongs to.
     """
     client, _ = _connect(cfg)
     run.log_metrics(metrics)
     known = {version.tags.get(KEY): version for version in _versions(client, cfg.model_name)}
-    version = known.get(key) or _make_version(client, cfg, swapper_folder, tags, artifacts, run, key)
+    version = known.get(key) or _make_version(
+        client, cfg, swapper_folder, tags, artifacts, provenance or config.Provenance(), run, key
+    )
     if alias is not None:
         client.set_registered_model_alias(cfg.model_name, alias, version.version)
     return find_version(cfg, str(version.version))
@@ -215,12 +219,6 @@ def find_version(cfg: config.Tracking, reference: str) -> Version:
         f"model '{cfg.model_name}' has no version or alias '{reference}': "
         f"there are versions {', '.join(numbers)} and aliases {', '.join(sorted(aliases)) or '(none)'}"
     )
-
-
-def figures(cfg: config.Tracking, version: Version) -> dict[str, float]:
-    """Figures of the run that registered the version, by their names in metrics.json."""
-    client, _ = _connect(cfg)
-    return dict(client.get_run(version.run_id).data.metrics)
 
 
 def point_alias(cfg: config.Tracking, alias: str, reference: str) -> Version:
@@ -343,11 +341,14 @@ def _make_version(
     swapper_folder: Path,
     tags: Mapping[str, str],
     artifacts: Mapping[str, Path],
+    provenance: config.Provenance,
     run: Run,
     key: str,
 ) -> ModelVersion:
     mlflow = _mlflow(resolved(cfg).uri)
     package = Path(__file__).parent
+    # Whoever loads the version stands in another folder.
+    signing = {name: path.resolve() for name, path in provenance if isinstance(path, Path)}
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
         # MLflow's own classes set off the first of these when they are imported; for the second: a signature is
         # given, and an example would be two faces.
@@ -363,6 +364,11 @@ def _make_version(
                 python_model=str(package / "registered_model.py"),
                 artifacts=files,
                 code_paths=[str(package)],
+                # The version's number comes when all this is logged; its run has no other version.
+                model_config={
+                    "made_by": f"{cfg.model_name} run {run.run_id}",
+                    "provenance": provenance.model_copy(update=signing).model_dump(mode="json"),
+                },
                 signature=_signature(),
                 pip_requirements=_requirements(),
             )

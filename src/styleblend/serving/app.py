@@ -5,11 +5,9 @@ Pictures stay in memory. Names of uploaded files are not looked at, and nothing 
 
 from __future__ import annotations
 
-import asyncio
 import io
 import threading
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Literal, Protocol
@@ -19,7 +17,7 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from PIL import Image
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from swagger_ui_bundle import swagger_ui_path
 
 from styleblend import config
@@ -30,6 +28,7 @@ from styleblend.perception.detection import Detection
 from styleblend.provenance import marked_picture
 from styleblend.provenance.credentials import Credentials
 from styleblend.serving.limits import LimitedBody
+from styleblend.serving.work import Busy, GoOn, TooLong, Workplace
 from styleblend.swapping import Detector, SeveralFaces, Swapping, every_face, numbered
 
 MODEL_HEADER = "X-StyleBlend-Model"
@@ -47,9 +46,10 @@ class InUse(Protocol):
 
 
 class Health(BaseModel):
-    """The server answers and has a model."""
+    """The server answers and has a model. It is `stuck` (503) while all that it does is work nobody waits for."""
 
-    status: Literal["ok"] = "ok"
+    status: Literal["ok", "stuck"] = "ok"
+    overdue: int = Field(0, description="swaps that took too long and keep their place until they have ended")
 
 
 class Version(BaseModel):
@@ -93,15 +93,13 @@ def build_app(
         while_serving: entered when the server starts and left when it stops.
     """
     alone = OneAtATime(detector)
-    workers = ThreadPoolExecutor(cfg.at_once, thread_name_prefix="swap")
-    places = cfg.at_once + cfg.waiting
-    taken = 0
+    workplace = Workplace(cfg.at_once, cfg.waiting, cfg.swap_seconds)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         with while_serving or nullcontext():
             yield
-        workers.shutdown(cancel_futures=True)
+        workplace.close()
 
     app = FastAPI(
         title="StyleBlend",
@@ -133,10 +131,16 @@ def build_app(
             swagger_favicon_url="/docs-files/favicon-32x32.png",
         )
 
-    @app.get("/health", summary="Whether the server lives and has a model")
-    async def health() -> Health:
+    @app.get(
+        "/health",
+        summary="Whether the server lives, has a model and can work",
+        responses={503: {"model": Health, "description": "every swap at work is overdue"}},
+    )  # fmt: skip
+    async def health(response: Response) -> Health:
         current()
-        return Health()
+        if workplace.stuck:
+            response.status_code = 503
+        return Health(status="stuck" if workplace.stuck else "ok", overdue=workplace.overdue)
 
     @app.get("/version", summary="Which model makes the pictures now")
     async def version() -> Version:
@@ -163,38 +167,34 @@ def build_app(
         all_faces: Annotated[bool, Form(description="every face of the target")] = False,
         format: Annotated[Literal["png", "jpeg"], Form(description="of the answer")] = "png",
     ) -> Response:
-        nonlocal taken
         if all_faces and target_face is not None:
             raise HTTPException(422, "target_face and all_faces exclude one another: give one of them")
-        if taken >= places:
-            raise HTTPException(503, "the server is busy: try again later", {"Retry-After": "5"})
+        if workplace.full:
+            raise _busy()
         files = await source.read(), await target.read()
         in_use = current()
 
-        def work() -> bytes:
-            first, second = (_read(content, role, max_pixels) for content, role in zip(files, _ROLES, strict=True))
+        def work(go_on: GoOn) -> bytes:
+            pictures = []
+            for content, role in zip(files, _ROLES, strict=True):
+                go_on()
+                pictures.append(_read(content, role, max_pixels))
             out_of = None if source_face is None else numbered("source", source_face)
             into = every_face if all_faces else None if target_face is None else numbered("target", target_face)
-            swapped = Swapping.of(first, in_use.model, alone, out_of).into(second, into)
+            swapped = Swapping.of(pictures[0], in_use.model, alone, out_of, go_on).into(pictures[1], into)
+            go_on()
             if format == "jpeg" and swapped.mode == "RGBA":
                 swapped = as_picture(swapped, max_pixels).opaque()
             kind: Literal["JPEG", "PNG"] = "JPEG" if format == "jpeg" else "PNG"
             return marked_picture(swapped, kind, model=in_use.name, kind="swap", credentials=credentials)
 
-        taken += 1
-        job = asyncio.get_running_loop().run_in_executor(workers, work)
-        # The place is free when the work ends, not when somebody stops waiting for it.
-        job.add_done_callback(lambda _: _free())
         try:
-            content = await asyncio.wait_for(asyncio.shield(job), cfg.swap_seconds)
-        except TimeoutError:
-            job.add_done_callback(lambda done: done.cancelled() or done.exception())
+            content = await workplace.do(work)
+        except Busy:
+            raise _busy() from None
+        except TooLong:
             raise HTTPException(503, f"it took longer than {cfg.swap_seconds:g} s: send smaller pictures") from None
         return Response(content, media_type=f"image/{format}", headers={MODEL_HEADER: in_use.name})
-
-    def _free() -> None:
-        nonlocal taken
-        taken -= 1
 
     return app
 
@@ -202,6 +202,10 @@ def build_app(
 _ROLES = ("source", "target")
 # The page brings its own script and style and loads nothing from anywhere else.
 _POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src blob:; connect-src 'self'"
+
+
+def _busy() -> HTTPException:
+    return HTTPException(503, "the server is busy: try again later", {"Retry-After": "5"})
 
 
 def _read(content: bytes, role: str, max_pixels: int) -> Picture:

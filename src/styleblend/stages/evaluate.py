@@ -20,6 +20,7 @@ from styleblend.evaluation.protocol import MODEL, TRUE_SWAP, Measured, Method, P
 from styleblend.files import fingerprint, whole_file, whole_folder
 from styleblend.perception import attributes, frozen, identity, inception
 from styleblend.pixels import from_8bit, to_8bit
+from styleblend.provenance import credentials
 from styleblend.stages.entry import run
 
 _NOT_RUN = (
@@ -39,16 +40,19 @@ def evaluate(
     cfg: config.Evaluate,
     sources: tuple[config.Source, ...],
     track: config.Tracking,
+    provenance: config.Provenance,
     encoder_start: config.EncoderStart = "pretrained",
 ) -> dict[str, Any]:
     """Measure, write the report folder `out` and the flat `metrics_file`, and log both to MLflow.
 
     Args:
         sources: of the section download; the true swap is rendered as its source's photographs were.
+        provenance: who signs the grids.
         encoder_start: how the swapper's training began, for the baseline of that moment.
     Returns:
         what metrics_file holds: numbers, and the names of the networks that measured them.
     """
+    signing = credentials.of(provenance)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     pairs = protocol.read_pairs(splits, faces, perceived)
     judge = identity.load(networks, "identity_judge").to(device)
@@ -110,12 +114,12 @@ def evaluate(
         retrieval.to_csv(folder / "retrieval.csv", index=False)
         (folder / "protocol.json").write_text(json.dumps(description, indent=1) + "\n")
         reporting.figure_chart(figures, folder / "figures.png")
-        reporting.swap_grid(_grid(pairs, measured, keep), folder / "swap_grid.png", model="evaluate")
+        reporting.swap_grid(_grid(pairs, measured, keep), folder / "swap_grid.png", "evaluate", signing)
         # A later version is shown on the same pairs, when the faces may be long gone.
         truth = {"true_swap": measured[TRUE_SWAP].kept} if TRUE_SWAP in measured else {}
         save_file({name: value.contiguous() for name, value in (shown | truth).items()}, folder / protocol.EXAMPLES)
         drawn = {name: to_8bit(pictures).cpu() for name, pictures in inside.pictures.items()}
-        reporting.swap_grid(shown | drawn, folder / "inside.png", model="evaluate")
+        reporting.swap_grid(shown | drawn, folder / "inside.png", "evaluate", signing)
         reporting.blending_chart(inside.from_source, folder / "blending.png")
     with whole_file(metrics_file) as partial:
         partial.write_text(json.dumps(flat, indent=1) + "\n")
@@ -216,6 +220,7 @@ def main() -> None:
         cfg.evaluate,
         cfg.download.sources,
         cfg.tracking,
+        cfg.provenance,
         # Not among the stage's params in dvc.yaml: another start makes another swapper, which is among its deps.
         cfg.train_encoder.encoder_start,
     )

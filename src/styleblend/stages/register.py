@@ -15,6 +15,7 @@ import pandas as pd
 from styleblend import comparing, config, licences, lineage, reporting, tracking
 from styleblend.errors import StyleBlendError
 from styleblend.files import fingerprint, sha256, whole_file
+from styleblend.provenance import credentials
 from styleblend.stages.entry import run
 
 CHAMPION = "champion"
@@ -31,6 +32,7 @@ def register(
     params: Path,
     cfg: config.Register,
     track: config.Tracking,
+    provenance: config.Provenance,
 ) -> dict[str, Any]:
     """Register the swapper, write its card, give it the alias if the gate lets it pass, compare it with the champion.
 
@@ -39,11 +41,13 @@ def register(
 
     Args:
         params: params.yaml of the project; it is kept with the version, and so is the dvc.lock beside it.
+        provenance: who signs the comparison, and pictures of the version where MLflow itself serves it.
     Returns:
         what `out` holds: name, version, run ids, alias or None, gate ("passed" or "failed") and the reasons.
     Raises:
         StyleBlendError: the gate names a figure that was not measured.
     """
+    signing = credentials.of(provenance)
     metrics = json.loads(metrics_file.read_text())
     reasons = failures(cfg.gate, metrics)
     verdict = "failed" if reasons else "passed"
@@ -83,6 +87,7 @@ def register(
                     **made_with.files,
                 },
                 alias,
+                provenance,
                 run=child,
                 key=key,
             )
@@ -90,7 +95,7 @@ def register(
             # What a version was made with never changes; how it stands does, with the gate and with the champion.
             facts = comparing.facts(version) | {"gate": verdict}
             new = comparing.Contender(f"version {version.version}", facts, swapper, evaluation, metrics)
-            text, comparison = _beside_champion(track, version, new, child, Path(scratch))
+            text, comparison = _beside_champion(track, version, new, child, Path(scratch), signing)
             tracking.set_tags(track, version, {"gate": verdict, "comparison": comparison})
             tracking.describe(track, version, f"{sentence} {text}")
     tracking.finish_pipeline(track, child.parent_run_id)
@@ -152,7 +157,12 @@ def _facts(
 
 
 def _beside_champion(
-    track: config.Tracking, version: tracking.Version, new: comparing.Contender, run: tracking.Run, scratch: Path
+    track: config.Tracking,
+    version: tracking.Version,
+    new: comparing.Contender,
+    run: tracking.Run,
+    scratch: Path,
+    signing: credentials.Credentials,
 ) -> tuple[str, str]:
     """The text for the version's page and its short form; the picture goes to the run's artifacts.
 
@@ -168,7 +178,7 @@ def _beside_champion(
         with comparing.contender(track, champion.version) as old:
             table, verdict = comparing.table(new, old), comparing.verdict(new, old)
             file = scratch / f"version_{version.version}_and_{champion.version}.png"
-            comparing.picture(new, old, file)
+            comparing.picture(new, old, file, signing)
     except StyleBlendError as error:
         print(f"register: not compared with the champion: {error}")
         return f"Not compared with the champion, version {champion.version}: {error}.", "not compared"
@@ -199,6 +209,7 @@ def main() -> None:
         given.params,
         cfg.register_,
         cfg.tracking,
+        cfg.provenance,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,23 +33,35 @@ Photograph = str | Path | Image.Image | Picture
 
 @dataclass(frozen=True)
 class Swapping:
-    """A source's face, ready to be put into any number of targets. `face` is aligned, `model` in eval mode."""
+    """A source's face, ready to be put into any number of targets. `face` is aligned, `model` in eval mode.
+
+    `go_on` is called before each step that takes long (finding faces, a face): what it raises ends the work.
+    """
 
     face: Image.Image
     model: Swapper
     detector: Detector
+    go_on: Callable[[], None] = lambda: None
 
     @classmethod
-    def of(cls, source: Picture, model: Swapper, detector: Detector, choose: Choose | None = None) -> Swapping:
+    def of(
+        cls,
+        source: Picture,
+        model: Swapper,
+        detector: Detector,
+        choose: Choose | None = None,
+        go_on: Callable[[], None] = lambda: None,
+    ) -> Swapping:
         """Find the source's face; `choose` is needed where there are several.
 
         Raises:
             SwapError: no face, or it is not clear which is meant.
         """
+        go_on()
         photograph = source.opaque()
         faces = from_left(detector.detect(photograph), "the source picture")
         chosen = (choose or the_only_face("source"))(photograph, faces)[0]
-        return cls(align_face(photograph, chosen.points_px, model.encoder.input_px).picture, model, detector)
+        return cls(align_face(photograph, chosen.points_px, model.encoder.input_px).picture, model, detector, go_on)
 
     def into(self, target: Picture, choose: Choose | None = None) -> Image.Image:
         """The target with the source's identity in the chosen faces; in every other pixel it is the target.
@@ -58,10 +71,12 @@ class Swapping:
         Raises:
             SwapError: no face, or it is not clear which is meant.
         """
+        self.go_on()
         photograph = target.opaque()
         faces = from_left(self.detector.detect(photograph), "the target picture")
         result = target.rgb
         for face in (choose or the_only_face("target"))(photograph, faces):
+            self.go_on()
             aligned = align_face(photograph, face.points_px, self.model.encoder.input_px)
             swapped = match_colour(swap_aligned(self.face, aligned.picture, self.model), aligned.picture)
             if target.grey:
