@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
@@ -28,6 +29,7 @@ from styleblend.following import Followed
 from styleblend.perception.detection import Detection, annotated
 from styleblend.provenance import credentials, verification
 from styleblend.serving.app import MODEL_HEADER, build_app
+from styleblend.serving.command import LOOPBACK
 from styleblend.swapping import Swapping
 from styleblend.synthetic import factors, renderer
 from test_comparing import measured
@@ -176,6 +178,30 @@ def test_what_is_no_picture_is_one_line(site: Site, kind: str) -> None:
     assert answer.status_code == 422 and answer.json()["detail"].startswith("the target picture")
     assert "\n" not in answer.json()["detail"]
     assert httpx.get(f"{site.url}/health").json() == {"status": "ok", "overdue": 0}
+
+
+def test_pictures_stay_in_memory(site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A picture of more than a megabyte is read, and found cut off, where no temporary file can be made."""
+    signing = credentials.of_this_machine(tmp_path / "certificate")
+    noise = np.random.default_rng(0).integers(0, 256, (600, 600, 3), dtype=np.uint8)
+    large = png(Image.fromarray(noise))[:-1000]
+    assert 2**20 < len(large) < 2e6
+    limits = LIMITS.model_copy(update={"max_upload_mb": 2})
+    with served(build_app(limits, 10**6, lambda: site.in_use, site.detector, signing)) as url:
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
+        with pytest.raises(FileNotFoundError), tempfile.TemporaryFile():
+            pass
+        answer = post(replace(site, url=url), png(site.source), large)
+    assert answer.status_code == 422 and answer.json()["detail"].startswith("the target picture")
+
+
+def test_only_known_names_of_the_server_are_answered(site: Site, tmp_path: Path) -> None:
+    """A page elsewhere whose name points to this machine (DNS rebinding) gets 400; the machine's own names work."""
+    signing = credentials.of_this_machine(tmp_path / "certificate")
+    with served(build_app(LIMITS, 10**6, lambda: site.in_use, site.detector, signing, hosts=LOOPBACK)) as url:
+        assert httpx.get(f"{url}/health").status_code == 200
+        assert httpx.get(f"{url}/health", headers={"Host": "localhost:8000"}).status_code == 200
+        assert httpx.get(f"{url}/health", headers={"Host": "elsewhere.example"}).status_code == 400
 
 
 def test_too_large_a_request_is_refused_whatever_length_it_states(site: Site) -> None:

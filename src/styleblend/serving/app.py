@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Literal, Protocol
@@ -18,6 +18,8 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from PIL import Image
 from pydantic import BaseModel, Field
+from starlette.formparsers import MultiPartParser
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from swagger_ui_bundle import swagger_ui_path
 
 from styleblend import config
@@ -83,6 +85,7 @@ def build_app(
     detector: Detector,
     credentials: Credentials,
     while_serving: AbstractContextManager[object] | None = None,
+    hosts: Sequence[str] = ("*",),
 ) -> FastAPI:
     """The application.
 
@@ -91,7 +94,10 @@ def build_app(
         current: the model to use; asked once a request, so that model and version of an answer belong together.
         credentials: who signs the pictures.
         while_serving: entered when the server starts and left when it stops.
+        hosts: names under which it may be asked: a page elsewhere can let its own name point to this machine.
     """
+    # Larger parts of a form would be written to a temporary file. It is a setting of the whole process.
+    MultiPartParser.spool_max_size = round(cfg.max_upload_mb * 1e6)
     alone = OneAtATime(detector)
     workplace = Workplace(cfg.at_once, cfg.waiting, cfg.swap_seconds)
 
@@ -111,6 +117,7 @@ def build_app(
     )
     app.openapi_version = "3.0.3"  # what the page under /docs can draw
     app.add_middleware(LimitedBody, max_bytes=round(cfg.max_upload_mb * 1e6), seconds=cfg.upload_seconds)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
     app.mount("/docs-files", StaticFiles(directory=swagger_ui_path), name="docs-files")
 
     @app.exception_handler(StyleBlendError)

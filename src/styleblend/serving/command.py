@@ -17,6 +17,10 @@ from styleblend.provenance import credentials
 from styleblend.serving.app import build_app
 from styleblend.swapping import find_detector, find_model
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+BESIDE_SWAPS = 32
+"""Connections that may be open beside those of swaps at work and waiting; more are sent away, with 503."""
+
 
 @dataclass(frozen=True)
 class _Fixed:
@@ -37,18 +41,25 @@ def run(cfg: config.Config, reference: str | None, detector_weights: Path | None
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     signing = credentials.of(cfg.provenance)
     detector = find_detector(cfg, detector_weights)
+    hosts = [*LOOPBACK, "[::1]"] if host in LOOPBACK else ["*"]
     if reference is not None:
         fixed = _Fixed(*find_model(cfg.tracking, reference))
-        app = build_app(cfg.serve, cfg.align.max_pixels, lambda: fixed, detector, signing)
+        app = build_app(cfg.serve, cfg.align.max_pixels, lambda: fixed, detector, signing, hosts=hosts)
     else:
         followed = Followed(cfg.tracking, model.load, cfg.follow)
         # Asked now: that no version has the alias is a person's matter, and said in one line before anything listens.
         followed.refresh()
-        app = build_app(cfg.serve, cfg.align.max_pixels, lambda: followed.current, detector, signing, followed)
-    server = uvicorn.Server(
-        uvicorn.Config(app, host=host, port=port, log_level="warning", timeout_keep_alive=5)
-    )  # fmt: skip
-    sockets = [_bound(server.config)]
+        app = build_app(cfg.serve, cfg.align.max_pixels, lambda: followed.current, detector, signing, followed, hosts)
+    settings = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        log_level="warning",
+        timeout_keep_alive=5,
+        limit_concurrency=cfg.serve.at_once + cfg.serve.waiting + BESIDE_SWAPS,
+    )
+    server = uvicorn.Server(settings)
+    sockets = [_bound(settings)]
     print(f"serve: http://{host}:{sockets[0].getsockname()[1]} (its interface under /docs); Ctrl-C ends it", flush=True)
     server.run(sockets=sockets)
 
