@@ -143,9 +143,16 @@ def networks(cfg: config.Pretrained, project: Path) -> Iterator[Finding]:
     except StyleBlendError as error:
         yield Finding("networks", "FAIL", str(error))
         return
+    missing = 0
     for role, entry in entries.items():
         verdict, place = _found(entry, store)
-        yield Finding("networks", verdict, f"{role}: {entry.name} {place}; {entry.licence}: {entry.consequence}")
+        missing += verdict == "FAIL"
+        yield Finding("networks", verdict, f"{role}: {entry.name} {place}; {entry.consequence}")
+    if missing:
+        remedy = "put their files, or the zip files that hold them, into a folder and name it in pretrained.mirror"
+        yield Finding(
+            "networks", "note", f"{missing} are missing, and no server answers that would give them: {remedy}"
+        )
 
 
 def _found(entry: Entry, store: weights.Store) -> tuple[Verdict, str]:
@@ -158,8 +165,7 @@ def _found(entry: Entry, store: weights.Store) -> tuple[Verdict, str]:
     urls = (*entry.urls, *(url for archive in weights.archives_of(entry, store) for url in archive.urls))
     if urls and _answers(urls[0]):
         return "ok", f"is fetched by the run from {urlsplit(urls[0]).hostname}"
-    origin = f"get {entry.file} from {entry.page or next(iter(urls), entry.project)}"
-    return "FAIL", f"is missing: {origin}, put it into a folder, and name that folder in pretrained.mirror"
+    return "FAIL", f"is missing: {entry.file} from {entry.page or next(iter(urls), entry.project)}"
 
 
 def _answers(url: str) -> bool:
@@ -249,7 +255,8 @@ def _disk(cfg: config.Config, project: Path, need: describe.Needs) -> Finding:
     return Finding(
         "machine",
         "ok" if enough else "FAIL",
-        f"disk: at most {wanted / _GIB:.1f} GiB for pictures, faces and checkpoints, {there / _GIB:.1f} GiB free"
+        f"disk: at most {wanted / _GIB:.1f} GiB for the pictures that are here, their faces and checkpoints,"
+        f" {there / _GIB:.1f} GiB free"
         f"{'' if enough else ': make room, or work on another disk'}",
     )
 
