@@ -23,11 +23,6 @@ from styleblend.pixels import from_8bit, to_8bit
 from styleblend.provenance import credentials
 from styleblend.stages.entry import run
 
-_NOT_RUN = (
-    "There is no FID: Inception's file is there, but it is a program, which is run only if its hash is stated in"
-    " evaluate.inception_sha256."
-)
-
 
 def evaluate(
     splits: Path,
@@ -59,10 +54,10 @@ def evaluate(
     seer = attributes.load(networks, "attributes_judge").to(device)
     describer: protocol.Describer = judge
     catalogue = json.loads((networks / "networks.json").read_text())
-    program = frozen.foreign(networks, "inception") or networks / "inception.pt"
-    # Stated by the catalogue of networks, or by hand.
+    # Stated by hand, or by the catalogue, by whose word the stage pretrained took the file.
     inception_sha256 = cfg.inception_sha256 or catalogue.get("inception", {}).get("sha256")
     if inception_sha256 is not None:
+        program = frozen.foreign(networks, "inception") or networks / "inception.pt"
         describer = inception.load(program, inception_sha256, device)
     trained = model.load(swapper).to(device)
     sizes = config.Model.model_validate(json.loads((swapper / "model.json").read_text())["model"])
@@ -92,7 +87,6 @@ def evaluate(
     warnings = (
         " ".join(reporting.caveat(manifest, catalogue).replace(">", "").replace("**", "").split()),
         metrics.frechet_caveat(len(pairs), *real.shape),
-        _NOT_RUN if describer is judge and program.is_file() else "",
     )
     description: dict[str, Any] = {
         "text": protocol.__doc__,
