@@ -25,13 +25,13 @@ CORE = (
 )
 # Lower floors first. A module imports from its own floor and from those below it.
 FLOORS = (
-    {"errors", "files", "pixels"},
+    {"errors", "files", "locking", "pixels"},
     {"config", "provenance", "lineage"},
     {"weights", "pretrained_formats", "perception", "synthetic", "losses", "metrics", "model"},
     {"data", "tracking"},
     {"training", "evaluation"},
     {"reporting", "describe"},
-    {"swapping", "registered_model", "presets", "comparing", "following"},
+    {"swapping", "registered_model", "presets", "overriding", "guard", "comparing", "following"},
     {"ablations", "doctor", "reproducing", "serving"},
     {"stages", "cli"},
 )

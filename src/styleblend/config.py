@@ -10,10 +10,11 @@ from __future__ import annotations
 from math import log2
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import parse_qs, urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from styleblend.errors import StyleBlendError
 
@@ -378,10 +379,32 @@ class Register(Section):
     alias: str = Field("candidate", pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")
 
 
+def has_secret(address: str) -> bool:
+    """Whether an address carries a password or, as the user of a web address, a token."""
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return "@" in address
+    web = parts.scheme in ("http", "https")
+    return parts.password is not None or (web and parts.username is not None) or "password" in parse_qs(parts.query)
+
+
 class Tracking(Section):
-    uri: str = Field("sqlite:///mlflow.db", description="MLflow tracking and registry store")
+    uri: str = Field("sqlite:///mlflow.db", description="MLflow tracking and registry store; no password")
     experiment: str = "styleblend"
     model_name: str = Field("styleblend", pattern=r"^[A-Za-z0-9_-]+$")
+
+    @field_validator("uri")
+    @classmethod
+    def uri_holds_no_secret(cls, uri: str) -> str:
+        # params.yaml is in git, and a copy goes with every version. The message must not show the value either.
+        if has_secret(uri):
+            raise ValueError(
+                "tracking.uri holds a name or password, and params.yaml is kept with every version: take it out; for "
+                "MLflow's server set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment, and put "
+                "a database behind such a server"
+            )
+        return uri
 
 
 class Swap(Section):
@@ -452,7 +475,9 @@ class Retrain(Section):
     watch_upstream_seconds: float = Field(
         3600, ge=0, description="between `dvc update`s of imported folders; 0 updates only when a run starts"
     )
-    promote: Literal["manual", "auto"] = "manual"
+    promote: Literal["manual", "auto"] = Field(
+        "manual", description="auto: a version that passes register.gate becomes the champion by itself"
+    )
     notify_file: Path = Path("reports/notifications.log")
     webhook: str | None = Field(
         None, description="http address that is told what came out; ${NAME} stands for the environment's value"
@@ -523,6 +548,12 @@ class Config(Section):
         unannotated = [source.name for source in self.download.sources if not _is_annotated(source)]
         if self.align.detector == "annotations" and unannotated:
             raise ValueError(f"align.detector 'annotations' cannot serve {unannotated}: set it to 'yunet'")
+        gate = self.register_.gate
+        if self.retrain.promote == "auto" and not (gate.min or gate.max):
+            raise ValueError(
+                "retrain.promote is 'auto' but register.gate has no limit, so that every version would become the "
+                "champion: set limits, or promote by hand ('manual')"
+            )
         return self
 
 
