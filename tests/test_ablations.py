@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
+from local_servers import wait_for
+from retraining_project import alive, make_project
 from styleblend import ablations, config, locking, overriding
 from styleblend.errors import StyleBlendError
 
@@ -153,6 +159,59 @@ def test_a_killed_run_leaves_the_pipeline_s_lock_to_the_next(project: Path, caps
         ablations.ablate(project, ("full",), Trainer())
         assert lock.read_text() == wanted
     assert "run `dvc repro`" in capsys.readouterr().out
+
+
+STAGE = """
+import os, pathlib, time
+pathlib.Path("pid").write_text(str(os.getpid()))
+time.sleep(300)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])
+def test_ending_it_ends_its_training(tmp_path: Path, sign: signal.Signals) -> None:
+    """A real experiment: nobody else gets the project while it runs; Ctrl-C and SIGKILL leave no process, the settings
+    of before, and a free project; Ctrl-C the lock of before, too.
+    """
+    project = make_project(tmp_path)
+    for file, text in (
+        ("stage.py", STAGE),
+        ("src/code.py", ""),
+        ("dvc.lock", "schema: '2.0'\n"),
+        ("dvc.yaml", "stages: {evaluate: {cmd: python stage.py, params: [evaluate.seed], outs: [never]}}"),
+        (ablations.VARIANTS, "{shared: {}, variants: {full: {change: nothing, set: {evaluate: {seed: 5}}}}}"),
+    ):
+        (project / file).parent.mkdir(parents=True, exist_ok=True)
+        (project / file).write_text(text)
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
+    for arguments in (["add", "-A"], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *arguments], cwd=project, check=True)
+    before = (project / "params.yaml").read_text()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "styleblend.cli", "ablate"],
+        cwd=project,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        wait_for(lambda: (project / "pid").is_file() and (project / "pid").read_text(), 120)
+        assert yaml.safe_load((project / "params.yaml").read_text())["evaluate"]["seed"] == 5
+        with pytest.raises(locking.Busy, match="styleblend ablate"), locking.only_one(project, "a retraining"):
+            pass
+        stage = int((project / "pid").read_text())
+        family = [each.pid for each in psutil.Process(process.pid).children(recursive=True)]
+        assert stage in family
+        process.send_signal(sign)
+        process.communicate(timeout=120)
+    finally:
+        process.kill()
+        process.wait()
+    wait_for(lambda: not any(map(alive, family)), 30)
+    assert (project / "params.yaml").read_text() == before
+    with locking.only_one(project, "a retraining"):
+        assert (project / ".state/ablate/dvc.lock").exists() == (sign == signal.SIGKILL)
+    assert (project / "dvc.lock").read_text() == "schema: '2.0'\n"
 
 
 def test_table_says_what_is_worse_and_what_cannot_be_told(project: Path) -> None:
