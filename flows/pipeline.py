@@ -16,8 +16,8 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
-from guard import guarded
 from showing import Progress
+from styleblend.guard import guarded
 
 MISTAKE = "Mistake"
 """Name of the state of a failure that will fail again until a person does something."""

@@ -14,15 +14,13 @@ from prefect.flows import Flow
 from prefect.states import Failed
 from prefect.tasks import Task
 
-import locking
 import notifying
 import outcome
-import overriding
 import pipeline
 import showing
 import watching
 from pipeline import MISTAKE
-from styleblend import config, tracking
+from styleblend import config, locking, overriding, presets, tracking
 from styleblend.data.sources import present
 from styleblend.errors import StyleBlendError, TransientError
 
@@ -37,10 +35,11 @@ def _failed(error: StyleBlendError) -> State:
 
 
 @task
-def check(project: Path, overrides: dict[str, Any]) -> config.Config | State:
+def check(project: Path, overrides: dict[str, Any], promotion: str) -> config.Config | State:
     """The settings of this run, if they are in order and the photographs that they name are there."""
     try:
-        cfg = overriding.checked(project, overrides)
+        chosen = {} if promotion == "as set" else {"retrain": {"promote": promotion}}
+        cfg = overriding.checked(project, presets.merged(overrides, chosen))
         if cfg.retrain.webhook:
             notifying.expanded(cfg.retrain.webhook)
         for line in present(cfg.download, project):
@@ -132,13 +131,15 @@ def retrain(
         project: folder with dvc.yaml and params.yaml.
         overrides: settings of this run alone, nested as in params.yaml: {"train_encoder": {"steps": 500}}.
         promotion: whether a version that passes its gate becomes the champion by itself (auto) or not (manual);
-            "as set" follows retrain.promote of params.yaml.
+            "as set" follows retrain.promote of params.yaml. Auto is refused where register.gate has no limit.
         force: run every stage, also those that have nothing new.
     """
     try:
-        with locking.only_one(project) as lock:
+        with locking.only_one(project, "a retraining") as lock:
             return _retrain(project, lock, overrides or {}, promotion, force)
     except locking.Busy as error:
+        # Nobody watches a scheduled run, and it is not made up for.
+        _tell(project, _settings(project), f"not run: {error}")
         return _failed(error)
 
 
@@ -146,7 +147,7 @@ def _retrain(project: Path, lock: int, overrides: dict[str, Any], promotion: str
     # What a killed run may have left.
     if line := overriding.restore(project):
         get_run_logger().warning("%s", line)
-    checked: State = check(project, overrides, return_state=True)
+    checked: State = check(project, overrides, promotion, return_state=True)
     if checked.is_failed():
         _tell(project, _settings(project), f"failed: {checked.message}")
         return Failed(name=checked.name, message=checked.message)
@@ -156,7 +157,7 @@ def _retrain(project: Path, lock: int, overrides: dict[str, Any], promotion: str
     if failed is None:
         # Asked before a promotion: the page compares with the champion of before.
         best: State = champion(project, cfg.tracking, return_state=True)
-        text, wins = gate(project, cfg.retrain.promote if promotion == "as set" else promotion)
+        text, wins = gate(project, cfg.retrain.promote)
         if wins:
             promoted: State = promote(project, cfg.tracking, outcome.registered(project)["version"], return_state=True)
             failed = promoted if promoted.is_failed() else None

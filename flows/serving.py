@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,8 @@ from prefect.flows import Flow
 from prefect.schedules import Cron
 from prefect.states import Crashed
 
-import locking
-import overriding
 import watching
+from styleblend import config, locking, overriding
 from styleblend.errors import StyleBlendError
 
 NAME = "retrain/scheduled"
@@ -34,23 +34,18 @@ def serve(flow: Flow[..., Any], project: Path) -> None:
         StyleBlendError: no server is named, params.yaml is not in order or its schedule cannot be read.
     """
     cfg = overriding.lasting(project).retrain
-    try:
-        CronSchedule(cron=cfg.cron)
-    except ValueError:
-        raise StyleBlendError(
-            f"retrain.cron '{cfg.cron}' is no cron line: give five fields, as in '0 3 * * 0'"
-        ) from None
+    schedule = Scheduled(_schedule(cfg))
     if "PREFECT_API_URL" not in os.environ:
         raise StyleBlendError("--serve needs a Prefect server: name it in PREFECT_API_URL, or use `make serve`")
     try:
-        with locking.only_one(project):
+        with locking.only_one(project, "the start of the schedule"):
             if line := overriding.restore(project):
                 print(f"retrain: {line}")
             _bury_dead_runs()
     except locking.Busy as error:
         print(f"retrain: {error}")
-    watcher = threading.Thread(target=watching.watch, args=(project, lambda: _start(project)), daemon=True)
-    watcher.start()
+    watched = (project, lambda: _start(project), schedule.follow)
+    threading.Thread(target=watching.watch, args=watched, daemon=True).start()
     flow.serve(
         name=NAME.partition("/")[2],
         schedule=Cron(cfg.cron, timezone=cfg.timezone),
@@ -61,6 +56,45 @@ def serve(flow: Flow[..., Any], project: Path) -> None:
         paused=False,
         pause_on_shutdown=False,
     )
+
+
+def _schedule(cfg: config.Retrain) -> CronSchedule:
+    """The schedule of the settings.
+
+    Raises:
+        StyleBlendError: its line is none of cron.
+    """
+    try:
+        return CronSchedule(cron=cfg.cron, timezone=cfg.timezone)
+    except ValueError:
+        raise StyleBlendError(
+            f"retrain.cron '{cfg.cron}' is no cron line: give five fields, as in '0 3 * * 0'"
+        ) from None
+
+
+@dataclass
+class Scheduled:
+    """The schedule that params.yaml asked for last."""
+
+    asked: CronSchedule
+
+    def follow(self, cfg: config.Retrain) -> None:
+        """Give the deployment another schedule where params.yaml asks for another.
+
+        What a person changed in Prefect's UI stays until then.
+
+        Raises:
+            StyleBlendError: the new one cannot be read; the old one stays.
+        """
+        wanted = _schedule(cfg)
+        if wanted == self.asked:
+            return
+        with get_client(sync_client=True) as client:
+            deployment = client.read_deployment_by_name(NAME)
+            for each in client.read_deployment_schedules(deployment.id):
+                client.update_deployment_schedule(deployment.id, each.id, schedule=wanted)
+        self.asked = wanted
+        print(f"retrain: the schedule is now '{cfg.cron}', {cfg.timezone}", flush=True)
 
 
 def _start(project: Path) -> None:

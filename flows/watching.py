@@ -20,9 +20,7 @@ from pathlib import Path
 
 import yaml
 
-import locking
-import overriding
-from styleblend import config
+from styleblend import config, locking, overriding
 from styleblend.data.sources import list_pictures
 from styleblend.errors import StyleBlendError
 from styleblend.files import whole_file
@@ -82,11 +80,11 @@ class Changes:
         return differ and clock - self._since >= seconds
 
 
-def watch(project: Path, start: Callable[[], None]) -> None:
+def watch(project: Path, start: Callable[[], None], adopt: Callable[[config.Retrain], None]) -> None:
     """Look at the folders of params.yaml for ever, and call `start` when they have changed and come to rest.
 
-    Settings are read anew at each look. A failure is logged, and the next look tries again. Changes that were made
-    while nobody watched count, too: what a run was started for is kept in .state.
+    Settings are read anew at each look, and `adopt` gets them. A failure is logged, and the next look tries again.
+    Changes that were made while nobody watched count, too: what a run was started for is kept in .state.
     """
     changes = Changes(_read(project))
     asked = time.monotonic()
@@ -100,6 +98,9 @@ def watch(project: Path, start: Callable[[], None]) -> None:
                 _update(project, cfg.download)
             if cfg.retrain.watch_seconds:
                 _look(project, cfg, changes, start)
+            adopt(cfg.retrain)
+        except StyleBlendError as error:
+            log.warning("%s; next look in %.0f s", error, seconds)
         except Exception:  # A watcher that died unseen would be worse than any of its failures.
             log.exception("could not look for changes, next try in %.0f s", seconds)
         time.sleep(seconds)
@@ -124,7 +125,7 @@ def _update(project: Path, cfg: config.Download) -> None:
         return
     try:
         # DVC is busy while a run is at work, and a run must not see its data change.
-        with locking.only_one(project):
+        with locking.only_one(project, "an update of imported photographs"):
             for file in files:
                 subprocess.run(update_command(file), cwd=project, check=True, capture_output=True, text=True)
     except locking.Busy:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
-from styleblend import ablations, config
+from local_servers import wait_for
+from retraining_project import alive, make_project
+from styleblend import ablations, config, locking, overriding
 from styleblend.errors import StyleBlendError
 
 
@@ -32,7 +39,7 @@ class Trainer:
         self.ran: list[str] = []
         self.fails = fails
 
-    def __call__(self, project: Path, name: str) -> None:
+    def __call__(self, project: Path, name: str, lock: int) -> None:
         if name == self.fails:
             raise StyleBlendError("killed")
         self.ran.append(name)
@@ -45,8 +52,8 @@ class Trainer:
         }
         for name in ("outside_l1", "id_similarity_source"):
             metrics |= {name: 0.1, f"{name}_low": 0.05, f"{name}_high": 0.2}
+        (project / "reports/evaluate").mkdir(parents=True, exist_ok=True)
         (project / "reports/metrics.json").write_text(json.dumps(metrics))
-        (project / "reports/evaluate").mkdir(exist_ok=True)
         near = f"yaw_0_{cfg.evaluate.yaw_bins_deg[0]:g}"
         (project / "reports/evaluate/groups.csv").write_text(
             f"group,figure,value,low,high,n\nyaw_40_up,pose_error_deg,8,7,9,9\n"
@@ -94,12 +101,117 @@ def test_an_interrupted_run_goes_on_and_puts_the_settings_back(project: Path) ->
     with pytest.raises(StyleBlendError, match="killed"):
         ablations.ablate(project, ("full", "no_landmarks"), Trainer(fails="ablation-no-landmarks"))
     assert (project / "params.yaml").read_text() == before
-    # As SIGKILL leaves it: the variant's settings in params.yaml, the user's beside the results.
-    (project / "reports/ablations/params.yaml").write_text(before)
-    (project / "params.yaml").write_text("torn")
+    # As SIGKILL leaves it: a variant's settings in params.yaml.
+    block = overriding.replaced(project, {"a": "variant"})
+    block.__enter__()
+    assert (project / "params.yaml").read_text() != before
     trainer = Trainer()
     ablations.ablate(project, ("full", "no_landmarks"), trainer)
     assert trainer.ran == ["ablation-no-landmarks"] and (project / "params.yaml").read_text() == before
+
+
+def test_while_another_is_at_work_nothing_changes(project: Path) -> None:
+    """A retraining and a second ablation are refused with the holder's name while one holds the project."""
+    text = (project / "params.yaml").read_text()
+    with locking.only_one(project, "a retraining"):
+        before = sorted(project.rglob("*"))
+        with pytest.raises(StyleBlendError, match=rf"^a retraining \(process {os.getpid()}, since .* is at work"):
+            ablations.ablate(project, ("full",), Trainer())
+        assert (project / "params.yaml").read_text() == text and sorted(project.rglob("*")) == before
+
+    def run(project: Path, name: str, lock: int) -> None:
+        variant = (project / "params.yaml").read_text()
+        assert variant != text
+        with pytest.raises(StyleBlendError, match=r"^styleblend ablate \(process .* is at work"):
+            ablations.ablate(project, ("no_landmarks",), Trainer())
+        assert (project / "params.yaml").read_text() == variant
+        os.fstat(lock)
+        Trainer()(project, name, lock)
+
+    ablations.ablate(project, ("full",), run)
+    assert (project / "params.yaml").read_text() == text
+
+
+def test_a_killed_run_leaves_the_pipeline_s_lock_to_the_next(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The dvc.lock of before the kill comes back, unless the pipeline has registered something else since.
+
+    DVC knows nothing of the outputs here, so the closing line says what to run.
+    """
+    first, variant, second = (f"stages: {{register: {{cmd: one}}, evaluate: {{cmd: {name}}}}}" for name in "abc")
+    lock = project / "dvc.lock"
+
+    class Killed(BaseException):
+        pass
+
+    def kill(project: Path, name: str, _: int) -> None:
+        lock.write_text(variant)
+        shutil.copytree(project / ".state", project / "kept")
+        raise Killed
+
+    lock.write_text(first)
+    with pytest.raises(Killed):
+        ablations.ablate(project, ("full",), kill)
+    assert lock.read_text() == first
+    for after, wanted in ((variant, first), (second := second.replace("one", "two"), second)):
+        shutil.copytree(project / "kept", project / ".state", dirs_exist_ok=True)
+        lock.write_text(after)
+        (project / "src/code.py").write_text(after)
+        ablations.ablate(project, ("full",), Trainer())
+        assert lock.read_text() == wanted
+    assert "run `dvc repro`" in capsys.readouterr().out
+
+
+STAGE = """
+import os, pathlib, time
+pathlib.Path("pid").write_text(str(os.getpid()))
+time.sleep(300)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])
+def test_ending_it_ends_its_training(tmp_path: Path, sign: signal.Signals) -> None:
+    """A real experiment: nobody else gets the project while it runs; Ctrl-C and SIGKILL leave no process, the settings
+    of before, and a free project; Ctrl-C the lock of before, too.
+    """
+    project = make_project(tmp_path)
+    for file, text in (
+        ("stage.py", STAGE),
+        ("src/code.py", ""),
+        ("dvc.lock", "schema: '2.0'\n"),
+        ("dvc.yaml", "stages: {evaluate: {cmd: python stage.py, params: [evaluate.seed], outs: [never]}}"),
+        (ablations.VARIANTS, "{shared: {}, variants: {full: {change: nothing, set: {evaluate: {seed: 5}}}}}"),
+    ):
+        (project / file).parent.mkdir(parents=True, exist_ok=True)
+        (project / file).write_text(text)
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
+    for arguments in (["add", "-A"], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *arguments], cwd=project, check=True)
+    before = (project / "params.yaml").read_text()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "styleblend.cli", "ablate"],
+        cwd=project,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        wait_for(lambda: (project / "pid").is_file() and (project / "pid").read_text(), 120)
+        assert yaml.safe_load((project / "params.yaml").read_text())["evaluate"]["seed"] == 5
+        with pytest.raises(locking.Busy, match="styleblend ablate"), locking.only_one(project, "a retraining"):
+            pass
+        stage = int((project / "pid").read_text())
+        family = [each.pid for each in psutil.Process(process.pid).children(recursive=True)]
+        assert stage in family
+        process.send_signal(sign)
+        process.communicate(timeout=120)
+    finally:
+        process.kill()
+        process.wait()
+    wait_for(lambda: not any(map(alive, family)), 30)
+    assert (project / "params.yaml").read_text() == before
+    with locking.only_one(project, "a retraining"):
+        assert (project / ".state/ablate/dvc.lock").exists() == (sign == signal.SIGKILL)
+    assert (project / "dvc.lock").read_text() == "schema: '2.0'\n"
 
 
 def test_table_says_what_is_worse_and_what_cannot_be_told(project: Path) -> None:

@@ -25,13 +25,13 @@ CORE = (
 )
 # Lower floors first. A module imports from its own floor and from those below it.
 FLOORS = (
-    {"errors", "files", "pixels", "downloads"},
+    {"errors", "files", "locking", "pixels", "downloads"},
     {"catalogue", "config", "provenance", "lineage"},
     {"weights", "pretrained_formats", "perception", "synthetic", "losses", "metrics", "model", "licences"},
     {"data", "tracking"},
     {"training", "evaluation"},
     {"reporting", "describe"},
-    {"swapping", "registered_model", "presets", "comparing", "following", "weights_command"},
+    {"swapping", "registered_model", "presets", "overriding", "guard", "comparing", "following", "weights_command"},
     {"ablations", "doctor", "reproducing", "serving"},
     {"stages", "cli"},
 )

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from styleblend import cli, model, provenance
@@ -89,9 +90,14 @@ def test_help_needs_no_torch(project: Path) -> None:
 
 
 def test_check_accepts_the_committed_settings(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A fresh clone is in order."""
-    cli.main(["check"])
-    assert "params.yaml is in order" in capsys.readouterr().out
+    """A fresh clone is in order; a webhook that is written out in params.yaml gets a line, one that is named not."""
+    for webhook, noted in ((None, False), ("https://h.example/${KEY}", False), ("https://h.example/s3cret", True)):
+        values = yaml.safe_load((project / "params.yaml").read_text())
+        values["retrain"]["webhook"] = webhook
+        (project / "params.yaml").write_text(yaml.safe_dump(values))
+        cli.main(["check"])
+        out = capsys.readouterr().out
+        assert "params.yaml is in order" in out and ("retrain.webhook" in out) == noted and "s3cret" not in out
 
 
 def test_check_names_an_empty_folder(project: Path) -> None:

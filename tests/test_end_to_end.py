@@ -45,6 +45,8 @@ TINY: dict[str, Any] = {
     "finetune_decoder": TRAINING | {"steps": 2, "curriculum_steps": 0, "probe_every": 2, "checkpoint_every": 1},
     "evaluate": {"bootstrap": 100, "grid_rows": 3},
     "retrain": {"webhook": "https://hooks.example.com/${HOOK_KEY}"},
+    # After a few steps a model reaches no limit.
+    "register": {"gate": {"min": {}, "max": {}}},
 }
 
 
@@ -259,8 +261,14 @@ def test_a_mistake_ends_the_pipeline_with_one_line(
     assert message in line_of(done.stdout, stage)
 
 
+OWN = ("dvc.lock", "reports/metrics.json", "reports/evaluate/groups.csv", "data/models/swapper/swapper.safetensors")
+
+
 def test_ablations_are_dvc_experiments(project: Path) -> None:
-    """Variants train and evaluate as DVC experiments, register nothing, leave params.yaml alone and run only once."""
+    """Variants train and evaluate as DVC experiments, register nothing and run only once.
+
+    Settings, lock, model and figures are the pipeline's own again afterwards.
+    """
     variants = project / "presets/ablations/variants.yaml"
     plan = yaml.safe_load(variants.read_text())
     chosen = ("full", "no_landmarks")
@@ -269,18 +277,24 @@ def test_ablations_are_dvc_experiments(project: Path) -> None:
     # Tests before this one end stages early.
     assert repro(project).returncode == 0
     params, before = (project / "params.yaml").read_text(), versions(project)
+    own = {name: (project / name).read_bytes() for name in OWN}
     done = command(project, "styleblend.cli", "ablate")
     assert done.returncode == 0, done.stdout[-3000:]
     assert "train_encoder" in ran(done.stdout) and "register" not in ran(done.stdout)
     report = (project / "reports/ablations.md").read_text()
     assert all(f"| {name} |" in report for name in chosen) and "Not run yet" not in report
     assert (project / "params.yaml").read_text() == params and versions(project) == before
+    # What `styleblend report` shows is what was registered, not the last variant.
+    for name, content in own.items():
+        assert (project / name).read_bytes() == content, name
+    figures = {name: json.loads((project / f"reports/ablations/{name}.json").read_text())["metrics"] for name in chosen}
+    assert figures["no_landmarks"] != figures["full"] == json.loads(own["reports/metrics.json"])
+    assert "Data and pipelines are up to date" in command(project, "dvc", "status").stdout
     listed = command(project, "dvc", "exp", "list", "--name-only").stdout.split()
     assert {"ablation-full", "ablation-no-landmarks"} <= set(listed)
     again = command(project, "styleblend.cli", "ablate")
     assert again.returncode == 0 and ran(again.stdout) == []
-    # The pipeline's own results come back from DVC's cache.
-    assert "train_encoder" not in ran(repro(project).stdout)
+    assert ran(repro(project).stdout) == []
 
 
 def test_a_killed_training_goes_on(project: Path) -> None:

@@ -8,12 +8,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import yaml
+from mlflow import MlflowClient
 
 from local_servers import free_port, wait_for
 from retraining_project import (
@@ -27,6 +28,7 @@ from retraining_project import (
     start_server,
     write_stage,
 )
+from styleblend import config, tracking
 
 pytestmark = pytest.mark.slow
 
@@ -44,6 +46,25 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     yield f"http://127.0.0.1:{port}/api"
     os.killpg(server.pid, signal.SIGKILL)
     server.wait()
+
+
+def settings(project: Path, **retrain: object) -> None:
+    """Change the section `retrain` of params.yaml."""
+    values = yaml.safe_load((project / "params.yaml").read_text())
+    values["retrain"] |= retrain
+    (project / "params.yaml").write_text(yaml.safe_dump(values))
+
+
+def registry(project: Path) -> Callable[[], str]:
+    """A model registry with two versions, the first of them the champion. Gives what asks which one that is."""
+    cfg = tracking.resolved(config.load(project / "params.yaml").tracking, project)
+    client = MlflowClient(cfg.uri)
+    client.create_registered_model(cfg.model_name)
+    for _ in range(2):
+        run = client.create_run("0").info
+        client.create_model_version(cfg.model_name, source=run.artifact_uri, run_id=run.run_id)
+    tracking.point_alias(cfg, "champion", "1")
+    return lambda: tracking.find_version(cfg, "champion").version
 
 
 def start(root: Path, project: Path, api: str | None = None) -> subprocess.Popen[str]:
@@ -67,9 +88,11 @@ def test_a_new_version_is_notified_and_no_change_is_no_version(
     """The first run registers; the second runs nothing and says so. The stage's lines reach the log.
 
     The first needs no server: it brings its own for as long as it runs. The second tells a webhook, whose key comes
-    from the environment and is kept nowhere: not in what it prints, in the project nor among Prefect's records.
+    from the environment and is kept nowhere: not in what it prints, in the project nor among Prefect's records. Who
+    promotes is a person: `champion` stays.
     """
-    write_stage(project, "print('learning hard', flush=True)")
+    champion = registry(project)
+    write_stage(project, "print('learning hard', flush=True)", version="2")
     process = start(root, project)
     out = finish(process)
     assert process.returncode == 0, out
@@ -85,19 +108,25 @@ def test_a_new_version_is_notified_and_no_change_is_no_version(
         out = finish(process)
     assert process.returncode == 0, out
     first, second, third = notes(project)
-    assert "m version 1 registered, gate passed, alias candidate" in first
-    assert "nothing new: m version 1" in second and hook.got == [{"text": second}]
+    assert "m version 2 registered, gate passed, alias candidate" in first
+    assert "nothing new: m version 2" in second and hook.got == [{"text": second}]
     assert third == "not sent to the webhook: retrain.webhook answered 404: see that its address is right"
+    assert champion() == "1"
     assert (project / "runs").read_text() == "x"
     records = [file for file in Path(os.environ["PREFECT_HOME"]).rglob("*") if file.is_file()]
     assert "s3cret-key" not in out
-    assert any(b"nothing new: m version 1" in file.read_bytes() for file in records), "this is where records are"
+    assert any(b"nothing new: m version 2" in file.read_bytes() for file in records), "this is where records are"
     for file in (*records, *project.rglob("*")):
         assert not file.is_file() or b"s3cret-key" not in file.read_bytes(), file
 
 
 def test_a_mistake_is_not_tried_again_and_a_loss_is(root: Path, project: Path, api: str) -> None:
-    """What a stage says to a person ends the flow at once, in one line; a worker that was lost is retried."""
+    """What a stage says to a person ends the flow at once, in one line; a worker that was lost is retried.
+
+    With `promote: auto` the champion is another version when that has passed its gate, and not before.
+    """
+    champion = registry(project)
+    settings(project, promote="auto")
     write_stage(project, "sys.exit('styleblend register: the gate names a figure that was not measured')")
     process = start(root, project, api)
     out = finish(process)
@@ -108,19 +137,22 @@ def test_a_mistake_is_not_tried_again_and_a_loss_is(root: Path, project: Path, a
     assert notes(project)[-1].startswith("failed: styleblend register: the gate")
 
     once = "if len(open('runs').read()) == 2: sys.exit('a worker was lost')"
-    write_stage(project, once, gate="failed", alias=None, reasons=["id_retrieval_top1 is 0.1, below 0.3"])
+    write_stage(project, once, gate="failed", alias=None, version="2", reasons=["id_retrieval_top1 is 0.1, below 0.3"])
     process = start(root, project, api)
     out = finish(process)
     assert process.returncode == 0, out
     assert (project / "runs").read_text() == "xxx"
     assert notes(project)[-1].endswith("but the gate is shut: id_retrieval_top1 is 0.1, below 0.3")
+    assert champion() == "1"
 
     # What a stage says may pass is tried again, although it was said to a person.
-    write_stage(project, "if len(open('runs').read()) == 4: print('styleblend register: no answer'); sys.exit(75)")
+    lost = "if len(open('runs').read()) == 4: print('styleblend register: no answer'); sys.exit(75)"
+    write_stage(project, lost, version="2")
     process = start(root, project, api)
     out = finish(process)
     assert process.returncode == 0, out
     assert (project / "runs").read_text() == "xxxxx"
+    assert notes(project)[-1] == "m version 2 registered, gate passed, promoted to champion" and champion() == "2"
 
 
 def test_two_runs_never_overlap_and_ending_one_ends_its_training(root: Path, project: Path, api: str) -> None:
@@ -134,7 +166,8 @@ def test_two_runs_never_overlap_and_ending_one_ends_its_training(root: Path, pro
         second = start(root, project, api)
         out = finish(second)
         assert second.returncode == 1
-        assert "another retraining runs in" in out
+        assert "a retraining (process" in out and "is at work in" in out
+        assert notes(project)[-1].startswith("not run: a retraining")
         process.send_signal(signal.SIGTERM)
         finish(process)
         assert process.returncode == 128 + signal.SIGTERM
@@ -147,13 +180,19 @@ def test_two_runs_never_overlap_and_ending_one_ends_its_training(root: Path, pro
 
 
 def test_bad_settings_end_before_anything_starts(root: Path, project: Path) -> None:
-    """An unknown key or a schedule that is none: one line, exit code 1, no server."""
+    """An unknown key, a schedule that is none, or nothing that judges what is promoted: one line, exit code 1."""
     values = yaml.safe_load((project / "params.yaml").read_text())
     (project / "params.yaml").write_text(yaml.safe_dump(values | {"nosuch": 1}))
     process = start(root, project)
     assert finish(process).splitlines()[-1].endswith("nosuch: unknown key; remove it or correct its spelling")
     assert process.returncode == 1
-    values["retrain"]["cron"] = "every sunday"
+    values["register"]["gate"] = {}
+    values["retrain"]["promote"] = "auto"
+    (project / "params.yaml").write_text(yaml.safe_dump(values))
+    process = start(root, project)
+    assert "retrain.promote is 'auto' but register.gate has no limit" in finish(process).splitlines()[-1]
+    assert process.returncode == 1
+    values["retrain"] |= {"promote": "manual", "cron": "every sunday"}
     (project / "params.yaml").write_text(yaml.safe_dump(values))
     done = subprocess.run(
         [sys.executable, root / "flows/retrain.py", "--serve", "--project", project], capture_output=True, text=True
@@ -164,12 +203,23 @@ def test_bad_settings_end_before_anything_starts(root: Path, project: Path) -> N
 
 
 def test_a_run_that_died_unseen_gives_its_place_back(root: Path, project: Path, api: str) -> None:
-    """A run that a lost machine left as running is crashed at the next start, so that others can run."""
+    """A run that a lost machine left as running is crashed at the next start, so that others can run.
+
+    Another schedule in params.yaml counts from the next look at it, without a start.
+    """
     with served(root, project, api):
         found = wait_for(lambda: deployment(api))
         run = ask(api, f"/deployments/{found['id']}/create_flow_run", {"state": {"type": "RUNNING"}})["id"]
+    settings(project, watch_seconds=0.5)
     with served(root, project, api):
         wait_for(lambda: ask(api, f"/flow_runs/{run}")["state"]["type"] == "CRASHED")
+        settings(project, cron="5 4 * * 1", timezone="Asia/Tokyo")
+
+        def planned() -> list[tuple[str, str]]:
+            found = [each["schedule"] for each in deployment(api)["schedules"]]
+            return [(schedule["cron"], schedule["timezone"]) for schedule in found]
+
+        wait_for(lambda: planned() == [("5 4 * * 1", "Asia/Tokyo")])
 
 
 @contextmanager

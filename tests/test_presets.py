@@ -111,6 +111,15 @@ def test_data_sets_that_share_no_folder_are_refused(project: Path, tmp_path_fact
     assert (project / "params.yaml").read_bytes() == before
 
 
+def test_an_empty_table_empties(project: Path) -> None:
+    """The gate is for rendered faces: `photos` takes its limits away, and leaves the rest of the section."""
+    before = config.load(project / "params.yaml").register_
+    assert before.gate.min and before.gate.max
+    apply(project, "photos")
+    assert config.load(project / "params.yaml").register_ == before.model_copy(update={"gate": config.Gate()})
+    assert presets.merged({"a": 1}, {}) == {"a": 1}
+
+
 def test_changes_are_reported_one_by_one(project: Path) -> None:
     """Each line names the key, the old value and the new one."""
     steps = config.load(project / "params.yaml").train_encoder.steps

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,12 +18,13 @@ import yaml
 
 import notifying
 import outcome
-import overriding
+import retraining
+import serving
 import showing
 import watching
 from local_servers import free_port, wait_for
 from retraining_project import ROOT, Hook, alive, listening
-from styleblend import config
+from styleblend import config, overriding
 from styleblend.errors import StyleBlendError, TransientError
 
 
@@ -161,6 +163,28 @@ def test_wrong_overrides_are_refused_before_anything_is_written(params: Path) ->
     assert params.read_bytes() == before and overriding.checked(params.parent, {"split": {"val": 0.2}}).split.val == 0.2
 
 
+def test_nothing_is_promoted_by_itself_without_a_gate(params: Path) -> None:
+    """A run that was asked to promote is refused where the gate has no limit, also if it is the run that takes it away.
+
+    Where there are limits what the run was asked for counts, whatever params.yaml says.
+    """
+    no_limit = {"register": {"gate": {"min": {}, "max": {}}}}
+    refused = retraining.check.fn(params.parent, no_limit, "auto")
+    assert refused.name == retraining.MISTAKE and "register.gate has no limit" in refused.message
+    for asked in ("auto", "manual"):
+        assert retraining.check.fn(params.parent, {"retrain": {"promote": "auto"}}, asked).retrain.promote == asked
+    assert retraining.check.fn(params.parent, no_limit, "as set").retrain.promote == "manual"
+
+
+@pytest.mark.parametrize("cron", ["every sunday", "0 3 * *"])
+def test_a_schedule_that_cannot_be_read_changes_nothing(cron: str) -> None:
+    """It is one line that names it; the schedule of before stays the one that params.yaml is compared with."""
+    schedule = serving.Scheduled(serving._schedule(config.Retrain()))
+    with pytest.raises(StyleBlendError, match=f"retrain.cron '{re.escape(cron)}' is no cron line"):
+        schedule.follow(config.Retrain(cron=cron))
+    schedule.follow(config.Retrain())
+
+
 def test_a_webhook_gets_the_line_and_no_error_shows_its_secret(
     hook: tuple[type[Hook], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -216,8 +240,7 @@ time.sleep(600)
 """
     caller = f"""
 import sys, pathlib
-sys.path.insert(0, {str(ROOT / "flows")!r})
-import guard, overriding
+from styleblend import guard, overriding
 project = pathlib.Path({str(project)!r})
 with overriding.overridden(project, {{"evaluate": {{"seed": 9}}}}), open("/dev/null") as lock:
     with guard.guarded(project, [sys.executable, "-c", {command!r}], lock.fileno()) as process:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,9 +14,10 @@ import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from styleblend import config, presets
+from styleblend import config, locking, overriding, presets
 from styleblend.errors import StyleBlendError
 from styleblend.files import fingerprint, whole_file
+from styleblend.guard import guarded
 from styleblend.reporting import KEY_FIGURES, with_interval
 
 VARIANTS = Path("presets/ablations/variants.yaml")
@@ -81,76 +82,115 @@ def settings(values: Mapping[str, Any], plan: Plan, name: str) -> dict[str, Any]
     return merged
 
 
-def dvc_experiment(project: Path, name: str) -> None:
+def dvc_experiment(project: Path, name: str, lock: int) -> None:
     """Train and evaluate params.yaml as it stands, as a DVC experiment; nothing is registered.
 
+    Whatever ends this process ends the training with it.
+
+    Args:
+        lock: open file that DVC inherits: a lock on it holds for as long as DVC lives.
     Raises:
         StyleBlendError: DVC failed; its lines are on the screen.
     """
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-
-    def dvc(*arguments: str, **options: Any) -> int:
-        command = [sys.executable, "-m", "dvc", "exp", *arguments]
-        return subprocess.run(command, cwd=project, env=os.environ | {"PATH": path}, check=False, **options).returncode
-
+    dvc = [sys.executable, "-m", "dvc", "exp"]
     # DVC keeps the names of experiments apart; what an older one of this name gave is in its cache all the same.
-    dvc("remove", name, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    if dvc("run", "--name", name, "evaluate"):
+    subprocess.run([*dvc, "remove", name], cwd=project, capture_output=True, check=False)
+    with guarded(project, [*dvc, "run", "--name", name, "evaluate"], lock) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+        code = process.wait()
+    if code:
         raise StyleBlendError(f"experiment {name} failed, the lines above say why; start again to go on from there")
 
 
 def ablate(
     project: Path,
     names: Sequence[str],
-    run: Callable[[Path, str], None] = dvc_experiment,
+    run: Callable[[Path, str, int], None] = dvc_experiment,
 ) -> Path:
     """Train and evaluate the variants that have no result yet, then write reports/ablations.md.
 
-    A result belongs to its settings and to the code: one of others is made anew. params.yaml is put back at the
-    end, and at the next start if this one is killed.
+    A result belongs to its settings and to the code: one of others is made anew. At the end params.yaml, dvc.lock and
+    the pipeline's outputs are as they were; what a killed run left is put back at the next start.
 
     Args:
         names: variants to run; all if empty. The table shows every variant that has a result.
-        run: makes reports/metrics.json from params.yaml, as an experiment of the given name
+        run: makes reports/metrics.json from params.yaml, as an experiment of the given name; its last argument is the
+            open file of the project's lock.
     Raises:
-        StyleBlendError: an unknown variant, or one that fails.
+        StyleBlendError: an unknown variant, one that fails, or a project in which somebody else is at work.
     """
     plan = read_plan(project / VARIANTS)
     unknown = [name for name in names if name not in plan.variants]
     if unknown:
         raise StyleBlendError(f"there is no variant '{unknown[0]}': choose from {', '.join(plan.variants)}")
-    results = project / "reports/ablations"
-    results.mkdir(parents=True, exist_ok=True)
-    params, kept = project / "params.yaml", results / "params.yaml"
-    if kept.exists():
-        os.replace(kept, params)
-    text = params.read_text()
-    values = yaml.safe_load(text)
-    wanted = {name: settings(values, plan, name) for name in plan.variants}
-    found: dict[str, dict[str, Any]] = {}
-    for name, own in wanted.items():
-        # With changed code it is DVC that knows whether anything has to run again.
-        key = fingerprint(project / "src", json.dumps(own, sort_keys=True, default=str))
-        file = results / f"{name}.json"
-        stored = json.loads(file.read_text()) if file.exists() else {}
-        if stored.get("key") != key and (not names or name in names):
-            print(f"ablate: {name}: {plan.variants[name].change}", flush=True)
-            with whole_file(kept) as partial:
-                partial.write_text(text)
-            params.write_text(yaml.safe_dump(own, sort_keys=False))
-            try:
-                run(project, f"ablation-{name.replace('_', '-')}")
-                stored = {"key": key, **_results(project / "reports")}
-            finally:
-                os.replace(kept, params)
-            with whole_file(file) as partial:
-                partial.write_text(json.dumps(stored, indent=1) + "\n")
-        if stored.get("key") == key:
-            found[name] = stored
+    with locking.only_one(project, "styleblend ablate") as lock:
+        if line := overriding.restore(project):
+            print(f"ablate: {line}")
+        found = _train_missing(project, plan, names, lambda name: run(project, name, lock))
     report = project / "reports/ablations.md"
     with whole_file(report) as partial:
         partial.write_text(table(plan, found))
     return report
+
+
+def _train_missing(
+    project: Path, plan: Plan, names: Sequence[str], run: Callable[[str], None]
+) -> dict[str, dict[str, Any]]:
+    """The results of all variants that have one, after those of `names` (all if empty) that had none were run."""
+    values = yaml.safe_load((project / "params.yaml").read_text())
+    wanted = {name: settings(values, plan, name) for name in plan.variants}
+    # With changed code it is DVC that knows whether anything has to run again.
+    keys = {
+        name: fingerprint(project / "src", json.dumps(own, sort_keys=True, default=str)) for name, own in wanted.items()
+    }
+    files = {name: project / "reports/ablations" / f"{name}.json" for name in wanted}
+    stored = {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
+    found = {name: result for name, result in stored.items() if result.get("key") == keys[name]}
+    missing = [name for name in wanted if name not in found and (not names or name in names)]
+    if missing:
+        with _outputs_kept(project):
+            for name in missing:
+                print(f"ablate: {name}: {plan.variants[name].change}", flush=True)
+                with overriding.replaced(project, wanted[name]):
+                    run(f"ablation-{name.replace('_', '-')}")
+                found[name] = {"key": keys[name], **_results(project / "reports")}
+                with whole_file(files[name]) as partial:
+                    partial.write_text(json.dumps(found[name], indent=1) + "\n")
+    return {name: found[name] for name in wanted if name in found}
+
+
+@contextmanager
+def _outputs_kept(project: Path) -> Iterator[None]:
+    """The block may run other settings; then dvc.lock and the pipeline's outputs are again those of before."""
+    lock, kept = project / "dvc.lock", project / ".state/ablate/dvc.lock"
+    text = lock.read_text() if lock.is_file() else ""
+    # One that a killed run left is still right if the pipeline has registered nothing else since.
+    if not kept.is_file() or _registered(kept.read_text()) != _registered(text):
+        with whole_file(kept) as partial:
+            partial.write_text(text)
+    before = kept.read_text()
+    try:
+        yield
+    finally:
+        if before:
+            with whole_file(lock) as partial:
+                partial.write_text(before)
+        kept.unlink()
+        if not before or not _checked_out(project):
+            print("ablate: data/ and reports/ hold results of a variant: run `dvc repro` for the pipeline's own")
+
+
+def _registered(lock: str) -> Any:
+    """What the text of a dvc.lock says about the stage `register`, which no ablation runs."""
+    return ((yaml.safe_load(lock) or {}).get("stages") or {}).get("register")
+
+
+def _checked_out(project: Path) -> bool:
+    """Bring the outputs of dvc.yaml, and nothing else, from DVC's cache. False where it has not all of them."""
+    command = [sys.executable, "-m", "dvc", "checkout", "--quiet", "--force", "dvc.yaml"]
+    return subprocess.run(command, cwd=project, check=False).returncode == 0
 
 
 def _results(reports: Path) -> dict[str, Any]:

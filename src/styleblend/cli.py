@@ -45,6 +45,11 @@ def check(given: argparse.Namespace) -> None:
     mirror = cfg.pretrained.mirror
     if mirror is not None and not mirror.is_dir():
         raise StyleBlendError(f"pretrained.mirror {mirror} is no folder: name one with pretrained files, or null")
+    if cfg.retrain.webhook and "${" not in cfg.retrain.webhook:
+        print(
+            f"check: retrain.webhook stands in {given.params}, which git and every version keep: if its address is a "
+            "secret, put that part into the environment and name it as ${NAME}"
+        )
     print(f"check: {given.params} is in order")
 
 

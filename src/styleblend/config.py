@@ -11,7 +11,7 @@ import re
 from math import log2
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
@@ -36,10 +36,22 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def has_secret(address: str) -> bool:
+    """Whether an address carries a password or, as the user of a web address, a token."""
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return "@" in address
+    web = parts.scheme in ("http", "https")
+    return parts.password is not None or (web and parts.username is not None) or "password" in parse_qs(parts.query)
+
+
 def _expect_no_password(name: str, address: str | None, remedy: str) -> None:
     """Settings are kept by DVC and MLflow and with every version: the message shows nothing of the address."""
-    if address is not None and "@" in (place := urlsplit(address).netloc) and ":" in place.rpartition("@")[0]:
-        raise ValueError(f"{name} holds a password, which every version would carry: leave it out, {remedy}")
+    if address is not None and has_secret(address):
+        raise ValueError(
+            f"{name} holds a name or password, and params.yaml is kept with every version: take it out, {remedy}"
+        )
 
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -486,13 +498,13 @@ class Register(Section):
 
 
 class Tracking(Section):
-    uri: str = Field("sqlite:///mlflow.db", description="MLflow tracking and registry store")
+    uri: str = Field("sqlite:///mlflow.db", description="MLflow tracking and registry store; no password")
     experiment: str = "styleblend"
     model_name: str = Field("styleblend", pattern=r"^[A-Za-z0-9_-]+$")
 
     @model_validator(mode="after")
     def no_password(self) -> Tracking:
-        remedy = "and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (PGPASSWORD for PostgreSQL) instead"
+        remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, and put a database behind MLflow's server"
         _expect_no_password("tracking.uri", self.uri, remedy)
         return self
 
@@ -573,7 +585,9 @@ class Retrain(Section):
     watch_upstream_seconds: float = Field(
         3600, ge=0, description="between `dvc update`s of imported folders; 0 updates only when a run starts"
     )
-    promote: Literal["manual", "auto"] = "manual"
+    promote: Literal["manual", "auto"] = Field(
+        "manual", description="auto: a version that passes register.gate becomes the champion by itself"
+    )
     notify_file: Path = Path("reports/notifications.log")
     webhook: str | None = Field(
         None, description="http address that is told what came out; ${NAME} stands for the environment's value"
@@ -663,6 +677,12 @@ class Config(Section):
         unannotated = [source.name for source in self.download.sources if not _is_annotated(source)]
         if self.align.detector == "annotations" and unannotated:
             raise ValueError(f"align.detector 'annotations' cannot serve {unannotated}: set it to 'yunet'")
+        gate = self.register_.gate
+        if self.retrain.promote == "auto" and not (gate.min or gate.max):
+            raise ValueError(
+                "retrain.promote is 'auto' but register.gate has no limit, so that every version would become the "
+                "champion: set limits, or promote by hand ('manual')"
+            )
         return self
 
     @model_validator(mode="after")

@@ -54,10 +54,16 @@ def _backup(params: Path) -> Path:
 
 
 def merged(values: Any, overrides: Any) -> Any:
-    """`values` with `overrides` on top, section by section; lists, and tables with number keys, are replaced."""
+    """`values` with `overrides` on top, section by section.
+
+    Lists, tables with number keys, and what an empty table `{}` stands for, are replaced.
+    """
     if not (_is_section(values) and _is_section(overrides)):
         return overrides
-    return {**values, **{key: merged(values.get(key), value) for key, value in overrides.items()}}
+    return {
+        **values,
+        **{key: merged(values.get(key), value) if value else value for key, value in overrides.items()},
+    }
 
 
 def changes(old: Any, new: Any, where: str = "") -> Iterator[str]:

@@ -13,7 +13,7 @@ import yaml
 from styleblend import config, presets
 from styleblend.files import whole_file
 
-_MARK = "# Settings of a retraining that is at work; at its end this file is again as it was.\n"
+_MARK = "# Settings of a run that is at work; at its end this file is again as it was.\n"
 
 
 def checked(project: Path, overrides: Mapping[str, Any]) -> config.Config:
@@ -46,8 +46,15 @@ def overridden(project: Path, overrides: Mapping[str, Any]) -> Iterator[None]:
     if not overrides:
         yield
         return
+    with replaced(project, _merged(project, overrides)):
+        yield
+
+
+@contextmanager
+def replaced(project: Path, values: Mapping[str, Any]) -> Iterator[None]:
+    """Put these settings in the place of all that params.yaml holds, in the same way."""
     params = project / "params.yaml"
-    during = _MARK + yaml.safe_dump(_merged(project, overrides), sort_keys=False, allow_unicode=True, width=110)
+    during = _MARK + yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=110)
     with whole_file(_kept(project)) as partial:
         partial.write_text(json.dumps({"before": params.read_text(), "during": during}))
     try:

@@ -1,6 +1,6 @@
 """Runs a command of which nothing stays behind, however it or its caller ends.
 
-python flows/guard.py PROJECT LOCK COMMAND...
+python -m styleblend.guard PROJECT LOCK COMMAND...
 
 Standard input is the line to the caller: when the caller dies, even of SIGKILL, the line closes and the guard ends the
 command with all that it started. DVC alone would leave its stage, and the stage its Ray workers, training on.
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import psutil
 
-import overriding
+from styleblend import overriding
 
 GRACE_SECONDS = 10.0
 """Between SIGTERM, on which Ray and its workers shut down, and SIGKILL."""
@@ -39,7 +39,7 @@ def guarded(project: Path, command: Sequence[str], lock: int) -> Iterator[subpro
         the guard; `stdout` has the lines of the command, and its exit code is the command's.
     """
     with subprocess.Popen(
-        [sys.executable, str(Path(__file__).resolve()), str(project), str(lock), *command],
+        [sys.executable, "-m", "styleblend.guard", str(project.resolve()), str(lock), *command],
         cwd=project,
         env=os.environ | {"PYTHONUNBUFFERED": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
         stdin=subprocess.PIPE,
@@ -76,7 +76,8 @@ def main(project: Path, lock: int, command: Sequence[str]) -> int:
         return process.returncode
     finally:
         _end_all(process)
-        overriding.restore(project)
+        if line := overriding.restore(project):
+            print(line, flush=True)
 
 
 def _adopt_orphans() -> None:
