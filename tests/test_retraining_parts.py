@@ -256,7 +256,7 @@ with overriding.overridden(project, {{"evaluate": {{"seed": 9}}}}), open("/dev/n
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    wait_for(lambda: not any(map(alive, family)), seconds=30)
+    wait_for(lambda: not any(map(alive, family)), seconds=120)
     assert (project / "kind").exists(), "it was asked kindly first"
     assert params.read_text() == before
 
