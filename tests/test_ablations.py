@@ -240,6 +240,14 @@ def test_profile_variants_differ_from_profile_and_are_shown_by_yaw(project: Path
     assert "| full |" not in by_yaw
 
 
+def test_what_a_variant_is_compared_with_stands_above_it(project: Path) -> None:
+    """The section of a base that is a variant of `full` itself shows the base's own figures, too."""
+    names = ("full", "no_attributes", "no_landmarks_no_attributes")
+    section = ablations.ablate(project, names, Trainer()).read_text().split("## Against `no_attributes`")[1]
+    rows = [line.split("|")[1].strip() for line in section.splitlines() if line.startswith("| no_")]
+    assert rows == ["no_attributes", "no_landmarks_no_attributes", "no_landmarks_no_attributes"]
+
+
 def test_mistakes_are_one_line(project: Path) -> None:
     """An unknown variant, a variant with an unknown key and a torn file each say so before anything runs."""
     with pytest.raises(StyleBlendError, match="no variant 'nothing'.*full"):

@@ -231,7 +231,8 @@ def table(plan: Plan, found: Mapping[str, Mapping[str, Any]]) -> str:
     ]
     for base in dict.fromkeys(plan.variants[name].against for name in found):
         own = {name: each["metrics"] for name, each in found.items() if plan.variants[name].against == base}
-        lines += ["", f"## Against `{base}`", *_figures(own), *_verdicts(plan, own, found)]
+        shown = ({base: found[base]["metrics"]} if base in found else {}) | own
+        lines += ["", f"## Against `{base}`", *_figures(shown), *_verdicts(plan, own, found)]
     by_yaw = {name: each["groups"] for name, each in found.items() if plan.variants[name].by_yaw}
     if by_yaw:
         lines += _by_yaw(by_yaw)
@@ -241,14 +242,14 @@ def table(plan: Plan, found: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _figures(own: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    figures = [(name, words) for name, words, _ in KEY_FIGURES if any(name in each for each in own.values())]
+def _figures(shown: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    figures = [(name, words) for name, words, _ in KEY_FIGURES if any(name in each for each in shown.values())]
     rows = {
         name: [
             with_interval(each[key], each[f"{key}_low"], each[f"{key}_high"]) if key in each else ""
             for key, _ in figures
         ]
-        for name, each in own.items()
+        for name, each in shown.items()
     }
     return _markdown(["variant", *(words for _, words in figures)], rows)
 
