@@ -158,6 +158,12 @@ def test_a_killed_run_leaves_the_pipeline_s_lock_to_the_next(project: Path, caps
         (project / "src/code.py").write_text(after)
         ablations.ablate(project, ("full",), Trainer())
         assert lock.read_text() == wanted
+    # The same where nothing is left to be trained.
+    shutil.copytree(project / "kept", project / ".state", dirs_exist_ok=True)
+    lock.write_text(variant)
+    trainer = Trainer()
+    ablations.ablate(project, ("full",), trainer)
+    assert not trainer.ran and lock.read_text() == first
     assert "run `dvc repro`" in capsys.readouterr().out
 
 

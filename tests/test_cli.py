@@ -15,7 +15,7 @@ import torch
 import yaml
 from PIL import Image
 
-from styleblend import cli, model, provenance
+from styleblend import cli, locking, model, provenance
 from tiny_project import SIZES
 
 
@@ -234,3 +234,13 @@ def test_a_reader_that_has_seen_enough_is_no_error(project: Path) -> None:
     command = f"'{sys.executable}' -m styleblend.cli check | true"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert done.stderr == ""
+
+
+def test_a_preset_waits_for_nobody_and_spoils_nothing(project: Path) -> None:
+    """While an ablation or a retraining has its own settings in params.yaml, a preset is refused and says by whom."""
+    before = (project / "params.yaml").read_text()
+    with locking.only_one(project, "styleblend ablate"):
+        held = sorted(project.iterdir())
+        line = refused("preset", "standard")
+        assert "styleblend ablate (process" in line and "is at work" in line
+        assert sorted(project.iterdir()) == held and (project / "params.yaml").read_text() == before

@@ -22,6 +22,8 @@ from styleblend.reporting import KEY_FIGURES, with_interval
 
 VARIANTS = Path("presets/ablations/variants.yaml")
 FULL = "full"
+KEPT = Path(".state/ablate/dvc.lock")
+"""dvc.lock of before, while variants run."""
 BY_YAW = ("id_similarity_source", "pose_error_deg", "psnr_true_swap_db")
 """Figures that are shown by yaw."""
 
@@ -149,7 +151,7 @@ def _train_missing(
     stored = {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
     found = {name: result for name, result in stored.items() if result.get("key") == keys[name]}
     missing = [name for name in wanted if name not in found and (not names or name in names)]
-    if missing:
+    if missing or (project / KEPT).is_file():
         with _outputs_kept(project):
             for name in missing:
                 print(f"ablate: {name}: {plan.variants[name].change}", flush=True)
@@ -164,7 +166,7 @@ def _train_missing(
 @contextmanager
 def _outputs_kept(project: Path) -> Iterator[None]:
     """The block may run other settings; then dvc.lock and the pipeline's outputs are again those of before."""
-    lock, kept = project / "dvc.lock", project / ".state/ablate/dvc.lock"
+    lock, kept = project / "dvc.lock", project / KEPT
     text = lock.read_text() if lock.is_file() else ""
     # One that a killed run left is still right if the pipeline has registered nothing else since.
     if not kept.is_file() or _registered(kept.read_text()) != _registered(text):
@@ -177,9 +179,10 @@ def _outputs_kept(project: Path) -> Iterator[None]:
         if before:
             with whole_file(lock) as partial:
                 partial.write_text(before)
-        kept.unlink()
         if not before or not _checked_out(project):
             print("ablate: data/ and reports/ hold results of a variant: run `dvc repro` for the pipeline's own")
+        # Last: who is killed before finds it again.
+        kept.unlink()
 
 
 def _registered(lock: str) -> Any:

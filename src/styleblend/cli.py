@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from styleblend import config, presets
+from styleblend import config, locking, presets
 from styleblend.errors import StyleBlendError
 
 
@@ -66,6 +66,12 @@ def doctor(given: argparse.Namespace) -> None:
 
 def preset(given: argparse.Namespace) -> None:
     """Apply a preset to params.yaml and say what changed."""
+    # params.yaml may be that of a variant or of one run, for as long as somebody is at work.
+    with locking.only_one(given.params.absolute().parent, "styleblend preset"):
+        _apply(given)
+
+
+def _apply(given: argparse.Namespace) -> None:
     lines = presets.apply(
         given.name,
         given.params,
