@@ -199,6 +199,8 @@ def test_ending_it_ends_its_training(tmp_path: Path, sign: signal.Signals) -> No
         cwd=project,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        # A shell's background jobs, as this may be one of, ignore Ctrl-C, and their children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     try:
         wait_for(lambda: (project / "pid").is_file() and (project / "pid").read_text(), 120)

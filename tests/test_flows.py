@@ -58,7 +58,8 @@ def settings(project: Path, **retrain: object) -> None:
 def registry(project: Path) -> Callable[[], str]:
     """A model registry with two versions, the first of them the champion. Gives what asks which one that is."""
     cfg = tracking.resolved(config.load(project / "params.yaml").tracking, project)
-    client = MlflowClient(cfg.uri)
+    # Of both stores: MLflow would take the registry that another test has chosen for the process.
+    client = MlflowClient(cfg.uri, cfg.uri)
     client.create_registered_model(cfg.model_name)
     for _ in range(2):
         run = client.create_run("0").info

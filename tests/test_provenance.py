@@ -137,7 +137,7 @@ def test_rendering_a_data_set_loads_no_marking_library(tmp_path: Path) -> None:
 
 
 # `data.manifest` cuts faces from the user's own photographs, which nobody made; the others save networks.
-SAVING = {"provenance/marking.py", "data/manifest.py"} | {
+SAVING = {"provenance/marking.py", "data/manifest.py", "perception/fan_detector.py"} | {
     f"training/{name}.py" for name in ("checkpoint", "loop", "pretraining")
 }
 

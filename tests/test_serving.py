@@ -214,13 +214,15 @@ def test_a_person_looks_runs_and_cancels_in_prefects_pages(served: Served, on_de
         page.get_by_text("Custom run").click()
         page.get_by_text("dict", exact=True).click()
         page.locator("textarea.p-code-input__textarea").fill('{"evaluate": {"seed": 81}}')
-        page.get_by_role("button", name="Submit").click()
+        with page.expect_response("**/create_flow_run"):
+            page.get_by_role("button", name="Submit").click()
         pids = served.pids()
         assert seed_seen(project) == 81
         (run,) = served.runs(state={"type": {"any_": ["RUNNING"]}})
         page.goto(f"{site}/runs/flow-run/{run['id']}")
         page.get_by_role("button", name="Cancel").click()
-        page.get_by_role("dialog").get_by_role("button", name="Confirm").click()
+        with page.expect_response("**/set_state"):
+            page.get_by_role("dialog").get_by_role("button", name="Confirm").click()
         wait_for(lambda: not any(map(alive, pids)), seconds=20)
         page.get_by_text("Cancelled", exact=True).first.wait_for()
     assert served.end(run["id"])["type"] == "CANCELLED"
