@@ -65,6 +65,21 @@ def test_measurement_does_not_depend_on_the_batches(root: Path, pairs: protocol.
     assert whole.kept.equal(pairs.pictures(pairs.source[[1, 6]])) and parts.kept.equal(whole.kept)
 
 
+def test_a_measured_method_keeps_no_graph(root: Path, pairs: protocol.Pairs) -> None:
+    """What a network draws carries nothing for a backward pass: at 1024 px that would fill a GPU."""
+    learning = torch.nn.Conv2d(3, 3, 1)
+    drawn: list[torch.Tensor] = []
+
+    def method(batch: protocol.Batch) -> torch.Tensor:
+        drawn.append(learning(batch.target))
+        return drawn[-1]
+
+    judge = identity.load(root / "networks", "identity_judge")
+    seer = attributes.load(root / "networks", "attributes_judge")
+    protocol.measure(pairs, {"m": method}, judge, seer, 5)
+    assert drawn and not any(picture.requires_grad for picture in drawn)
+
+
 def test_gallery_holds_each_source_face_once(root: Path, pairs: protocol.Pairs) -> None:
     """The worst possible rank is one more than the faces of other persons among the distinct sources."""
     judge = identity.load(root / "networks", "identity_judge")

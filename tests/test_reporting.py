@@ -63,3 +63,15 @@ def test_unfinished_run_is_said(tmp_path: Path) -> None:
     """Closing lines of a run that did not end name the missing file and the command."""
     with pytest.raises(StyleBlendError, match="metrics.json is missing: run `dvc repro`"):
         reporting.closing_lines(tmp_path)
+
+
+def test_networks_that_hardly_count_are_no_reason_to_warn() -> None:
+    """Photographs judged by networks of others need no warning for small ones beside the paper's terms."""
+    small, other = {"origin": "made by this project, see its card"}, {"origin": "https://example.com"}
+    photographs = pd.DataFrame({"render_seed": [None, None]})
+    weighty = ("identity", "identity_judge", "landmarks", "attributes_judge", "decoder")
+    networks = dict.fromkeys(weighty, other) | {"landmarks_3d": small, "attributes": small}
+    assert reporting.caveat(photographs, networks) == ""
+    assert "identity_judge learned from rendered faces" in reporting.caveat(
+        photographs, networks | {"identity_judge": small}
+    )

@@ -89,6 +89,29 @@ def test_a_face_that_fills_the_picture_and_a_small_one_of_a_large_picture_are_fo
     check(small, 320, 640, 32)
 
 
+def test_no_picture_is_looked_at_larger_than_it_is(detector: Scrfd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond 640 px the last window is the picture's side, rounded up to SCRFD's stride, and at most 1,920 px."""
+    asked: list[int] = []
+    plain = detector._detect_in
+
+    def spied(image: Image.Image, window: tuple[int, int]) -> list[Detection]:
+        asked.append(window[0])
+        return plain(image, window)
+
+    monkeypatch.setattr(detector, "_detect_in", spied)
+    for side, wanted in (
+        (300, [128, 640]),
+        (1000, [128, 640, 1024]),
+        (1024, [128, 640, 1024]),
+        (3000, [128, 640, 1920]),
+    ):
+        asked.clear()
+        detector.detect(Image.new("RGB", (side, side // 2)))
+        assert asked == wanted
+    (face,) = detector.detect(red((1024, 1024), (640, 320, 32)))
+    check(face, 640, 320, 32)
+
+
 def test_one_face_is_given_once_and_the_largest_first(detector: Scrfd) -> None:
     """A square that fires in two windows is one face, and faces are sorted by the area of their boxes."""
     # 96 px of the large window are 32 of the middle one, whose one face covers those of the large one's nine cells.

@@ -217,12 +217,16 @@ By |yaw| of the target, in degrees:
 """
 
 
+# Others count in terms of the training that the paper has not, if at all.
+_WEIGHTY = ("identity", "identity_judge", "landmarks", "attributes_judge", "encoder", "decoder")
+
+
 def caveat(manifest: pd.DataFrame, networks: Mapping[str, Mapping[str, Any]]) -> str:
-    """A warning where this project's small networks, learned from rendered faces, judged photographs; else
-    empty.
+    """A warning where this project's small networks, learned from rendered faces, judged photographs or were what the
+    model learned from; else empty.
     """
     photographs = int(manifest["render_seed"].isna().sum())
-    small = [role for role, entry in networks.items() if "this project" in str(entry["origin"])]
+    small = [role for role in _WEIGHTY if "this project" in str(networks.get(role, {}).get("origin", ""))]
     if not photographs or not small:
         return ""
     return f"""

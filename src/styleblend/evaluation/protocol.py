@@ -155,6 +155,7 @@ def read_pairs(splits: Path, faces: Path, perceived: Path, split: str = "test") 
     )
 
 
+@torch.no_grad()
 def measure(
     pairs: Pairs,
     methods: Mapping[str, Method],

@@ -6,6 +6,7 @@ for non-commercial research only.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,10 @@ class Scrfd:
         """Faces of an RGB picture, the largest first; none gives an empty list."""
         found: list[Detection] = []
         for window in self._windows:
+            if len(self._windows) > 1:
+                # A larger copy than the picture itself would show nothing more; SCRFD's strides end at 32.
+                side = max(SIDES_PX[1], math.ceil(max(image.size) / 32) * 32)
+                window = (min(window[0], side), min(window[1], side))
             found += self._detect_in(image, window)
             # 128 px alone would miss the small faces of any picture.
             if max(image.size) <= max(window) and max(window) >= SIDES_PX[1]:

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -19,8 +20,8 @@ from tqdm import tqdm
 
 from styleblend import config
 from styleblend.data.manifest import read_manifest
-from styleblend.data.sources import write_rows
 from styleblend.errors import StyleBlendError
+from styleblend.files import whole_file
 from styleblend.perception import attributes, identity, landmarks
 from styleblend.pixels import from_8bit
 from styleblend.stages.entry import run
@@ -63,26 +64,32 @@ def perceive(faces: Path, networks: Networks, out: Path, cfg: config.Perceive, d
         StyleBlendError: the manifest or a face's picture is missing or unreadable.
     """
     manifest = read_manifest(faces)
-    rows: list[dict[str, Any]] = []
-    for start in tqdm(range(0, len(manifest), cfg.batch_size), desc="perceive", unit="batch", disable=None):
-        batch = manifest.iloc[start : start + cfg.batch_size]
-        pixels = np.stack([_pixels(faces / path) for path in batch["path"]])
-        images = from_8bit(torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2))
-        angles, expression = networks.attributes(images)
-        seen = {
-            "identity": networks.identity(images),
-            "judge": networks.judge(images),
-            "landmarks": networks.landmarks(images).flatten(1),
-            "expression": expression,
-        }
-        columns: dict[str, Any] = {name: value.float().cpu().tolist() for name, value in seen.items()}
-        columns["face_id"] = batch["face_id"].tolist()
-        columns |= dict(zip(NUMBERS, angles.float().cpu().T.tolist(), strict=False))
-        columns["sharpness"] = [sharpness(picture) for picture in pixels]
-        rows += [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-    write_rows(rows, PERCEIVED, out)
-    print(f"perceive: {len(rows)} faces")
+    starts = range(0, len(manifest), cfg.batch_size)
+    # Written batch by batch: all rows at once would take gigabytes for a large data set.
+    with whole_file(out) as partial, pq.ParquetWriter(partial, PERCEIVED) as writer:
+        for start in tqdm(starts, desc="perceive", unit="batch", disable=None):
+            batch = manifest.iloc[start : start + cfg.batch_size]
+            writer.write_table(pa.Table.from_pydict(_seen(batch, faces, networks, device), schema=PERCEIVED))
+    print(f"perceive: {len(manifest)} faces")
     return pd.read_parquet(out)
+
+
+def _seen(batch: pd.DataFrame, faces: Path, networks: Networks, device: str) -> dict[str, Any]:
+    """What the networks say of a batch of the manifest's rows: the columns of PERCEIVED."""
+    pixels = np.stack([_pixels(faces / path) for path in batch["path"]])
+    images = from_8bit(torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2))
+    angles, expression = networks.attributes(images)
+    seen = {
+        "identity": networks.identity(images),
+        "judge": networks.judge(images),
+        "landmarks": networks.landmarks(images).flatten(1),
+        "expression": expression,
+    }
+    columns: dict[str, Any] = {name: value.float().cpu().tolist() for name, value in seen.items()}
+    columns["face_id"] = batch["face_id"].tolist()
+    columns |= dict(zip(NUMBERS, angles.float().cpu().T.tolist(), strict=False))
+    columns["sharpness"] = [sharpness(picture) for picture in pixels]
+    return columns
 
 
 def sharpness(pixels: NDArray[np.uint8]) -> float:
