@@ -79,6 +79,10 @@ def test_ffhq_permissive_leaves_out_what_forbids_commerce(ffhq: Path, tmp_path: 
     assert [entry.licence for entry in listed] == [LICENCES[0], LICENCES[2]]
     with pytest.raises(StyleBlendError, match=r"needs metadata.*ffhq-dataset-v2\.json"):
         list_ffhq(ffhq_source(ffhq, licences="permissive", metadata=None))
+    entries = json.loads((ffhq / "ffhq-dataset-v2.json").read_text())
+    entries["0"]["metadata"]["license"] = "All rights reserved, not for commercial use"
+    (ffhq / "ffhq-dataset-v2.json").write_text(json.dumps(entries))
+    assert [entry.licence for entry in list_ffhq(ffhq_source(ffhq, licences="permissive"))] == [LICENCES[2]]
     plain = list_ffhq(ffhq_source(ffhq, metadata=None))
     assert len(plain) == 3 and plain[0].landmarks is None and plain[0].licence == published.FFHQ_LICENCE
 

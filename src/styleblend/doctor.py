@@ -20,9 +20,9 @@ from urllib.parse import urlsplit
 import psutil
 import torch
 
-from styleblend import config, describe, lineage, tracking, weights
+from styleblend import config, describe, licences, lineage, tracking, weights
 from styleblend.catalogue import Entry
-from styleblend.data.published import CELEBA_LICENCE, CELEBA_TERMS, FFHQ_LICENCE, FFHQ_TERMS, NON_COMMERCIAL
+from styleblend.data.published import CELEBA_LICENCE, CELEBA_TERMS, FFHQ_LICENCE, FFHQ_TERMS
 from styleblend.data.sources import pictures_below
 from styleblend.errors import StyleBlendError
 from styleblend.provenance import credentials
@@ -125,7 +125,7 @@ def data(cfg: config.Config, project: Path) -> Iterator[Finding]:
 def _licence(source: config.Source) -> str:
     published = {"ffhq": (FFHQ_LICENCE, FFHQ_TERMS), "celeba_hq": (CELEBA_LICENCE, CELEBA_TERMS)}
     licence, terms = published.get(source.kind) or (getattr(source, "licence", ""), getattr(source, "terms", ""))
-    limited = NON_COMMERCIAL.search(f"{licence} {terms}")
+    limited = licences.forbids(f"{licence} | {terms}")
     return f"{licence}{' (not for commercial use)' if limited else ''}"
 
 
