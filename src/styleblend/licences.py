@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+if TYPE_CHECKING:
+    # Most who ask what a text forbids have no table.
+    import pandas as pd
 
 MEASURING = ("identity_judge", "attributes_judge", "inception")
 """Roles of networks that only measure. A model learns from all others: through their losses, by starting from their
