@@ -339,6 +339,7 @@ CATALOGUE_MISTAKES = {
     "program in another role": ({"format": "torchscript", "sha256": "1" * 64}, "TorchScript is for inception"),
     "pickle of anything": ({"format": "pickle"}, "only NVIDIA's StyleGAN"),
     "a file elsewhere": ({"file": "../net.pth"}, "networks.mine.file"),
+    "a role of this project's alone": ({"roles": ["attributes"]}, "networks.mine.roles.0"),
 }
 
 
@@ -366,6 +367,11 @@ def test_a_person_adds_networks_of_their_own(tmp_path: Path) -> None:
     for name, message in (("yunet", "which are taken"), ("small", "means something else")):
         with pytest.raises(StyleBlendError, match=message):
             catalogue.load(own_catalogue(tmp_path / "mine.yaml", name))
+    for archives in ("[a]", "a"):
+        (tmp_path / "mine.yaml").write_text(f"archives: {archives}\nnetworks: {{}}")
+        with pytest.raises(StyleBlendError, match="mine.yaml: archives: .*dictionary") as error:
+            catalogue.load(tmp_path / "mine.yaml")
+        assert one_line(error)
     (tmp_path / "mine.yaml").write_text("networks: [")
     for file, message in (("mine.yaml", "not valid YAML"), ("absent.yaml", "cannot be read")):
         with pytest.raises(StyleBlendError, match=message) as error:
