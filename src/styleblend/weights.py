@@ -96,15 +96,18 @@ def _key(item: Entry | Archive) -> str:
     return item.name if isinstance(item, Entry) else item.file
 
 
-def store_of(cfg: Pretrained, cache: Path = CACHE, lock: Path = LOCK) -> Store:
+def store_of(cfg: Pretrained, cache: Path = CACHE, lock: Path = LOCK, project: Path = Path()) -> Store:
     """The store with the catalogue and the mirror that the parameters name.
 
+    Args:
+        project: where all four paths begin, as far as they are relative.
     Raises:
         StyleBlendError: the catalogue cannot be read, or the mirror is no folder.
     """
-    if cfg.mirror is not None and not cfg.mirror.is_dir():
-        raise StyleBlendError(f"pretrained.mirror {cfg.mirror} is no folder: name one with pretrained files, or null")
-    return Store(catalogue.load(cfg.catalogue), cache, lock, cfg.mirror)
+    mirror = None if cfg.mirror is None else project / cfg.mirror
+    if mirror is not None and not mirror.is_dir():
+        raise StyleBlendError(f"pretrained.mirror {mirror} is no folder: name one with pretrained files, or null")
+    return Store(catalogue.load(cfg.catalogue, project), project / cache, project / lock, mirror)
 
 
 def obtain(entry: Entry, store: Store) -> Path:
