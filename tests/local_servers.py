@@ -41,7 +41,7 @@ class Files:
     """A folder that a web server on this machine gives out, by ranges too.
 
     asked: of each request its path and its headers Range and If-Range. cut_at: content after which the connection
-    breaks, once. tags: whether the server says which state of a file it sends.
+    breaks, once. tags: whether the server says which state of a file it sends; tag: what it calls any state.
     """
 
     def __init__(self, folder: Path, address: str) -> None:
@@ -49,6 +49,7 @@ class Files:
         self.asked: list[tuple[str, str | None, str | None]] = []
         self.cut_at: int | None = None
         self.tags = True
+        self.tag: str | None = None
 
 
 @contextmanager
@@ -64,7 +65,7 @@ def files_served(folder: Path) -> Iterator[Files]:
                 self.send_error(404)
                 return
             content = file.read_bytes()
-            tag = f'"{hash(content)}"'
+            tag = served.tag or f'"{hash(content)}"'
             start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and known in (None, tag) else 0
             if start and start >= len(content):
                 self.send_error(416)

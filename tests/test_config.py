@@ -5,12 +5,12 @@ from __future__ import annotations
 import traceback
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 
-from styleblend import config
+from styleblend import catalogue, config, overriding
 
 BAD: list[tuple[str, Any, str]] = [
     ("train_encoder.stepz", 5, r"train_encoder\.stepz: unknown key"),
@@ -151,6 +151,81 @@ def test_photographs_that_dvc_would_not_watch_are_refused(params: dict[str, Any]
     source = {"kind": "folder", "name": "mine", "path": "pictures", "licence": "own", "terms": "own"}
     with pytest.raises(config.ConfigError, match=r"download\.origin.*does not hold 'pictures'"):
         config.from_mapping(with_value(params, "download.sources", [source]), "params.yaml")
+
+
+def start_of(params: dict[str, Any], start: str, **pretrained: str) -> dict[str, Any]:
+    """The settings with an encoder that could be of either kind, as far as sizes go."""
+    changed = with_value(params, "train_encoder.encoder_start", start)
+    changed["model"] |= {"encoder_body": "ir_se50", "stem_stride": 1, "encoder_blocks": [3, 4, 14, 3]}
+    changed["model"] |= {"encoder_widths": [64, 128, 256, 512]}
+    return changed | {"pretrained": pretrained}
+
+
+FOREIGN = yaml.safe_dump(
+    {
+        "networks": {
+            "gan64": {
+                "roles": ["decoder"], "file": "gan.pt", "format": "torch", "resolution": 64, "licence": "own",
+                "commercial": True, "consequence": "any use",
+            }
+        }
+    }
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("start", "pretrained", "message"),
+    [
+        ("pretrained", {"decoder": "gan64"}, "decoder is 'gan64': set encoder_start to 'body' or 'new'"),
+        ("new", {"encoder": "none"}, "pretrained.encoder is 'none', .* mean code stands there: set it to 'small'"),
+        ("body", {}, "pretrained.encoder_body is 'none': choose ir_se50, or set encoder_start to 'new'"),
+        ("body", {"decoder": "gan64", "encoder": "none"}, "pretrained.encoder_body is 'none': choose ir_se50"),
+        ("pretrained", {}, None),
+        ("new", {}, None),
+        ("new", {"decoder": "gan64", "encoder": "none"}, None),
+        ("body", {"encoder_body": "ir_se50"}, None),
+        ("body", {"encoder_body": "ir_se50", "decoder": "gan64", "encoder": "none"}, None),
+    ],
+)
+def test_an_encoder_that_could_not_start_is_refused(
+    params: dict[str, Any], tmp_path: Path, start: str, pretrained: dict[str, str], message: str | None
+) -> None:
+    """What training would refuse after hours of data is refused when params.yaml is read, and nothing else is."""
+    (tmp_path / "own.yaml").write_text(FOREIGN)
+    values = start_of(params, start, catalogue=str(tmp_path / "own.yaml"), **pretrained)
+    if message is None:
+        assert config.from_mapping(values, "params.yaml").train_encoder.encoder_start == start
+        return
+    with pytest.raises(config.ConfigError, match=message) as caught:
+        config.from_mapping(values, "params.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_relative_paths_begin_at_the_folder_of_the_settings(
+    params: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An own catalogue beside params.yaml is found from any current folder, and stays as it was written."""
+    project, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
+    project.mkdir()
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    (project / "own.yaml").write_text(FOREIGN)
+    values = start_of(params, "new", catalogue="own.yaml", decoder="gan64", encoder="none")
+    (project / "params.yaml").write_text(yaml.safe_dump(values))
+    assert config.load(project / "params.yaml").pretrained.catalogue == Path("own.yaml")
+    assert overriding.checked(project, {"evaluate": {"seed": 5}}).evaluate.seed == 5
+    (project / "own.yaml").unlink()
+    with pytest.raises(config.ConfigError, match="project/own.yaml cannot be read"):
+        config.load(project / "params.yaml")
+
+
+def test_a_role_is_of_this_projects_networks_or_of_the_catalogues() -> None:
+    """Every role that a network of others may fill is a setting, and the rest can be this project's alone: no network
+    is offered that no loader takes."""
+    listed = set(get_args(catalogue.Role))
+    assert set(config.ROLES) - listed == {"landmarks_3d", "attributes", "encoder"} and listed < set(config.ROLES)
+    with pytest.raises(ValueError, match=r"pretrained.attributes cannot be '1k3d68': choose small \["):
+        config.Pretrained(attributes="1k3d68")
 
 
 def test_sections_cannot_be_changed(root: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import socket
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import torch
 import yaml
 from PIL import Image
 
+import published_files
 import tiny_training as tiny
 from local_servers import free_port
 from styleblend import cli, config, doctor
@@ -45,6 +48,19 @@ def changed(project: Path, **sections: dict[str, Any]) -> config.Config:
 
 def failures(findings: list[Finding]) -> list[str]:
     return [finding.text for finding in findings if finding.verdict == "FAIL"]
+
+
+def own_face(port: int) -> dict[str, Any]:
+    """Of an own catalogue, with a url at this port of this machine."""
+    return {
+        "roles": ["identity"],
+        "file": "own_face.onnx",
+        "urls": [f"http://127.0.0.1:{port}/own_face.onnx"],
+        "licence": "in house",
+        "commercial": True,
+        "consequence": "any use by us",
+        "format": "onnx",
+    }
 
 
 def photographs(folder: Path, count: int) -> dict[str, Any]:
@@ -108,6 +124,23 @@ def test_files_beside_a_published_set_are_looked_for(project: Path, tmp_path: Pa
     assert f"metadata {source['metadata']} is missing" in failures(list(doctor.data(cfg, project)))[0]
 
 
+def test_pictures_of_a_published_set_are_counted_as_a_run_would(project: Path, tmp_path: Path) -> None:
+    """Masks and hidden files are no faces; a folder with several candidates fails with what a run would say."""
+    folder = published_files.celeba_mask_hq(tmp_path / "sets/mask")
+    source = {"kind": "celeba_hq", "path": str(folder)}
+    cfg = changed(project, download={"origin": str(folder), "sources": [source]}, validate={"min_faces": 3})
+    found = list(doctor.data(cfg, project))
+    assert failures(found) == [] and f"3 pictures in {folder}" in found[0].text
+    shutil.copytree(folder / "CelebA-HQ-img", folder / "copy/CelebA-HQ-img")
+    (text,) = failures(list(doctor.data(cfg, project)))
+    assert text.startswith("celeba_hq: ") and "several folders CelebA-HQ-img" in text and "name one of them" in text
+    assert list(doctor.machine(cfg, project))[-1].text.startswith("disk: ")
+    shutil.rmtree(folder)
+    (folder / "CelebA-HQ-img").mkdir(parents=True)
+    (text,) = failures(list(doctor.data(cfg, project)))
+    assert "holds no picture whose name is a number" in text
+
+
 def test_gpus_are_counted(project: Path) -> None:
     """More GPUs than the machine has fail with both numbers; a cluster elsewhere is not judged."""
     there = torch.cuda.device_count()
@@ -144,6 +177,59 @@ def test_a_server_that_does_not_answer_is_found(project: Path) -> None:
     assert f"MLflow at {url} does not answer (" in found.text and "refused" in found.text
 
 
+@pytest.mark.parametrize("answer", [b"nonsense\r\n", b"", b"HTTP/1.1 200 OK\r\nX: " + b"y" * 70_000 + b"\r\n\r\n"])
+def test_a_server_that_speaks_no_http_is_found(answer: bytes) -> None:
+    """Another program at the port is one line, too."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(answer)
+
+        server = threading.Thread(target=serve)
+        server.start()
+        (found,) = doctor.store(config.Tracking(uri=f"http://127.0.0.1:{listening.getsockname()[1]}"))
+        server.join()
+    assert found.verdict == "FAIL" and "does not answer (" in found.text and "\n" not in found.text
+
+
+def test_relative_paths_begin_at_the_project(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From another folder: the mirror, an own catalogue and MLflow's file of the settings are the project's, for
+    `doctor`, `check` and `weights` alike."""
+    settings = yaml.safe_load((project / "params.yaml").read_text())
+    settings["tracking"]["uri"] = "sqlite:///mlflow.db"
+    settings["pretrained"] |= {"identity": "own_face", "catalogue": "own.yaml", "mirror": "served"}
+    (project / "params.yaml").write_text(yaml.safe_dump(settings))
+    (project / "own.yaml").write_text(yaml.safe_dump({"networks": {"own_face": own_face(9)}}))
+    (project / "served").mkdir()
+    (project / "served/own_face.onnx").write_bytes(b"onnx")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    cli.main(["check", "--params", str(project / "params.yaml")])
+    cli.main(["weights", "list", "--params", str(project / "params.yaml")])
+    cli.main(["doctor", "--params", str(project / "params.yaml")])
+    printed = capsys.readouterr().out
+    assert f"own_face is in {project}/served/own_face.onnx" in printed and f"MLflow's {project}/mlflow.db" in printed
+    assert "a run would go through" in printed and list(elsewhere.iterdir()) == []
+    (project / "served").rename(project / "gone")
+    for command in ("check", "weights list"):
+        with pytest.raises(SystemExit, match=f"pretrained.mirror {project}/served is no folder"):
+            cli.main([*command.split(), "--params", str(project / "params.yaml")])
+
+
+def test_a_url_with_a_wrong_port_is_no_answer(project: Path) -> None:
+    """A catalogue's mistake is a network that is missing, and no traceback."""
+    (project / "own.yaml").write_text(yaml.safe_dump({"networks": {"own_face": own_face(99_999)}}))
+    cfg = changed(project, pretrained={"identity": "own_face", "catalogue": "own.yaml", "detector": "yunet"}).pretrained
+    found = failures(list(doctor.networks(cfg, project)))
+    assert any(text.startswith("identity: own_face is missing") for text in found)
+
+
 def test_a_store_in_a_file_is_not_made(project: Path) -> None:
     """Whether it can be written is found out without writing it."""
     (found,) = doctor.store(config.Tracking(uri="sqlite:///later/mlflow.db"))
@@ -163,16 +249,7 @@ def test_networks_are_looked_for_where_a_run_would_take_them(project: Path, tmp_
     served = tmp_path / "mirror"
     served.mkdir()
     catalogue = tmp_path / "own.yaml"
-    entry = {
-        "roles": ["identity"],
-        "file": "own_face.onnx",
-        "urls": [f"http://127.0.0.1:{free_port()}/own_face.onnx"],
-        "licence": "in house",
-        "commercial": True,
-        "consequence": "any use by us",
-        "format": "onnx",
-    }
-    catalogue.write_text(yaml.safe_dump({"networks": {"own_face": entry}}))
+    catalogue.write_text(yaml.safe_dump({"networks": {"own_face": own_face(free_port())}}))
     choice = {"identity": "own_face", "catalogue": str(catalogue), "mirror": str(served)}
     cfg = changed(project, pretrained=choice | {"detector": "yunet"}).pretrained
     looked = list(doctor.networks(cfg, project))

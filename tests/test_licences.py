@@ -68,6 +68,51 @@ def test_data_bind_a_model_by_their_licence_or_their_terms(licence: str, terms: 
     assert found.because == ((f"data photos ({licence})",) if bound else ())
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "not for commercial use",
+        "No commercial use",
+        "commercial use prohibited",
+        "Commercial use is strictly prohibited",
+        "commercial use is not allowed",
+        "for academic use only",
+        "academic research only",
+        "for research purposes only",
+        "only for academic research",
+        "may not be used for commercial purposes",
+        "not to be used commercially",
+        "non commercial",
+        "no commercial purposes, no copies",
+        "CC BY-NC-SA 4.0",
+        "Attribution-NonCommercial-ShareAlike License",
+    ],
+)
+def test_words_that_forbid_commercial_use_are_understood(text: str) -> None:
+    """In the ways in which owners put it, for data as for networks; a source's terms count like its licence."""
+    assert licences.forbids(text) and licences.forbids(f"my own | {text}; ask me")
+    assert licences.of({"identity": SMALL}, faces(RENDERED, ("photos", "my own", text))).because
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sync with the owner once a year",
+        "commercial use allowed",
+        "any use, commercial use included",
+        "no commercial restrictions",
+        "commercial use permitted, not transferable",
+        "commercial use not limited in time",
+        "made for research, free for any use",
+        "Apache-2.0",
+        "",
+    ],
+)
+def test_other_words_forbid_nothing(text: str) -> None:
+    """Words of commerce or research alone bind nobody."""
+    assert not licences.forbids(text)
+
+
 def test_a_file_without_the_flag_is_read_by_its_licence() -> None:
     """networks.json of older runs says less."""
     old = {"file": "x.onnx", "licence": "CC BY-NC 4.0"}

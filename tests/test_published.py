@@ -79,6 +79,10 @@ def test_ffhq_permissive_leaves_out_what_forbids_commerce(ffhq: Path, tmp_path: 
     assert [entry.licence for entry in listed] == [LICENCES[0], LICENCES[2]]
     with pytest.raises(StyleBlendError, match=r"needs metadata.*ffhq-dataset-v2\.json"):
         list_ffhq(ffhq_source(ffhq, licences="permissive", metadata=None))
+    entries = json.loads((ffhq / "ffhq-dataset-v2.json").read_text())
+    entries["0"]["metadata"]["license"] = "All rights reserved, not for commercial use"
+    (ffhq / "ffhq-dataset-v2.json").write_text(json.dumps(entries))
+    assert [entry.licence for entry in list_ffhq(ffhq_source(ffhq, licences="permissive"))] == [LICENCES[2]]
     plain = list_ffhq(ffhq_source(ffhq, metadata=None))
     assert len(plain) == 3 and plain[0].landmarks is None and plain[0].licence == published.FFHQ_LICENCE
 
@@ -279,6 +283,7 @@ def test_archive_that_reaches_outside_is_refused(tmp_path: Path) -> None:
 class Server(http.server.SimpleHTTPRequestHandler):
     """Knows ranges, as SimpleHTTPRequestHandler does not, and notes them."""
 
+    TAG = '"as it was"'
     ranges: list[str | None] = []
 
     def do_GET(self) -> None:
@@ -287,6 +292,7 @@ class Server(http.server.SimpleHTTPRequestHandler):
         content = Path(self.translate_path(self.path)).read_bytes()
         start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
         self.send_response(206 if asked else 200)
+        self.send_header("ETag", self.TAG)
         self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
         self.wfile.write(content[start:])
@@ -313,6 +319,7 @@ def test_fetching_goes_on_where_it_was_cut_off(server: str, tmp_path: Path) -> N
     begun = tmp_path / "st/archives" / f"{content[:16]}.part"
     begun.parent.mkdir(parents=True)
     begun.write_bytes(file.read_bytes()[:100])
+    begun.with_name(f"{begun.name}.state").write_text(Server.TAG)
     source = archive_source(url=f"{server}/in.zip", sha256=content)
     index = gather(source, tmp_path, tmp_path)
     assert Server.ranges == ["bytes=100-"] and len(index) == 2 and (index["url"] == source.url).all()
@@ -327,6 +334,7 @@ def test_a_published_set_by_url_goes_on_alike(server: str, celeba: Path, tmp_pat
     begun = tmp_path / "st/archives" / f"{content[:16]}.part"
     begun.parent.mkdir(parents=True)
     begun.write_bytes(file.read_bytes()[:100])
+    begun.with_name(f"{begun.name}.state").write_text(Server.TAG)
     url = f"{server}/{file.name}"
     source = CelebaHqSource(kind="celeba_hq", url=url, sha256=content, identities=celeba / "identity_CelebA.txt")
     index = gather(source, tmp_path, tmp_path)

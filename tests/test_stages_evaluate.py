@@ -22,7 +22,7 @@ import tiny_project
 from styleblend import cli, config, model, provenance, reporting, tracking
 from styleblend.errors import StyleBlendError
 from styleblend.evaluation.inside import look_inside
-from styleblend.files import sha256
+from styleblend.files import fingerprint, sha256
 from styleblend.provenance import credentials, verification
 from styleblend.stages.evaluate import evaluate
 from styleblend.stages.register import failures, register
@@ -434,3 +434,24 @@ def test_missing_input_is_one_line(project: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "nowhere/test.parquet is missing" in done.stderr and not (tmp_path / "o").exists()
+
+
+def test_a_folder_without_networks_json_is_one_line(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Missing or damaged: both stages that read it name the file and what makes it; nothing is written."""
+    for name in ("data", "reports"):
+        shutil.copytree(project / name, tmp_path / name)
+    shutil.copy(project / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    listed = Path("data/networks/networks.json")
+    before = fingerprint(Path("reports"))
+    for content, message in ((None, "cannot be read"), ("{", "is not valid JSON"), ("[]", "names no networks")):
+        listed.unlink(missing_ok=True)
+        if content is not None:
+            listed.write_text(content)
+        for stage in (lambda: run_evaluate(tmp_path), lambda: run_register(config.Register())):
+            with pytest.raises(StyleBlendError, match=f"{listed} {message}.*`dvc repro pretrained`") as caught:
+                stage()
+            assert "\n" not in str(caught.value)
+    assert fingerprint(Path("reports")) == before

@@ -20,6 +20,7 @@ import tiny_training as tiny
 from styleblend import config, model, tracking
 from styleblend.errors import StyleBlendError
 from styleblend.training import loop, ray_trainer
+from styleblend.training.stage import CODE
 from styleblend.training.start import fill, start
 
 REPOSITORY = Path(__file__).parent.parent
@@ -228,3 +229,15 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
         fill(wider, file, new=("pathway.",))
     with pytest.raises(StyleBlendError, match="is missing"):
         fill(decoder, tmp_path / "none.safetensors", new=())
+
+
+def test_code_that_makes_dvc_train_again_makes_training_begin_anew(root: Path) -> None:
+    """A stage that was killed never goes on with other code: what dvc.yaml names for training is in its fingerprint.
+
+    config.py is not: settings count by their values.
+    """
+    stages = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]
+    for name in ("train_encoder", "finetune_decoder"):
+        own = {"config.py", f"stages/{name}.py"}
+        code = {dep.removeprefix("src/styleblend/") for dep in stages[name]["deps"] if dep.startswith("src/")}
+        assert code - own == set(CODE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import resource
 import shutil
 import stat
 import zipfile
@@ -18,13 +19,13 @@ import yaml
 import arcface_files
 import stylegan_files
 from local_servers import Files, files_served
-from styleblend import catalogue, cli, config
+from styleblend import catalogue, cli, config, downloads
 from styleblend.catalogue import Archive, Catalogue, Entry
 from styleblend.config import ConfigError, Pretrained
 from styleblend.errors import StyleBlendError, TransientError
-from styleblend.files import sha256
+from styleblend.files import is_web_page, sha256
 from styleblend.perception import frozen, inception
-from styleblend.pretrained_formats import arcface_onnx
+from styleblend.pretrained_formats import arcface_onnx, onnx_graph, torch_file
 from styleblend.pretrained_formats.stylegan import load_stylegan
 from styleblend.weights import SMALL_ROLES, Store, collect, obtain, store_of
 from torchscript_files import Metric, scripted
@@ -111,6 +112,81 @@ def test_halves_of_two_files_are_never_joined(tmp_path: Path, served: Files) -> 
         obtain(listed, store(tmp_path))
     state_dict(served.folder / "net.pth", seed=1)
     assert sha256(obtain(listed, store(tmp_path))) == sha256(served.folder / "net.pth")
+
+
+def test_what_nobody_knows_the_state_of_is_fetched_anew(tmp_path: Path, served: Files) -> None:
+    """A server that does not say which state of a file it sends is asked for all of it after an interruption."""
+    served.tags = False
+    partial = tmp_path / "here/net.part"
+    served.cut_at = 5000
+    with pytest.raises(downloads.Interrupted, match="ended at 5000 of"):
+        downloads.fetch(f"{served.address}/net.pth", partial)
+    assert downloads.begun(partial) == 0 and partial.stat().st_size == 5000
+    state_dict(served.folder / "net.pth", seed=1)
+    downloads.fetch(f"{served.address}/net.pth", partial)
+    assert [asked[1] for asked in served.asked] == [None, None]
+    assert sha256(partial) == sha256(served.folder / "net.pth")
+
+
+def test_halves_from_two_servers_are_never_joined(tmp_path: Path, served: Files) -> None:
+    """Although both call their files alike: the second server is asked for all of its file, and what the first one gave
+    is gone on with only there. Once the file is whole, nothing else is left."""
+    with files_served(tmp_path / "other") as other:
+        state_dict(other.folder / "net.pth", seed=1)
+        other.tag = served.tag = '"1"'
+        listed = entry(urls=[f"{files.address}/net.pth" for files in (served, other)])
+        served.cut_at = other.cut_at = 5000
+        with pytest.raises(TransientError):
+            obtain(listed, store(tmp_path))
+        path = obtain(listed, store(tmp_path))
+        assert [asked[1] for asked in served.asked] == [None, "bytes=5000-"]
+        assert [asked[1] for asked in other.asked] == [None]
+        assert sha256(path) == sha256(served.folder / "net.pth") and held(path.parent) == ["net.pth"]
+
+
+def test_a_fault_of_this_machine_is_no_interruption(tmp_path: Path, served: Files) -> None:
+    """A file where the folder should be, and a full disk: one line each, which nobody tries again unasked."""
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(StyleBlendError, match="File exists") as error:
+        obtain(entry(urls=[f"{served.address}/net.pth"]), store(tmp_path))
+    assert one_line(error) and not isinstance(error.value, TransientError)
+    full = tmp_path / "net.part"
+    full.symlink_to("/dev/full")
+    with pytest.raises(downloads.DownloadError, match="No space left on device") as full_disk:
+        downloads.fetch(f"{served.address}/net.pth", full)
+    assert not isinstance(full_disk.value, TransientError)
+
+
+def test_a_full_disk_is_not_the_mirrors_fault(tmp_path: Path, served: Files) -> None:
+    """Neither for a file nor for one in an archive: the line says what is wrong here, and not to get it again."""
+    pack(tmp_path / "packs", "net.pth", file=served.folder / "net.pth")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for mirror in (served.folder, tmp_path / "packs"):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+        try:
+            with pytest.raises(StyleBlendError, match=r"cannot be copied to .*cache \(File too large\): mend") as error:
+                obtain(entry(archives=["pack_l"]), store(tmp_path, Archive(file="pack_l.zip"), mirror=mirror))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert str(mirror) in one_line(error) and "again" not in str(error.value).replace("start again", "")
+        assert held(tmp_path / "cache") == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"<!DOCTYPE html><title>Gone</title>", b"\n <HTML>", b"\xef\xbb\xbf<html>", b"<?xml version='1.0'?><Error/>"],
+)
+def test_a_web_page_is_known_by_every_reader(tmp_path: Path, served: Files, content: bytes) -> None:
+    """In whatever form a server shows it: as a download, as weights, as a graph."""
+    page = served.folder / "net.pth"
+    page.write_bytes(content)
+    with pytest.raises(StyleBlendError, match="gives a web page"):
+        obtain(entry(urls=[f"{served.address}/net.pth"]), store(tmp_path))
+    for read in (torch_file.kind_of, onnx_graph.parsed):
+        with pytest.raises(StyleBlendError, match="a web page"):
+            read(page)
+    page.write_bytes(b"<weights>")
+    assert not is_web_page(page)
 
 
 def test_urls_are_tried_in_their_order(tmp_path: Path, served: Files) -> None:
@@ -339,6 +415,7 @@ CATALOGUE_MISTAKES = {
     "program in another role": ({"format": "torchscript", "sha256": "1" * 64}, "TorchScript is for inception"),
     "pickle of anything": ({"format": "pickle"}, "only NVIDIA's StyleGAN"),
     "a file elsewhere": ({"file": "../net.pth"}, "networks.mine.file"),
+    "a role of this project's alone": ({"roles": ["attributes"]}, "networks.mine.roles.0"),
 }
 
 
@@ -366,6 +443,11 @@ def test_a_person_adds_networks_of_their_own(tmp_path: Path) -> None:
     for name, message in (("yunet", "which are taken"), ("small", "means something else")):
         with pytest.raises(StyleBlendError, match=message):
             catalogue.load(own_catalogue(tmp_path / "mine.yaml", name))
+    for archives in ("[a]", "a"):
+        (tmp_path / "mine.yaml").write_text(f"archives: {archives}\nnetworks: {{}}")
+        with pytest.raises(StyleBlendError, match="mine.yaml: archives: .*dictionary") as error:
+            catalogue.load(tmp_path / "mine.yaml")
+        assert one_line(error)
     (tmp_path / "mine.yaml").write_text("networks: [")
     for file, message in (("mine.yaml", "not valid YAML"), ("absent.yaml", "cannot be read")):
         with pytest.raises(StyleBlendError, match=message) as error:

@@ -18,10 +18,9 @@ from styleblend.config import Finder
 from styleblend.errors import StyleBlendError
 
 Role = Literal[
-    "identity", "identity_judge", "landmarks", "landmarks_3d", "attributes", "attributes_judge", "decoder",
-    "encoder_body", "inception", "detector",
+    "identity", "identity_judge", "landmarks", "attributes_judge", "decoder", "encoder_body", "inception", "detector",
 ]  # fmt: skip
-"""What a network of others can be in a run; the small ones also have an `encoder`."""
+"""What a network of others can be in a run; `landmarks_3d`, `attributes` and `encoder` are this project's alone."""
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pth", "pickle": ".pkl", "torchscript": ".pt"}
 """Endings of the formats in the folder of a run's networks."""
@@ -142,9 +141,11 @@ def built_in() -> Catalogue:
     return _parsed(resources.files("styleblend").joinpath("catalogue.yaml").read_text(), "catalogue.yaml")
 
 
-def load(own: Path | None = None) -> Catalogue:
+def load(own: Path | None = None, folder: Path = Path()) -> Catalogue:
     """The built-in catalogue, with a person's own file added to it.
 
+    Args:
+        folder: where a relative `own` begins.
     Raises:
         StyleBlendError: the file is missing or wrong, or one of its names is taken.
     """
@@ -152,10 +153,11 @@ def load(own: Path | None = None) -> Catalogue:
     if own is None:
         return known
     try:
-        text = own.read_text()
-    except OSError as error:
+        text = (folder / own).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
         raise StyleBlendError(
-            f"pretrained.catalogue {own} cannot be read ({error.strerror}): name a file in the form of catalogue.yaml"
+            f"pretrained.catalogue {folder / own} cannot be read ({reason}): name a file in the form of catalogue.yaml"
         ) from None
     added = _parsed(text, str(own), known.archives)
     taken = [name for name in added.networks if name in known.networks]
@@ -169,11 +171,13 @@ def _parsed(text: str, origin: str, archives: dict[str, Archive] | None = None) 
         values = yaml.safe_load(text)
         if isinstance(values, dict) and archives:
             own = values.get("archives") or {}
-            if taken := [name for name in own if name in archives]:
-                raise StyleBlendError(
-                    f"{origin} has archives with the names {taken}, which are taken: give them others"
-                )
-            values = {**values, "archives": {**archives, **own}}
+            # What is no mapping is left to pydantic, which says what is wrong.
+            if isinstance(own, dict):
+                if taken := [name for name in own if name in archives]:
+                    raise StyleBlendError(
+                        f"{origin} has archives with the names {taken}, which are taken: give them others"
+                    )
+                values = {**values, "archives": {**archives, **own}}
         return Catalogue.model_validate(values)
     except yaml.YAMLError as error:
         raise StyleBlendError(f"{origin} is not valid YAML: {' '.join(str(error).split())}") from None

@@ -36,15 +36,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 def check(given: argparse.Namespace) -> None:
     """Check params.yaml and that the folders it names are there."""
     from styleblend.data.sources import present
+    from styleblend.weights import store_of
 
-    cfg = config.load(given.params)
-    for line in present(cfg.download):
+    cfg, project = config.load(given.params), given.params.parent
+    for line in present(cfg.download, project):
         print(f"check: {line}")
-    if not cfg.download.origin.exists():
+    if not (project / cfg.download.origin).exists():
         raise StyleBlendError(f"download.origin {cfg.download.origin} does not exist: name what the pictures come from")
-    mirror = cfg.pretrained.mirror
-    if mirror is not None and not mirror.is_dir():
-        raise StyleBlendError(f"pretrained.mirror {mirror} is no folder: name one with pretrained files, or null")
+    store_of(cfg.pretrained, project=project)
     if cfg.retrain.webhook and "${" not in cfg.retrain.webhook:
         print(
             f"check: retrain.webhook stands in {given.params}, which git and every version keep: if its address is a "
@@ -105,21 +104,21 @@ def _with_preset(params: Path, name: str) -> config.Config:
     values, overrides = (
         yaml.safe_load(file.read_text()) for file in (presets.base_of(params), folder / f"{name}.yaml")
     )
-    return config.from_mapping(presets.merged(values, overrides), f"{params} with preset {name}")
+    return config.from_mapping(presets.merged(values, overrides), f"{params} with preset {name}", params.parent)
 
 
 def weights(given: argparse.Namespace) -> None:
     """Show, fetch and check pretrained networks."""
     from styleblend import weights_command
 
-    cfg = config.load(given.params).pretrained
+    cfg, project = config.load(given.params).pretrained, given.params.parent
     if given.action == "list":
-        print(weights_command.table(cfg))
+        print(weights_command.table(cfg, project))
     elif given.action == "fetch":
-        weights_command.fetch(cfg, given.names, given.mirror)
+        weights_command.fetch(cfg, given.names, given.mirror, project)
     elif given.action == "where":
-        print(weights_command.where(cfg, given.name))
-    elif not weights_command.verify(cfg):
+        print(weights_command.where(cfg, given.name, project))
+    elif not weights_command.verify(cfg, project):
         sys.exit(1)
 
 

@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, ValidationInfo, model_validator
 
 from styleblend.errors import StyleBlendError
 
@@ -253,16 +253,16 @@ class Pretrained(Section):
         return [role for role in ROLES if getattr(self, role) == "small"]
 
     @model_validator(mode="after")
-    def networks_fit_their_roles(self) -> Pretrained:
+    def networks_fit_their_roles(self, info: ValidationInfo) -> Pretrained:
         for role in SMALL_OR_LISTED:
             if getattr(self, role) == "none":
-                raise ValueError(f"pretrained.{role} is 'none', but a run needs one: {_choices(self, role)}")
+                raise ValueError(f"pretrained.{role} is 'none', but a run needs one: {_choices(self, role, info)}")
         for role in NONE_OR_LISTED:
             if getattr(self, role) == "small":
-                raise ValueError(f"pretrained.{role} is 'small', which there is not: {_choices(self, role)}")
+                raise ValueError(f"pretrained.{role} is 'small', which there is not: {_choices(self, role, info)}")
         for role, name in self.chosen().items():
-            if name not in _catalogue(self).fitting(role):
-                raise ValueError(f"pretrained.{role} cannot be '{name}': {_choices(self, role)}")
+            if name not in _catalogue(self, info).fitting(role):
+                raise ValueError(f"pretrained.{role} cannot be '{name}': {_choices(self, role, info)}")
         judge = self.identity_judge
         if judge != "small" and judge == self.identity and not self.same_judge:
             raise ValueError(
@@ -272,19 +272,20 @@ class Pretrained(Section):
         return self
 
 
-def _catalogue(cfg: Pretrained) -> Catalogue:
+def _catalogue(cfg: Pretrained, info: ValidationInfo) -> Catalogue:
+    """The catalogue that the parameters name, relative to the folder of their file."""
     # Imported here, so that DVC does not run every stage again when the catalogue grows: only `pretrained` uses it.
     from styleblend import catalogue
 
     try:
-        return catalogue.load(cfg.catalogue)
+        return catalogue.load(cfg.catalogue, (info.context or {}).get("folder", Path()))
     except StyleBlendError as error:
         raise ValueError(str(error)) from None
 
 
-def _choices(cfg: Pretrained, role: str) -> str:
+def _choices(cfg: Pretrained, role: str, info: ValidationInfo) -> str:
     fixed = "none" if role in NONE_OR_LISTED else "small"
-    return f"choose {' or '.join((fixed, *_catalogue(cfg).fitting(role)))}"
+    return f"choose {' or '.join((fixed, *_catalogue(cfg, info).fitting(role)))}"
 
 
 Finder = Literal["yunet", "insightface", "face_alignment"]
@@ -647,9 +648,11 @@ class Config(Section):
     retrain: Retrain
     provenance: Provenance = Provenance()
 
-    def _expect_detector(self) -> None:
+    def _expect_detector(self, info: ValidationInfo) -> None:
         kind, name = self.align.detector, self.pretrained.detector
-        fitting = [known for known, entry in _catalogue(self.pretrained).networks.items() if kind in entry.detects]
+        fitting = [
+            known for known, entry in _catalogue(self.pretrained, info).networks.items() if kind in entry.detects
+        ]
         if name not in fitting:
             raise ValueError(
                 f"align.detector is '{kind}' but pretrained.detector is '{name}': choose one of {', '.join(fitting)}"
@@ -660,15 +663,15 @@ class Config(Section):
             )
 
     @model_validator(mode="after")
-    def sections_agree(self) -> Config:
+    def sections_agree(self, info: ValidationInfo) -> Config:
         if self.align.size_px != self.model.input_px:
             raise ValueError(
                 f"align.size_px {self.align.size_px} and model.input_px {self.model.input_px} differ: set both alike"
             )
         if self.align.detector != "annotations":
-            self._expect_detector()
+            self._expect_detector(info)
         decoder = self.pretrained.chosen().get("decoder")
-        drawn = None if decoder is None else _catalogue(self.pretrained).get(decoder).resolution
+        drawn = None if decoder is None else _catalogue(self.pretrained, info).get(decoder).resolution
         if drawn is not None and drawn != self.model.resolution:
             raise ValueError(
                 f"pretrained.decoder '{decoder}' draws {drawn} px, model.resolution is {self.model.resolution}: "
@@ -694,6 +697,27 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def encoder_can_start(self, info: ValidationInfo) -> Config:
+        """What training.start would refuse, hours of rendering or downloads later."""
+        start, chosen = self.train_encoder.encoder_start, self.pretrained
+        if start == "pretrained" and chosen.decoder != "small":
+            raise ValueError(
+                "train_encoder.encoder_start is 'pretrained', which inverts the small decoder, but pretrained.decoder"
+                f" is '{chosen.decoder}': set encoder_start to 'body' or 'new'"
+            )
+        if chosen.decoder == "small" and chosen.encoder == "none":
+            raise ValueError(
+                "pretrained.encoder is 'none', but the small decoder's mean code stands there: set it to 'small'"
+            )
+        if start == "body" and chosen.encoder_body == "none":
+            fitting = " or ".join(_catalogue(chosen, info).fitting("encoder_body"))
+            raise ValueError(
+                "train_encoder.encoder_start is 'body', but pretrained.encoder_body is 'none': choose"
+                f" {fitting}, or set encoder_start to 'new'"
+            )
+        return self
+
 
 # Of an address: what a wrong value shows must not show this.
 _PASSWORD = re.compile(r"(://[^/\s:@]*:)[^/\s@]+@")
@@ -706,16 +730,18 @@ _STATE = {
 }
 
 
-def from_mapping(values: Any, origin: str) -> Config:
-    """Check parsed parameters; `origin` is named in errors.
+def from_mapping(values: Any, origin: str, folder: Path = Path()) -> Config:
+    """Check parsed parameters.
 
+    Args:
+        origin: is named in errors. folder: of the project, where a relative pretrained.catalogue begins.
     Raises:
         ConfigError: with one line a mistake: where, what was given, what is wanted.
     """
     if not isinstance(values, dict):
         raise ConfigError(f"{origin}: expected sections with keys, found {type(values).__name__}")
     try:
-        return Config.model_validate(values)
+        return Config.model_validate(values, context={"folder": folder})
     except ValidationError as error:
         lines = []
         for mistake in error.errors():
@@ -735,7 +761,7 @@ def from_mapping(values: Any, origin: str) -> Config:
 
 
 def load(path: Path = Path("params.yaml")) -> Config:
-    """Read and check a params.yaml.
+    """Read and check a params.yaml; its folder is the project's.
 
     Raises:
         ConfigError: the file is missing, not YAML, or holds a wrong value.
@@ -746,4 +772,4 @@ def load(path: Path = Path("params.yaml")) -> Config:
         raise ConfigError(f"{path} does not exist: run in the project's folder, or name a file") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    return from_mapping(values, str(path))
+    return from_mapping(values, str(path), path.parent)

@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -20,9 +21,10 @@ from urllib.parse import urlsplit
 import psutil
 import torch
 
-from styleblend import config, describe, lineage, tracking, weights
+from styleblend import config, describe, licences, lineage, tracking, weights
 from styleblend.catalogue import Entry
-from styleblend.data.published import CELEBA_LICENCE, CELEBA_TERMS, FFHQ_LICENCE, FFHQ_TERMS, NON_COMMERCIAL
+from styleblend.data import published
+from styleblend.data.published import CELEBA_LICENCE, CELEBA_TERMS, FFHQ_LICENCE, FFHQ_TERMS
 from styleblend.data.sources import pictures_below
 from styleblend.errors import StyleBlendError
 from styleblend.provenance import credentials
@@ -56,7 +58,7 @@ def examine(cfg: config.Config, project: Path) -> list[Finding]:
         *data(cfg, project),
         *networks(cfg.pretrained, project),
         *machine(cfg, project),
-        *store(cfg.tracking),
+        *store(tracking.resolved(cfg.tracking, project)),
         *signing(cfg.provenance),
         *history(project),
     ]
@@ -98,7 +100,12 @@ def data(cfg: config.Config, project: Path) -> Iterator[Finding]:
             continue
         place = project / source.path
         if place.is_dir():
-            count = len(pictures_below(place))
+            try:
+                count = len(_pictures(source, place))
+            except StyleBlendError as error:
+                known = False
+                yield Finding("data", "FAIL", f"{source.name}: {error}")
+                continue
             total += count
             verdict: Verdict = "ok" if count else "FAIL"
             remedy = licence if count else "put the pictures there, or correct download.sources"
@@ -122,10 +129,22 @@ def data(cfg: config.Config, project: Path) -> Iterator[Finding]:
         yield Finding("data", "FAIL", f"download.origin {cfg.download.origin} is missing: name the pictures' folder")
 
 
+def _pictures(source: config.Source, place: Path) -> list[Path]:
+    """Below a source's folder, those that a run would take, as far as their names tell.
+
+    Raises:
+        StyleBlendError: a published set does not lie there in one of its forms.
+    """
+    if not isinstance(source, config.FfhqSource | config.CelebaHqSource):
+        return pictures_below(place)
+    folder = published.pictures_folder(source, place)
+    return [(folder / file).relative_to(place) for file in published.numbered(folder, source.origin).values()]
+
+
 def _licence(source: config.Source) -> str:
     published = {"ffhq": (FFHQ_LICENCE, FFHQ_TERMS), "celeba_hq": (CELEBA_LICENCE, CELEBA_TERMS)}
     licence, terms = published.get(source.kind) or (getattr(source, "licence", ""), getattr(source, "terms", ""))
-    limited = NON_COMMERCIAL.search(f"{licence} {terms}")
+    limited = licences.forbids(f"{licence} | {terms}")
     return f"{licence}{' (not for commercial use)' if limited else ''}"
 
 
@@ -138,7 +157,7 @@ def networks(cfg: config.Pretrained, project: Path) -> Iterator[Finding]:
     elif cfg.small():
         yield Finding("networks", "ok", f"small: {', '.join(cfg.small())}; {SMALL}, any use")
     try:
-        store = weights.store_of(cfg, project / weights.CACHE, project / weights.LOCK)
+        store = weights.store_of(cfg, project=project)
         entries = {role: store.catalogue.get(name) for role, name in cfg.chosen().items()}
     except StyleBlendError as error:
         yield Finding("networks", "FAIL", str(error))
@@ -175,7 +194,8 @@ def _answers(url: str) -> bool:
         port = parts.port or (443 if parts.scheme == "https" else 80)
         with socket.create_connection((parts.hostname or "", port), ANSWER_SECONDS):
             return True
-    except OSError:
+    # A port that is none, or a host that has no such form, is told by a ValueError.
+    except (OSError, ValueError):
         return False
 
 
@@ -235,7 +255,7 @@ def _disk(cfg: config.Config, project: Path, need: describe.Needs) -> Finding:
             count = source.identities * source.pictures_per_identity
             copies += count * source.size_px**2 * _FACE_BYTES_PER_PIXEL
         elif source.path is not None and (project / source.path).is_dir():
-            files = [project / source.path / file for file in pictures_below(project / source.path)]
+            files = [project / source.path / file for file in _countable(source, project / source.path)]
             count = len(files)
             copies += sum(file.stat().st_size for file in files)
         elif source.path is not None and (project / source.path).is_file():
@@ -261,16 +281,23 @@ def _disk(cfg: config.Config, project: Path, need: describe.Needs) -> Finding:
     )
 
 
+def _countable(source: config.Source, place: Path) -> list[Path]:
+    try:
+        return _pictures(source, place)
+    except StyleBlendError:  # which `data` says
+        return []
+
+
 def store(cfg: config.Tracking) -> Iterator[Finding]:
-    """Whether MLflow's server answers, or its file can be written."""
+    """Whether MLflow's server answers, or its file can be written; a relative file begins at the current folder."""
     if cfg.uri.startswith("http"):
         try:
             with urllib.request.urlopen(f"{cfg.uri.rstrip('/')}/health", timeout=ANSWER_SECONDS):
                 yield Finding("tracking", "ok", f"MLflow answers at {cfg.uri}")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, HTTPException) as error:
             if isinstance(error, urllib.error.HTTPError):
                 error.close()
-            reason = getattr(error, "reason", None) or error
+            reason = " ".join(str(getattr(error, "reason", None) or error).split()) or type(error).__name__
             yield Finding("tracking", "FAIL", f"MLflow at {cfg.uri} does not answer ({reason}): start or correct it")
         return
     file = tracking.local_file(cfg)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import urllib.error
 import urllib.request
 from http.client import HTTPException, HTTPResponse
@@ -13,6 +14,13 @@ from styleblend.errors import StyleBlendError, TransientError
 
 TIMEOUT_S = 30
 BLOCK = 1 << 20
+
+
+# What is wrong on this machine, and stays so however often a server is asked; urllib wraps what the network says.
+_LOCAL = {
+    errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EFBIG, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOSPC,
+    errno.ENOTDIR, errno.EPERM, errno.EROFS,
+}  # fmt: skip
 
 
 class DownloadError(StyleBlendError):
@@ -27,17 +35,18 @@ def fetch(url: str, partial: Path) -> None:
     """Write what is behind `url` into `partial`; what is there already is gone on with, where the server can.
 
     Beside an unfinished file stands what the server calls this state of it, so that halves of two files are never
-    joined. The content is not checked: that, and the final name, are the caller's.
+    joined: without that, all of it is fetched again. The content is not checked: that, and the final name, are the
+    caller's, who gives each url a partial file of its own.
 
     Raises:
-        DownloadError: the server has no such file, or gives it to nobody.
+        DownloadError: the server has no such file, or gives it to nobody, or nothing can be written here.
         Interrupted: the server cannot be reached, is in trouble, or ended too early; what came is kept.
     """
-    partial.parent.mkdir(parents=True, exist_ok=True)
     try:
+        partial.parent.mkdir(parents=True, exist_ok=True)
         _fetch(url, partial)
     except (OSError, ValueError, HTTPException) as error:
-        lasting = isinstance(error, ValueError)
+        lasting = isinstance(error, ValueError) or getattr(error, "errno", None) in _LOCAL
         if isinstance(error, urllib.error.HTTPError):
             error.close()
             lasting = error.code < 500 and error.code not in (408, 429)
@@ -58,10 +67,9 @@ def finish(partial: Path, path: Path) -> None:
     _state(partial).unlink(missing_ok=True)
 
 
-def is_web_page(path: Path) -> bool:
-    """Whether a file is what a server shows to people in place of the file that was asked for."""
-    with path.open("rb") as stream:
-        return stream.read(512).lstrip().lower().startswith((b"<!doctype html", b"<html"))
+def begun(partial: Path) -> int:
+    """Bytes of an unfinished download that the next one goes on from; 0 where nobody knows of which file they are."""
+    return partial.stat().st_size if partial.is_file() and _state(partial).is_file() else 0
 
 
 def _state(partial: Path) -> Path:
@@ -69,24 +77,22 @@ def _state(partial: Path) -> Path:
 
 
 def _fetch(url: str, partial: Path) -> None:
-    begun = partial.stat().st_size if partial.exists() else 0
+    there = begun(partial)
     # Some servers turn away programs that do not say what they are.
     headers = {"User-Agent": "styleblend"}
-    if begun:
-        headers["Range"] = f"bytes={begun}-"
-        if _state(partial).is_file():
-            headers["If-Range"] = _state(partial).read_text()
+    if there:
+        headers |= {"Range": f"bytes={there}-", "If-Range": _state(partial).read_text()}
     try:
         answer: HTTPResponse = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S)
     except urllib.error.HTTPError as error:
-        if begun and error.code == 416:  # nothing after what is there: it is whole
+        if there and error.code == 416:  # nothing after what is there: it is whole
             error.close()
             return
         raise
     with answer:
         # A server that knows no ranges, or has another file by now, sends all of it again.
         goes_on = answer.status == 206
-        start = begun if goes_on else 0
+        start = there if goes_on else 0
         length = answer.headers.get("Content-Length")
         total = start + int(length) if length else None
         tag = answer.headers.get("ETag", "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import os
 import shutil
@@ -48,6 +49,13 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file's content, in hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def is_web_page(path: Path) -> bool:
+    """Whether a file is what a server shows, or answers in XML, in place of the file that was asked for."""
+    with path.open("rb") as stream:
+        begins = stream.read(512).removeprefix(codecs.BOM_UTF8)
+    return begins.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml"))
 
 
 def fingerprint(*parts: Path | str) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+if TYPE_CHECKING:
+    # Most who ask what a text forbids have no table.
+    import pandas as pd
 
 MEASURING = ("identity_judge", "attributes_judge", "inception")
 """Roles of networks that only measure. A model learns from all others: through their losses, by starting from their
@@ -16,7 +18,22 @@ weights, or from pictures that were cut out with them.
 
 NON_COMMERCIAL = "non-commercial"
 FREE = "no part is stated to be non-commercial"
-_FORBIDS = re.compile(r"non-?\s?commercial|\bnc\b|research (?:use |purposes )?only|only for research", re.IGNORECASE)
+_USE = r"(?:use|uses|purpose|purposes)"
+_FORBIDS = re.compile(
+    r"non-?\s?commercial|\bnc\b"
+    # "no commercial restrictions" forbids nothing.
+    rf"|\b(?:no|without) (?:any )?commercial(?: {_USE}| usage|\s*(?:$|[.,;)|]))"
+    r"|\bnot (?:to be |be )?(?:used |meant |intended |allowed )?(?:for )?(?:any )?commercial"
+    rf"|\bcommercial {_USE} (?:is |are )?(?:strictly )?"
+    r"(?:not (?:allowed|permitted|granted|included)|prohibited|forbidden|excluded|disallowed)"
+    rf"|\b(?:research|academic)(?: {_USE})? only\b|\b(?:only|solely|exclusively) for (?:\w+ )?(?:research|academic)",
+    re.IGNORECASE,
+)
+
+
+def forbids(text: str) -> bool:
+    """Whether the statement of a licence, or of terms, forbids commercial use; by its words, as owners put it."""
+    return _FORBIDS.search(text) is not None
 
 
 @dataclass(frozen=True)
@@ -66,12 +83,12 @@ def of(networks: Mapping[str, Mapping[str, Any]], manifest: pd.DataFrame) -> Ver
     measured: list[str] = []
     for role, entry in networks.items():
         licence = str(entry["licence"])
-        if not entry.get("commercial", not _FORBIDS.search(licence)):
+        if not entry.get("commercial", not forbids(licence)):
             part = f"{role} {entry.get('name', entry['file'])} ({licence})"
             (measured if role in MEASURING else learned).append(part)
     for source, rows in manifest.groupby("source"):
         stated = rows[["licence", "terms"]].fillna("").drop_duplicates().to_dict("records")
-        forbidding = sorted({row["licence"] for row in stated if _FORBIDS.search(f"{row['licence']} | {row['terms']}")})
+        forbidding = sorted({row["licence"] for row in stated if forbids(f"{row['licence']} | {row['terms']}")})
         if forbidding:
             learned.append(f"data {source} ({', '.join(forbidding)})")
     return Verdict(NON_COMMERCIAL if learned else FREE, tuple(learned), tuple(measured))

@@ -25,7 +25,8 @@ def checked(project: Path, overrides: Mapping[str, Any]) -> config.Config:
     cfg = config.load(project / "params.yaml")
     if not overrides:
         return cfg
-    return config.from_mapping(_merged(project, overrides), f"{project / 'params.yaml'} with this run's overrides")
+    origin = f"{project / 'params.yaml'} with this run's overrides"
+    return config.from_mapping(_merged(project, overrides), origin, project)
 
 
 def lasting(project: Path) -> config.Config:
@@ -37,7 +38,8 @@ def lasting(project: Path) -> config.Config:
     kept = _kept(project)
     if not kept.exists():
         return config.load(project / "params.yaml")
-    return config.from_mapping(yaml.safe_load(json.loads(kept.read_text())["before"]), str(project / "params.yaml"))
+    values = yaml.safe_load(json.loads(kept.read_text())["before"])
+    return config.from_mapping(values, str(project / "params.yaml"), project)
 
 
 @contextmanager

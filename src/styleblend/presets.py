@@ -127,7 +127,7 @@ def apply(
     if mirror is not None:
         overrides.setdefault("pretrained", {})["mirror"] = _folder(mirror, "--mirror", project)
     new = merged(original, overrides)
-    config.from_mapping(new, f"{params} with preset {name}")
+    config.from_mapping(new, f"{params} with preset {name}", params.parent)
     lines = list(changes(old, new))
     if lines:
         if base == params:

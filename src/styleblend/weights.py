@@ -21,7 +21,7 @@ from styleblend import catalogue, downloads
 from styleblend.catalogue import Archive, Catalogue, Entry, Part, Sha256
 from styleblend.config import ROLES, SMALL_OR_LISTED, Pretrained
 from styleblend.errors import StyleBlendError, TransientError
-from styleblend.files import sha256, whole_file, whole_folder
+from styleblend.files import fingerprint, is_web_page, sha256, whole_file, whole_folder
 from styleblend.perception.judge import require_another_judge
 
 SMALL_ROLES = (*SMALL_OR_LISTED[:-1], "encoder", "decoder")
@@ -96,15 +96,18 @@ def _key(item: Entry | Archive) -> str:
     return item.name if isinstance(item, Entry) else item.file
 
 
-def store_of(cfg: Pretrained, cache: Path = CACHE, lock: Path = LOCK) -> Store:
+def store_of(cfg: Pretrained, cache: Path = CACHE, lock: Path = LOCK, project: Path = Path()) -> Store:
     """The store with the catalogue and the mirror that the parameters name.
 
+    Args:
+        project: where all four paths begin, as far as they are relative.
     Raises:
         StyleBlendError: the catalogue cannot be read, or the mirror is no folder.
     """
-    if cfg.mirror is not None and not cfg.mirror.is_dir():
-        raise StyleBlendError(f"pretrained.mirror {cfg.mirror} is no folder: name one with pretrained files, or null")
-    return Store(catalogue.load(cfg.catalogue), cache, lock, cfg.mirror)
+    mirror = None if cfg.mirror is None else project / cfg.mirror
+    if mirror is not None and not mirror.is_dir():
+        raise StyleBlendError(f"pretrained.mirror {mirror} is no folder: name one with pretrained files, or null")
+    return Store(catalogue.load(cfg.catalogue, project), project / cache, project / lock, mirror)
 
 
 def obtain(entry: Entry, store: Store) -> Path:
@@ -169,10 +172,10 @@ def _take(found: Path, entry: Entry, store: Store) -> Path:
 
 def _copy(found: Path, entry: Entry, partial: Path) -> None:
     """Copy a file, or the one of its name out of an archive."""
-    if found.name == entry.file:
-        shutil.copyfile(found, partial)
-        return
     try:
+        if found.name == entry.file:
+            shutil.copyfile(found, partial)
+            return
         with zipfile.ZipFile(found) as archive:
             members = [each for each in archive.infolist() if catalogue.is_inside(each.filename, entry.file)]
             if len(members) != 1:
@@ -180,14 +183,21 @@ def _copy(found: Path, entry: Entry, partial: Path) -> None:
             with archive.open(members[0]) as content, partial.open("wb") as stream:
                 shutil.copyfileobj(content, stream, downloads.BLOCK)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError) as error:
-        what = "a web page" if downloads.is_web_page(found) else f"no whole zip file ({error})"
+        if isinstance(error, OSError) and error.errno is not None:  # not the file's fault: a full disk, as a rule
+            raise StyleBlendError(
+                f"{found} cannot be copied to {partial.parent} ({error.strerror}): mend that and start again"
+            ) from None
+        what = "a web page" if is_web_page(found) else f"no whole zip file ({error})"
         raise StyleBlendError(f"{found} is {what}: get {found.name} again") from None
 
 
 def _first(urls: Iterable[str], path: Path, admit: Callable[[Path, str], None], failures: Failures) -> Path | None:
-    """`path` with what the first url gives that can be reached and is let in; None, and why, if none does."""
-    partial = path.with_name(f"{path.name}.part")
-    for url in urls:
+    """`path` with what the first url gives that can be reached and is let in; None, and why, if none does.
+
+    Each url has an unfinished file of its own: two servers may call different files alike.
+    """
+    partials = {url: path.with_name(f"{path.name}.{fingerprint(url)}.part") for url in urls}
+    for url, partial in partials.items():
         try:
             downloads.fetch(url, partial)
         except downloads.DownloadError as error:
@@ -200,6 +210,8 @@ def _first(urls: Iterable[str], path: Path, admit: Callable[[Path, str], None], 
             failures.append((url, error))
             continue
         downloads.finish(partial, path)
+        for other in partials.values():
+            downloads.forget(other)
         return path
     return None
 
@@ -235,7 +247,7 @@ def _admit(partial: Path, entry: Entry, store: Store, origin: str) -> None:
 def _expect_hash(path: Path, item: Entry | Archive, store: Store, origin: str) -> str:
     digest, wanted, size = sha256(path), store.wanted(item), path.stat().st_size
     begins = item.sha256_begins if isinstance(item, Entry) else None
-    what = "a web page" if downloads.is_web_page(path) else f"a file of {size} bytes"
+    what = "a web page" if is_web_page(path) else f"a file of {size} bytes"
     again = f"get {item.file} again"
     if item.sha256 is None and wanted is not None:
         again += f", or take its line out of {store.lock} if it was replaced on purpose"

@@ -15,9 +15,9 @@ from styleblend.weights import Store
 HERE, MISSING, WRONG = "here", "missing", "wrong"
 
 
-def table(cfg: Pretrained) -> str:
+def table(cfg: Pretrained, project: Path = Path()) -> str:
     """A line a network of the catalogue: its state, size, use in this run, licence and consequence."""
-    store = weights.store_of(cfg)
+    store = weights.store_of(cfg, project=project)
     used = _roles_by_name(cfg)
     rows = [("name", "state", "MB", "used as", "may be", "licence", "that means")]
     for name, entry in store.catalogue.networks.items():
@@ -27,15 +27,17 @@ def table(cfg: Pretrained) -> str:
     return "\n".join(_aligned(rows))
 
 
-def fetch(cfg: Pretrained, names: Sequence[str], mirror: Path | None = None) -> list[Path]:
+def fetch(cfg: Pretrained, names: Sequence[str], mirror: Path | None = None, project: Path = Path()) -> list[Path]:
     """Obtain the named networks, or all that the parameters ask for; prints a line a network, also of those that fail.
 
     Args:
-        mirror: in place of pretrained.mirror.
+        mirror: in place of pretrained.mirror, relative to the current folder.
     Raises:
         StyleBlendError: a name is not in the catalogue, or, once all were tried, a file was not to be had.
     """
-    store = weights.store_of(cfg if mirror is None else cfg.model_copy(update={"mirror": mirror}))
+    store = weights.store_of(
+        cfg if mirror is None else cfg.model_copy(update={"mirror": mirror.absolute()}), project=project
+    )
     entries = [store.catalogue.get(name) for name in names or _roles_by_name(cfg)]
     if not entries:
         print("params.yaml asks for small networks alone, which are here: nothing to fetch")
@@ -56,12 +58,12 @@ def fetch(cfg: Pretrained, names: Sequence[str], mirror: Path | None = None) -> 
     return found
 
 
-def verify(cfg: Pretrained) -> bool:
+def verify(cfg: Pretrained, project: Path = Path()) -> bool:
     """Whether every network that is here is the right one; prints a line each.
 
     A file that nothing is known to compare with counts as wrong: it did not come through `fetch`.
     """
-    store = replace(weights.store_of(cfg), mirror=None)
+    store = replace(weights.store_of(cfg, project=project), mirror=None)
     right, seen = True, False
     for entry in store.catalogue.networks.values():
         found = state(entry, store)
@@ -74,13 +76,13 @@ def verify(cfg: Pretrained) -> bool:
     return right
 
 
-def where(cfg: Pretrained, name: str) -> Path:
+def where(cfg: Pretrained, name: str, project: Path = Path()) -> Path:
     """Path of a network's file.
 
     Raises:
         StyleBlendError: there is no such network, or it is not here, or its file is a wrong one.
     """
-    store = weights.store_of(cfg)
+    store = weights.store_of(cfg, project=project)
     entry = store.catalogue.get(name)
     found = state(entry, store)
     if found != HERE:

@@ -85,7 +85,7 @@ def fetched(url: str, wanted: str, state: Path) -> Path:
         kind = TransientError if isinstance(error, TransientError) else StyleBlendError
         raise kind(
             f"{url} cannot be fetched ({error}): start again to go on from "
-            f"{partial.stat().st_size if partial.exists() else 0} bytes, or fetch it by other means and set path"
+            f"{downloads.begun(partial)} bytes, or fetch it by other means and set path"
         ) from None
     found = sha256(partial)
     if found != wanted:

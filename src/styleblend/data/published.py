@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from styleblend import licences
 from styleblend.config import CelebaHqSource, FfhqSource
 from styleblend.errors import StyleBlendError
 
@@ -29,7 +30,6 @@ FFHQ_FOLDERS = {"aligned": "images1024x1024", "in_the_wild": "in-the-wild-images
 CELEBA_FOLDER = "CelebA-HQ-img"
 NEEDED = re.compile(f"{NUMBERED.pattern}|{re.escape(CELEBA_MAPPING)}", re.IGNORECASE)
 """Names of the files of an archive that are read; CelebAMask-HQ.zip has half a million others."""
-NON_COMMERCIAL = re.compile(r"non-?commercial|\bnc\b", re.IGNORECASE)
 _FFHQ_SIDE_PX = 1024.0
 
 
@@ -138,7 +138,7 @@ def ffhq(source: FfhqSource, folder: Path) -> list[Listed]:
     for number, path in sorted(pictures.items()):
         entry = known[str(number)]
         licence = entry["metadata"]["license"]
-        if source.licences == "permissive" and NON_COMMERCIAL.search(licence):
+        if source.licences == "permissive" and licences.forbids(licence):
             continue
         shown = entry["in_the_wild" if source.form == "in_the_wild" else "image"]
         listed.append(

@@ -13,6 +13,9 @@ from torch import nn
 
 from styleblend.errors import StyleBlendError
 
+NETWORKS = "networks.json"
+"""In a folder of networks: what each is."""
+
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -33,6 +36,24 @@ def read_card(folder: Path, role: str) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(card.read_text())
     except json.JSONDecodeError as error:
         raise StyleBlendError(f"card {card} is not valid JSON ({error}): restore it from git") from None
+    return content
+
+
+def listed(folder: Path) -> dict[str, Any]:
+    """What networks.json of a run says: role to file, name, licence and so on, as the stage `pretrained` wrote it.
+
+    Raises:
+        StyleBlendError: it is missing or damaged.
+    """
+    catalogue = folder / NETWORKS
+    try:
+        content = json.loads(catalogue.read_text())
+    except OSError as error:
+        raise StyleBlendError(f"{catalogue} cannot be read ({error.strerror}): run `dvc repro pretrained`") from None
+    except ValueError as error:
+        raise StyleBlendError(f"{catalogue} is not valid JSON ({error}): run `dvc repro pretrained` again") from None
+    if not isinstance(content, dict):
+        raise StyleBlendError(f"{catalogue} names no networks: run `dvc repro pretrained` again")
     return content
 
 
@@ -59,14 +80,8 @@ def foreign_name(folder: Path, role: str) -> str:
 
 def _entry(folder: Path, role: str) -> dict[str, Any]:
     """What networks.json says of a role; empty where it says nothing."""
-    catalogue = folder / "networks.json"
-    if not catalogue.is_file():
-        return {}
-    try:
-        content = json.loads(catalogue.read_text())
-    except ValueError as error:
-        raise StyleBlendError(f"{catalogue} is not valid JSON ({error}): run `dvc repro pretrained` again") from None
-    entry: Any = content.get(role, {}) if isinstance(content, dict) else None
+    catalogue = folder / NETWORKS
+    entry: Any = listed(folder).get(role, {}) if catalogue.is_file() else {}
     if not isinstance(entry, dict) or (entry and not entry.get("file")):
         raise StyleBlendError(f"{catalogue} names no file for network '{role}': run `dvc repro pretrained` again")
     return entry

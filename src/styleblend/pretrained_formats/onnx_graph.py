@@ -18,6 +18,7 @@ from onnx import numpy_helper
 from torch import Tensor
 
 from styleblend.errors import StyleBlendError
+from styleblend.files import is_web_page
 
 
 class GraphError(StyleBlendError):
@@ -206,8 +207,7 @@ def parsed(path: Path) -> onnx.ModelProto:
     try:
         model = onnx.load_model_from_string(content)
     except DecodeError:
-        page = content.lstrip()[:9].lower().startswith((b"<!doctype", b"<html"))
-        what = "a web page" if page else f"{len(content)} bytes that are truncated or of another format"
+        what = "a web page" if is_web_page(path) else f"{len(content)} bytes that are truncated or of another format"
         raise StyleBlendError(f"{path} is no ONNX file but {what}: get it again") from None
     if not model.graph.node:
         raise StyleBlendError(f"{path} holds no ONNX graph ({len(content)} bytes): get it again")

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 
 from styleblend.errors import StyleBlendError
+from styleblend.files import is_web_page
 
 Kind = Literal["torch", "pickle"]
 
@@ -33,8 +34,7 @@ def kind_of(path: Path) -> Kind:
         return "torch"
     if re.match(rb"\x80[\x02-\x05]", begins):
         return "pickle"
-    web_page = begins.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml"))
-    what = "a web page" if web_page else "empty" if not begins else f"a file that begins with {begins[:8]!r}"
+    what = "a web page" if is_web_page(path) else "empty" if not begins else f"a file that begins with {begins[:8]!r}"
     raise StyleBlendError(f"{path} is {what}, neither a torch file nor a pickle: fetch it again")
 
 

@@ -53,7 +53,7 @@ def evaluate(
     judge = identity.load(networks, "identity_judge").to(device)
     seer = attributes.load(networks, "attributes_judge").to(device)
     describer: protocol.Describer = judge
-    catalogue = json.loads((networks / "networks.json").read_text())
+    catalogue = frozen.listed(networks)
     # Stated by hand, or by the catalogue, by whose word the stage pretrained took the file.
     inception_sha256 = cfg.inception_sha256 or catalogue.get("inception", {}).get("sha256")
     if inception_sha256 is not None:

@@ -15,6 +15,7 @@ import pandas as pd
 from styleblend import comparing, config, licences, lineage, reporting, tracking
 from styleblend.errors import StyleBlendError
 from styleblend.files import fingerprint, sha256, whole_file
+from styleblend.perception import frozen
 from styleblend.provenance import credentials
 from styleblend.stages.entry import run
 
@@ -52,7 +53,7 @@ def register(
     reasons = failures(cfg.gate, metrics)
     verdict = "failed" if reasons else "passed"
     model = json.loads((swapper / "model.json").read_text())
-    catalogue = json.loads((networks / "networks.json").read_text())
+    catalogue = frozen.listed(networks)
     manifest = pd.read_parquet(faces / "manifest.parquet")
     sentence = "The gate passed." if not reasons else f"The gate failed: {'; '.join(reasons)}."
     with tempfile.TemporaryDirectory() as scratch:

@@ -11,7 +11,7 @@ from styleblend.files import fingerprint, whole_folder
 from styleblend.training import ray_trainer
 from styleblend.training.steps import Stage
 
-_CODE = ("model", "training", "losses.py", "perception", "pretrained_formats")
+CODE = ("model", "training", "losses.py", "perception", "pixels.py", "pretrained_formats")
 """Changing these begins the training anew. Comments count too: a run half of old code would be worth nothing."""
 
 
@@ -49,7 +49,7 @@ def train_stage(
         splits,
         networks,
         *([encoder] if encoder else []),
-        *(package / name for name in _CODE),
+        *(package / name for name in CODE),
     )
     store = tracking.resolved(cfg.tracking)
     job = ray_trainer.Job(
