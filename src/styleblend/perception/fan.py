@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from styleblend.errors import StyleBlendError
-from styleblend.perception.layers import resized
+from styleblend.perception.layers import expect_square, resized
 from styleblend.pretrained_formats.torch_file import kind_of, read_torch
 
 SIDE_PX = 256
@@ -44,8 +44,7 @@ def fan_crop(images: Tensor) -> Tensor:
     Raises:
         StyleBlendError: the pictures are not square.
     """
-    if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
-        raise StyleBlendError(f"images have the shape {tuple(images.shape)}: expected [N, 3, S, S], aligned faces")
+    expect_square(images)
     right, bottom = SIDE_PX - _LEFT_PX - _FACE_PX, SIDE_PX - _TOP_PX - _FACE_PX
     return F.pad((resized(images, _FACE_PX) + 1) / 2, (_LEFT_PX, right, _TOP_PX, bottom))
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from styleblend.errors import StyleBlendError
 from styleblend.perception import insightface_models
-from styleblend.perception.layers import resized
+from styleblend.perception.layers import at_most, expect_square
 from styleblend.perception.shape import RIGID
 from styleblend.pixels import to_8bit
 
@@ -37,7 +37,7 @@ COEFFICIENTS = 3 * sum(len(points) for points in GROUPS.values())
 # side of 0.744 (0.036); it learned from the same annotated boxes as insightface's detectors.
 _BOX_CENTRE, _BOX_SIDE = (0.5, 0.551), 0.744
 
-# Larger pictures are first reduced to this side with a filter, for the library samples 192 px without one.
+# Largest side that the library samples at 192 px.
 _SAMPLED_PX = 256
 
 
@@ -87,10 +87,8 @@ class Attributes3d68(nn.Module):
         """
         from insightface.app.common import Face
 
-        if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
-            raise StyleBlendError(f"images have the shape {tuple(images.shape)}: expected [N, 3, S, S], aligned faces")
-        if images.shape[-1] > _SAMPLED_PX:
-            images = resized(images, _SAMPLED_PX)
+        expect_square(images)
+        images = at_most(images, _SAMPLED_PX)
         side = images.shape[-1]
         low, high = ((np.array(_BOX_CENTRE) + sign * _BOX_SIDE / 2) * side for sign in (-1, 1))
         box = np.concatenate([low, high])
