@@ -15,18 +15,26 @@ from torch import Tensor, nn
 
 from styleblend.errors import StyleBlendError
 from styleblend.perception.layers import expect_square, resized
+from styleblend.perception.mean_box import MEAN_BOX, Box
 from styleblend.pretrained_formats.torch_file import kind_of, read_torch
 
 SIDE_PX = 256
 """Side of what FAN reads; its maps have a quarter of it."""
 
-# Where FAN's view has the aligned face, in pixels of its 256: a square of 196 with its corner at (30, 37), around it
-# black, as the library fills what lies beyond a picture. The library's rule for the box of a detected face (w, h):
-# a square of side 200 * (w + h) / 195, its centre 0.12 h above the box's. A loss cannot detect faces in every
-# picture, so one box stands for all: the mean of YuNet's in 60 photographs, aligned by FFHQ's rule, is 0.53 wide and
-# 0.74 high around (0.496, 0.551) of the aligned side. This gives a side of 1.31 (deviation 0.05 over the faces) around
-# (0.5, 0.46), so the face is 256 / 1.31 = 196 px. FFHQ's rule keeps eyes and mouth in place, and with them the box.
-_FACE_PX, _LEFT_PX, _TOP_PX = 196, 30, 37
+
+def _placed(box: Box) -> tuple[int, int, int]:
+    """Side, left and top, in pixels of FAN's view, of the aligned picture with this box.
+
+    The library's rule for a detected face: it sees a square of side 200 * (width + height) / 195, whose centre lies
+    0.12 of the height above the box's.
+    """
+    side = 200 * (box.width + box.height) / 195
+    left, top = box.x - side / 2, box.y - 0.12 * box.height - side / 2
+    return round(SIDE_PX / side), round(-left * SIDE_PX / side), round(-top * SIDE_PX / side)
+
+
+# Around the picture FAN sees black, as the library fills what lies beyond one.
+_FACE_PX, _LEFT_PX, _TOP_PX = _placed(MEAN_BOX)
 
 # Power to which maps are raised before their mean place is taken. With 1 the thousands of cells around a peak pull it
 # to the middle (10 px of 64 with a noise of 0.01) and the edge of the map pushes it inwards by up to 1.8 px. With 8 it

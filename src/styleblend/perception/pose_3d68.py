@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from styleblend.errors import StyleBlendError
 from styleblend.perception import insightface_models
 from styleblend.perception.layers import at_most, expect_square
+from styleblend.perception.mean_box import MEAN_BOX
 from styleblend.perception.shape import RIGID
 from styleblend.pixels import to_8bit
 
@@ -31,11 +32,6 @@ GROUPS: dict[str, tuple[int, ...]] = {
 """iBUG points (0-based) whose residuals are the expression, in this order: all but RIGID."""
 
 COEFFICIENTS = 3 * sum(len(points) for points in GROUPS.values())
-
-# The square that stands in for a detected box, as shares of an aligned face's side. YuNet's boxes in 60 aligned
-# photographs have their middle at y 0.551 (deviation 0.016) and x 0.496 (0.036, since heads are turned), and a longer
-# side of 0.744 (0.036); it learned from the same annotated boxes as insightface's detectors.
-_BOX_CENTRE, _BOX_SIDE = (0.5, 0.551), 0.744
 
 # Largest side that the library samples at 192 px.
 _SAMPLED_PX = 256
@@ -90,7 +86,9 @@ class Attributes3d68(nn.Module):
         expect_square(images)
         images = at_most(images, _SAMPLED_PX)
         side = images.shape[-1]
-        low, high = ((np.array(_BOX_CENTRE) + sign * _BOX_SIDE / 2) * side for sign in (-1, 1))
+        # Of a detected box the library takes the middle and the longer side.
+        longer = max(MEAN_BOX.width, MEAN_BOX.height)
+        low, high = ((np.array([MEAN_BOX.x, MEAN_BOX.y]) + sign * longer / 2) * side for sign in (-1, 1))
         box = np.concatenate([low, high])
         pictures = to_8bit(images).permute(0, 2, 3, 1).flip(3).cpu().numpy()  # BGR
         found = [self._network.get(np.ascontiguousarray(picture), Face(bbox=box)) for picture in pictures]
