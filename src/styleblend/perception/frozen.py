@@ -1,4 +1,8 @@
-"""Loading of the small frozen networks: a safetensors file with a card beside it, checked and strict."""
+"""The frozen networks of a run's folder, by their roles.
+
+Small ones of this project are a safetensors file with a card beside it, loaded here, checked and strict. For those that
+others made, networks.json says which file and name a role has; whoever knows the format loads it.
+"""
 
 from __future__ import annotations
 
@@ -59,16 +63,16 @@ def foreign_name(folder: Path, role: str) -> str:
 
 def _entry(folder: Path, role: str) -> dict[str, Any]:
     """What networks.json says of a role; empty where it says nothing."""
-    catalogue = folder / "networks.json"
-    if not catalogue.is_file():
+    listed = folder / "networks.json"
+    if not listed.is_file():
         return {}
     try:
-        content = json.loads(catalogue.read_text())
+        content = json.loads(listed.read_text())
     except ValueError as error:
-        raise StyleBlendError(f"{catalogue} is not valid JSON ({error}): run `dvc repro pretrained` again") from None
+        raise StyleBlendError(f"{listed} is not valid JSON ({error}): run `dvc repro pretrained` again") from None
     entry: Any = content.get(role, {}) if isinstance(content, dict) else None
     if not isinstance(entry, dict) or (entry and not entry.get("file")):
-        raise StyleBlendError(f"{catalogue} names no file for network '{role}': run `dvc repro pretrained` again")
+        raise StyleBlendError(f"{listed} names no file for network '{role}': run `dvc repro pretrained` again")
     return entry
 
 
