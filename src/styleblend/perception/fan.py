@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,9 @@ from styleblend.errors import StyleBlendError
 from styleblend.perception.layers import expect_square, resized
 from styleblend.perception.mean_box import MEAN_BOX, Box
 from styleblend.pretrained_formats.torch_file import kind_of, read_torch
+
+if TYPE_CHECKING:
+    from face_alignment.models.fan import FAN
 
 SIDE_PX = 256
 """Side of what FAN reads; its maps have a quarter of it."""
@@ -133,7 +137,17 @@ def _in_picture(points: Tensor) -> Tensor:
 
 
 def load(path: Path) -> FanLandmarks:
-    """FAN with the weights of face-alignment's file, a state dict; the number of hourglasses is the file's.
+    """FAN with the weights of face-alignment's file, named after its number of hourglasses.
+
+    Raises:
+        StyleBlendError: as of `read`.
+    """
+    network = read(path)
+    return FanLandmarks(f"FAN-{network.num_modules}", network)
+
+
+def read(path: Path) -> FAN:
+    """The library's network with the weights of a file, a state dict; `num_modules`, its hourglasses, is the file's.
 
     Raises:
         StyleBlendError: the file is missing, damaged, would run code, or holds another network; names the first
@@ -142,7 +156,7 @@ def load(path: Path) -> FanLandmarks:
     # Here and not above, for it brings numba and scikit-image, which a run without FAN need not load.
     from face_alignment.models.fan import FAN
 
-    found = _read(path)
+    found = _state(path)
     modules = sum(f"l{number}.weight" in found for number in range(_MOST_MODULES)) or _MOST_MODULES
     with torch.device("meta"):
         # On meta, for random weights would be made in vain, and move the state of torch's random numbers.
@@ -166,10 +180,10 @@ def load(path: Path) -> FanLandmarks:
             raise StyleBlendError(f"{path} has values in {name} that are not finite: get it again")
     weights = {name: found[name].float() for name in wanted if name not in counters}
     network.load_state_dict(weights | counters, assign=True)
-    return FanLandmarks(f"FAN-{modules}", network)
+    return network
 
 
-def _read(path: Path) -> Mapping[str, Tensor]:
+def _state(path: Path) -> Mapping[str, Tensor]:
     if not path.is_file():
         raise StyleBlendError(f"{path} is missing: {_REMEDY}")
     if kind_of(path) != "torch":
