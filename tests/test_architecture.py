@@ -27,7 +27,17 @@ CORE = (
 FLOORS = (
     {"errors", "files", "locking", "pixels", "downloads"},
     {"catalogue", "config", "provenance", "lineage"},
-    {"weights", "pretrained_formats", "perception", "synthetic", "losses", "metrics", "model", "licences"},
+    {
+        "weights",
+        "weights_content",
+        "pretrained_formats",
+        "perception",
+        "synthetic",
+        "losses",
+        "metrics",
+        "model",
+        "licences",
+    },
     {"data", "tracking"},
     {"training", "evaluation"},
     {"reporting", "describe"},
