@@ -235,7 +235,7 @@ def test_wrong_pictures_are_named() -> None:
             fan_crop(torch.zeros(shape))
 
 
-def test_points_are_those_of_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_points_are_those_of_the_library(tmp_path: Path) -> None:
     """face-alignment itself, with the same file of four hourglasses and the mean box, finds the same points within
     2 px of its 256, most within 1: it rounds its crop and its points to whole pixels.
 
@@ -246,10 +246,14 @@ def test_points_are_those_of_the_library(tmp_path: Path, monkeypatch: pytest.Mon
     checkpoints.mkdir(parents=True)
     path = files.write(files.network(4), checkpoints / files.PUBLISHED)
     # Not by TORCH_HOME, which counts no more once somebody in this process has set the folder, as FanDetector does.
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    theirs = face_alignment.FaceAlignment(
-        face_alignment.LandmarksType.TWO_D, device="cpu", flip_input=False, face_detector="folder", compile=False
-    )
+    before = torch.hub.get_dir()
+    torch.hub.set_dir(str(tmp_path / "hub"))
+    try:
+        theirs = face_alignment.FaceAlignment(
+            face_alignment.LandmarksType.TWO_D, device="cpu", flip_input=False, face_detector="folder", compile=False
+        )
+    finally:
+        torch.hub.set_dir(before)
     ours = fan.load(path)
     assert ours.name == "FAN-4"
     side_px = 256
