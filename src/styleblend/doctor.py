@@ -22,8 +22,8 @@ import torch
 
 from styleblend import config, describe, lineage, tracking, weights
 from styleblend.catalogue import Entry
+from styleblend.data.folders import pictures_below
 from styleblend.data.published import CELEBA_LICENCE, CELEBA_TERMS, FFHQ_LICENCE, FFHQ_TERMS, NON_COMMERCIAL
-from styleblend.data.sources import pictures_below
 from styleblend.errors import StyleBlendError
 from styleblend.provenance import credentials
 
