@@ -112,6 +112,7 @@ def test_pretrained_files_must_fit(tmp_path: Path) -> None:
     save_file(plain, networks / "decoder.safetensors")
     with pytest.raises(StyleBlendError, match="decoder.safetensors does not fit .*constant"):
         baselines.untrained_mixing(tiny_project.SIZES, networks, 0)
+    save_file(weights, networks / "decoder.safetensors")
     (networks / "encoder.safetensors").unlink()
     with pytest.raises(StyleBlendError, match="'pretrained', but .*encoder.safetensors is missing"):
         baselines.untrained_mixing(tiny_project.SIZES, networks, 0)
