@@ -21,7 +21,7 @@ import showing
 import watching
 from pipeline import MISTAKE
 from styleblend import config, locking, overriding, presets, tracking
-from styleblend.data.sources import present
+from styleblend.data.folders import present
 from styleblend.errors import StyleBlendError, TransientError
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import yaml
 
 from styleblend import config, locking, overriding
-from styleblend.data.sources import list_pictures
+from styleblend.data.folders import list_pictures
 from styleblend.errors import StyleBlendError
 from styleblend.files import whole_file
 

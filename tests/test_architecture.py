@@ -27,7 +27,17 @@ CORE = (
 FLOORS = (
     {"errors", "files", "locking", "pixels", "downloads"},
     {"catalogue", "config", "provenance", "lineage"},
-    {"weights", "pretrained_formats", "perception", "synthetic", "losses", "metrics", "model", "licences"},
+    {
+        "weights",
+        "weights_content",
+        "pretrained_formats",
+        "perception",
+        "synthetic",
+        "losses",
+        "metrics",
+        "model",
+        "licences",
+    },
     {"data", "tracking"},
     {"training", "evaluation"},
     {"reporting", "describe"},
@@ -77,13 +87,29 @@ def test_importing_the_core_loads_no_engine(root: Path) -> None:
         "metrics",
         "training",
     }
-    program = (
-        f"import sys, importlib\n"
-        f"for name in {core!r}: importlib.import_module('{PACKAGE}.' + name)\n"
-        f"print([engine for engine in {ENGINES!r} if engine in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    program = f"import importlib\nfor name in {core!r}: importlib.import_module('{PACKAGE}.' + name)\n"
+    assert loaded(program, ENGINES) == []
+
+
+def loaded(program: str, libraries: tuple[str, ...]) -> list[str]:
+    """Which of the libraries a new process has loaded after a program."""
+    report = f"import sys; print([name for name in {libraries!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", f"{program}\n{report}"], capture_output=True, text=True, check=True)
+    return ast.literal_eval(done.stdout.splitlines()[-1])
+
+
+def test_a_training_worker_loads_no_onnx_runtime() -> None:
+    """Networks that run in it judge, and are not trained with; each worker would pay for it in time and memory."""
+    program = "import styleblend.training.ray_trainer"
+    assert loaded(program, ("torch", "onnxruntime", "scipy.spatial")) == ["torch"]
+
+
+def test_counting_pictures_loads_no_tables(root: Path) -> None:
+    """`styleblend check` and the watcher of photographs do without pandas and pyarrow, which take long to import."""
+    check = f"import os; from styleblend import cli; os.chdir({str(root)!r}); cli.main(['check'])"
+    watch = f"import sys; sys.path.insert(0, {str(root / 'flows')!r}); import watching"
+    for program in (check, watch):
+        assert loaded(program, ("styleblend.data.folders", "pandas", "pyarrow")) == ["styleblend.data.folders"]
 
 
 def test_engines_are_imported_where_they_belong(root: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+import fan_files
 from arcface_files import iresnet, write
 from face_alignment_files import fan_of_colours, s3fd_of_red, save, silent_blazeface
 from insightface_files import scrfd
@@ -89,9 +90,9 @@ def test_the_lowest_score_is_the_detectors(networks: Path) -> None:
 def test_the_librarys_download_folder_is_left_as_it_was(networks: Path) -> None:
     """Weights are handed over in a folder that is gone afterwards, also when it fails; torch.hub looks where it did."""
     before = torch.hub.get_dir()
-    broken = save({"l3.weight": torch.zeros(1), "conv1.weight": torch.zeros(1)}, networks / "broken.pth")
+    broken = save({"conv3_3_norm_mbox_conf.weight": torch.zeros(1)}, networks / "broken.pth")
     with pytest.raises(StyleBlendError, match=r"broken\.pth does not fit face-alignment's network"):
-        FanDetector(networks / "detector.pth", broken)
+        FanDetector(broken, networks / "landmarks.pth")
     assert torch.hub.get_dir() == before
 
 
@@ -122,6 +123,7 @@ def test_wrong_files_are_one_line(networks: Path, tmp_path: Path) -> None:
     (tmp_path / "page.pth").write_text("<html>not found</html>")
     (tmp_path / "half.pth").write_bytes((networks / "landmarks.pth").read_bytes()[:100_000])
     torch.save({"conv1_1.weight": Path("anything")}, tmp_path / "code.pth")
+    (tmp_path / "plain.pth").write_bytes(b"\x80\x04N.")
     s3fd, fan = networks / "detector.pth", networks / "landmarks.pth"
     wrong = {
         "absent.pth is missing": (tmp_path / "absent.pth", fan),
@@ -130,7 +132,11 @@ def test_wrong_files_are_one_line(networks: Path, tmp_path: Path) -> None:
         "damaged torch file": (tmp_path / "half.pth", fan),
         "code and not weights": (tmp_path / "code.pth", fan),
         "half.pth is a damaged": (s3fd, tmp_path / "half.pth"),
-        "no FAN of four modules": (s3fd, s3fd),
+        "plain.pth is a plain pickle": (tmp_path / "plain.pth", fan),
+        "plain.pth is a plain pickle, no torch file: it was not read; give 2DFAN4": (s3fd, tmp_path / "plain.pth"),
+        "page.pth is a web page, neither a torch file": (s3fd, tmp_path / "page.pth"),
+        "does not hold FAN: missing": (s3fd, s3fd),
+        "holds FAN of 1 modules, not of 4": (s3fd, fan_files.write(fan_files.network(1), tmp_path / "one.pth")),
         "none of face-alignment's detectors": (fan, fan),
         "align.detector to insightface": (write(iresnet(), tmp_path / "rec.onnx"), fan),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import socket
 import tempfile
@@ -29,7 +30,7 @@ from styleblend.following import Followed
 from styleblend.perception.detection import Detection, annotated
 from styleblend.provenance import credentials, verification
 from styleblend.serving.app import MODEL_HEADER, build_app
-from styleblend.serving.command import LOOPBACK
+from styleblend.serving.command import LOOPBACK, address
 from styleblend.swapping import Swapping
 from styleblend.synthetic import factors, renderer
 from test_comparing import measured
@@ -283,6 +284,36 @@ def test_work_that_takes_too_long_keeps_its_place_until_it_has_ended(site: Site,
         assert detector.asked == 1, "the first ended before it looked at the target"
         assert post(here, png(source), png(target)).status_code == 200
         assert detector.asked == 3
+
+
+def test_threads_end_also_where_what_runs_beside_them_fails(site: Site, tmp_path: Path) -> None:
+    """A server whose following of versions fails as it stops leaves no thread of swaps behind."""
+
+    @contextmanager
+    def failing() -> Iterator[None]:
+        yield
+        raise ConnectionError("MLflow is gone")
+
+    before = set(threading.enumerate())
+    signing = credentials.of_this_machine(tmp_path / "certificate")
+    app = build_app(LIMITS, 10**6, lambda: site.in_use, site.detector, signing, failing())
+
+    async def serve_one() -> None:
+        async with app.router.lifespan_context(app):
+            files = {"source": png(site.source), "target": png(site.target)}
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here") as client:
+                assert (await client.post("/swap", files=files)).status_code == 200
+
+    with pytest.raises(ConnectionError, match="MLflow is gone"):
+        asyncio.run(serve_one())
+    assert not [each for each in set(threading.enumerate()) - before if each.name.startswith("swap")]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "fe80::1"])
+def test_the_printed_address_can_be_opened(host: str) -> None:
+    """A client finds host and port in it, also where the host has colons of its own."""
+    url = httpx.URL(f"http://{address(host, 8000)}")
+    assert (url.host, url.port) == (host, 8000)
 
 
 def test_version_follows_what_is_in_use(site: Site) -> None:

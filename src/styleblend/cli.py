@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def check(given: argparse.Namespace) -> None:
     """Check params.yaml and that the folders it names are there."""
-    from styleblend.data.sources import present
+    from styleblend.data.folders import present
     from styleblend.weights import store_of
 
     cfg, project = config.load(given.params), given.params.parent

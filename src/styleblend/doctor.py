@@ -24,8 +24,8 @@ import torch
 from styleblend import config, describe, licences, lineage, tracking, weights
 from styleblend.catalogue import Entry
 from styleblend.data import published
+from styleblend.data.folders import pictures_below
 from styleblend.data.published import CELEBA_LICENCE, CELEBA_TERMS, FFHQ_LICENCE, FFHQ_TERMS
-from styleblend.data.sources import pictures_below
 from styleblend.errors import StyleBlendError
 from styleblend.provenance import credentials
 

@@ -235,10 +235,10 @@ def _admit(partial: Path, entry: Entry, store: Store, origin: str) -> None:
     """Let a file in, if its hash and its content are right; else say what it is, by its origin's name."""
     digest = _expect_hash(partial, entry, store, origin)
     # torch takes seconds to import, and most runs find all files in the store.
-    from styleblend.pretrained_formats import content
+    from styleblend import weights_content
 
     try:
-        content.expect(partial, entry)
+        weights_content.expect(partial, entry)
     except StyleBlendError as error:
         raise StyleBlendError(str(error).replace(str(partial), origin)) from None
     store.record(entry, digest, partial.stat().st_size)

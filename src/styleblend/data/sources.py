@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from styleblend.config import (
 )
 from styleblend.data import published
 from styleblend.data.archives import unpacked
+from styleblend.data.folders import list_pictures
 from styleblend.data.published import Listed
 from styleblend.data.workers import spread
 from styleblend.errors import StyleBlendError
@@ -41,8 +41,6 @@ from styleblend.files import fingerprint, sha256, whole_file, whole_folder
 from styleblend.provenance import save_picture
 
 PhotographSource = FolderSource | FfhqSource | CelebaHqSource | ArchiveSource
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 
 INDEX = pa.schema(
     [
@@ -113,20 +111,6 @@ def gather(cfg: Download, out: Path, state: Path) -> pd.DataFrame:
     for work in works.values():
         shutil.rmtree(work)
     return read_index(out)
-
-
-def present(cfg: Download, project: Path = Path()) -> Iterator[str]:
-    """One line a folder or archive of photographs that the settings name: what is there.
-
-    Raises:
-        StyleBlendError: one is missing, or a folder without a picture.
-    """
-    for place in cfg.places:
-        found = project / place
-        if found.is_file():
-            yield f"{place}: an archive of {found.stat().st_size / 1e6:.1f} MB"
-        else:
-            yield f"{place}: {len(list_pictures(found))} pictures"
 
 
 def read_index(raw: Path) -> pd.DataFrame:
@@ -207,35 +191,6 @@ def _listed(source: PhotographSource, folder: Path) -> list[Listed]:
         )
         for relative in list_pictures(folder)
     ]
-
-
-def list_pictures(folder: Path) -> list[Path]:
-    """Pictures at any depth below `folder`, as sorted relative paths; hidden files and folders do not count.
-
-    Raises:
-        StyleBlendError: the folder is missing, is a file, or holds no picture.
-    """
-    if not folder.is_dir():
-        what = "is a file, not a folder" if folder.exists() else "does not exist"
-        raise StyleBlendError(f"{folder} {what}: set download.sources path to a folder with photographs")
-    found = pictures_below(folder)
-    if not found:
-        kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
-        raise StyleBlendError(f"{folder} and its sub-folders hold no picture ({kinds}): put photographs there")
-    return found
-
-
-def pictures_below(folder: Path) -> list[Path]:
-    """Paths, relative to `folder` and sorted, of the picture files in it and below it; hidden ones are left out."""
-    found: list[Path] = []
-    for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            (Path(place) / name).relative_to(folder)
-            for name in names
-            if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
-        ]
-    return sorted(found)
 
 
 def _make(task: RenderTask | CopyTask) -> list[dict[str, Any]]:

@@ -81,8 +81,11 @@ def warp_blend_one(
 def untrained_mixing(
     sizes: config.Model, networks: Path, seed: int, encoder_start: config.EncoderStart = "pretrained"
 ) -> model.Swapper:
-    """A swapper as training begins with it: pretrained encoder and decoder, and all else of seeded random weights.
+    """A swapper as training begins with it: a pretrained decoder, an encoder as it starts, all else random from `seed`.
 
+    Args:
+        encoder_start: as in config.Training: "pretrained" is all of the small encoder, "body" the weights of a face
+            network, "new" random ones; the last two with the decoder's mean code.
     Raises:
         StyleBlendError: a pretrained file is missing or does not fit the sizes.
     """

@@ -7,8 +7,7 @@ from pathlib import Path
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from styleblend.errors import StyleBlendError
-from styleblend.perception.layers import resized
+from styleblend.perception.layers import at_most, expect_square
 from styleblend.pretrained_formats import arcface_onnx
 from styleblend.pretrained_formats.arcface_onnx import SIDE_PX, ArcFaceBody
 
@@ -18,7 +17,7 @@ from styleblend.pretrained_formats.arcface_onnx import SIDE_PX, ArcFaceBody
 # on average, where an alignment of each face by its own points leaves 2.9.
 _LEFT, _TOP, _SPAN = 32.4 / 256, 30.6 / 256, 191.7 / 256
 
-# Larger pictures are first reduced to this side with a filter, for bilinear sampling at 112 px would skip pixels.
+# Largest side that is sampled at 112 px.
 _SAMPLED_PX = 256
 
 
@@ -28,10 +27,8 @@ def template_crop(images: Tensor) -> Tensor:
     Raises:
         StyleBlendError: the pictures are not square.
     """
-    if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
-        raise StyleBlendError(f"images have the shape {tuple(images.shape)}: expected [N, 3, S, S], aligned faces")
-    if images.shape[-1] > _SAMPLED_PX:
-        images = resized(images, _SAMPLED_PX)
+    expect_square(images)
+    images = at_most(images, _SAMPLED_PX)
     # From template to picture, both from -1 at one edge to 1 at the other.
     window = images.new_tensor([[_SPAN, 0, 2 * _LEFT + _SPAN - 1], [0, _SPAN, 2 * _TOP + _SPAN - 1]])
     grid = F.affine_grid(window.expand(len(images), 2, 3), [len(images), 3, SIDE_PX, SIDE_PX], align_corners=False)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from torch import Tensor, nn
 
 from styleblend.errors import StyleBlendError
 from styleblend.perception import frozen
 from styleblend.perception.layers import linear_head, resized, trunk_of
-from styleblend.perception.pose_3d68 import Attributes3d68
+
+if TYPE_CHECKING:
+    from styleblend.perception.pose_3d68 import Attributes3d68
 
 POSE_SCALE_DEG = 20.0  # a network learns best on numbers of about 1
 
@@ -62,4 +64,7 @@ def load(folder: Path, role: Literal["attributes", "attributes_judge"]) -> Attri
             f"network 'attributes' is {file}, which has no gradients to train with: set pretrained.attributes to "
             "small; insightface's 1k3d68 can be pretrained.attributes_judge"
         )
+    # ONNX Runtime and SciPy's rotations come with it, which no training needs.
+    from styleblend.perception.pose_3d68 import Attributes3d68
+
     return Attributes3d68(frozen.foreign_name(folder, role).removesuffix(".onnx"), file)

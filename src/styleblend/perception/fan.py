@@ -8,25 +8,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from styleblend.errors import StyleBlendError
-from styleblend.perception.layers import resized
+from styleblend.perception.layers import expect_square, resized
+from styleblend.perception.mean_box import MEAN_BOX, Box
 from styleblend.pretrained_formats.torch_file import kind_of, read_torch
+
+if TYPE_CHECKING:
+    from face_alignment.models.fan import FAN
 
 SIDE_PX = 256
 """Side of what FAN reads; its maps have a quarter of it."""
 
-# Where FAN's view has the aligned face, in pixels of its 256: a square of 196 with its corner at (30, 37), around it
-# black, as the library fills what lies beyond a picture. The library's rule for the box of a detected face (w, h):
-# a square of side 200 * (w + h) / 195, its centre 0.12 h above the box's. A loss cannot detect faces in every
-# picture, so one box stands for all: the mean of YuNet's in 60 photographs, aligned by FFHQ's rule, is 0.53 wide and
-# 0.74 high around (0.496, 0.551) of the aligned side. This gives a side of 1.31 (deviation 0.05 over the faces) around
-# (0.5, 0.46), so the face is 256 / 1.31 = 196 px. FFHQ's rule keeps eyes and mouth in place, and with them the box.
-_FACE_PX, _LEFT_PX, _TOP_PX = 196, 30, 37
+
+def _placed(box: Box) -> tuple[int, int, int]:
+    """Side, left and top, in pixels of FAN's view, of the aligned picture with this box.
+
+    The library's rule for a detected face: it sees a square of side 200 * (width + height) / 195, whose centre lies
+    0.12 of the height above the box's.
+    """
+    side = 200 * (box.width + box.height) / 195
+    left, top = box.x - side / 2, box.y - 0.12 * box.height - side / 2
+    return round(SIDE_PX / side), round(-left * SIDE_PX / side), round(-top * SIDE_PX / side)
+
+
+# Around the picture FAN sees black, as the library fills what lies beyond one.
+_FACE_PX, _LEFT_PX, _TOP_PX = _placed(MEAN_BOX)
 
 # Power to which maps are raised before their mean place is taken. With 1 the thousands of cells around a peak pull it
 # to the middle (10 px of 64 with a noise of 0.01) and the edge of the map pushes it inwards by up to 1.8 px. With 8 it
@@ -44,8 +56,7 @@ def fan_crop(images: Tensor) -> Tensor:
     Raises:
         StyleBlendError: the pictures are not square.
     """
-    if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
-        raise StyleBlendError(f"images have the shape {tuple(images.shape)}: expected [N, 3, S, S], aligned faces")
+    expect_square(images)
     right, bottom = SIDE_PX - _LEFT_PX - _FACE_PX, SIDE_PX - _TOP_PX - _FACE_PX
     return F.pad((resized(images, _FACE_PX) + 1) / 2, (_LEFT_PX, right, _TOP_PX, bottom))
 
@@ -126,7 +137,17 @@ def _in_picture(points: Tensor) -> Tensor:
 
 
 def load(path: Path) -> FanLandmarks:
-    """FAN with the weights of face-alignment's file, a state dict; the number of hourglasses is the file's.
+    """FAN with the weights of face-alignment's file, named after its number of hourglasses.
+
+    Raises:
+        StyleBlendError: as of `read`.
+    """
+    network = read(path)
+    return FanLandmarks(f"FAN-{network.num_modules}", network)
+
+
+def read(path: Path) -> FAN:
+    """The library's network with the weights of a file, a state dict; `num_modules`, its hourglasses, is the file's.
 
     Raises:
         StyleBlendError: the file is missing, damaged, would run code, or holds another network; names the first
@@ -135,7 +156,7 @@ def load(path: Path) -> FanLandmarks:
     # Here and not above, for it brings numba and scikit-image, which a run without FAN need not load.
     from face_alignment.models.fan import FAN
 
-    found = _read(path)
+    found = _state(path)
     modules = sum(f"l{number}.weight" in found for number in range(_MOST_MODULES)) or _MOST_MODULES
     with torch.device("meta"):
         # On meta, for random weights would be made in vain, and move the state of torch's random numbers.
@@ -159,10 +180,10 @@ def load(path: Path) -> FanLandmarks:
             raise StyleBlendError(f"{path} has values in {name} that are not finite: get it again")
     weights = {name: found[name].float() for name in wanted if name not in counters}
     network.load_state_dict(weights | counters, assign=True)
-    return FanLandmarks(f"FAN-{modules}", network)
+    return network
 
 
-def _read(path: Path) -> Mapping[str, Tensor]:
+def _state(path: Path) -> Mapping[str, Tensor]:
     if not path.is_file():
         raise StyleBlendError(f"{path} is missing: {_REMEDY}")
     if kind_of(path) != "torch":

@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from styleblend.errors import StyleBlendError
+from styleblend.perception import fan
 from styleblend.perception.detection import Detection, five_of, largest_first
 from styleblend.pretrained_formats.onnx_graph import parsed
-from styleblend.pretrained_formats.torch_file import read_torch
+from styleblend.pretrained_formats.torch_file import maybe_kind_of, read_torch
 
 # The library hands landmarks back in whole pixels, too coarse for a picture of 64 px; its first detector needs
 # gigabytes for one of 4,000 px.
@@ -36,6 +37,9 @@ _SCORE = {
     "scrfd": "confidence_threshold",
     "yunet": "score_threshold",
 }
+
+_MODULES = 4
+"""Of the library's own FAN, into which it loads the file."""
 
 
 class FanDetector:
@@ -62,13 +66,15 @@ class FanDetector:
                     "pretrained.detector and 2DFAN4 in pretrained.landmarks; then run the stage pretrained"
                 )
         self.kind, options = _detector_in(detector)
-        weights = read_torch(landmarks)
-        if not isinstance(weights, dict) or "l3.weight" not in weights or "conv1.weight" not in weights:
-            raise StyleBlendError(f"{landmarks} is no FAN of four modules: get 2DFAN4-11f355bf06.pth.tar")
+        modules = fan.read(landmarks).num_modules
+        if modules != _MODULES:
+            raise StyleBlendError(
+                f"{landmarks} holds FAN of {modules} modules, not of {_MODULES}: get 2DFAN4-11f355bf06.pth.tar"
+            )
         with TemporaryDirectory() as folder, _served_locally(landmarks, Path(folder)):
             if self.kind == "blazeface":
                 options["path_to_anchor"] = str(_write_anchors(Path(folder)))
-            self._library = _built(self.kind, {**options, _SCORE[self.kind]: min_score}, detector, landmarks)
+            self._library = _built(self.kind, {**options, _SCORE[self.kind]: min_score}, detector)
         try:
             self._boxes(np.zeros((128, 128, 3), dtype=np.uint8))
         # OpenCV, ONNX Runtime and torch each have errors of their own.
@@ -122,10 +128,11 @@ def _copy(image: Image.Image) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
 
 def _detector_in(path: Path) -> tuple[str, dict[str, Any]]:
     """Which of the library's detectors a file holds the weights of, and what to tell the library with it."""
-    with path.open("rb") as stream:
-        torch_file = stream.read(2) in (b"PK", b"\x80\x02")
+    kind = maybe_kind_of(path)
+    if kind == "pickle":
+        raise StyleBlendError(f"{path} is a plain pickle, no torch file: it was not read; get the published file")
     options: dict[str, Any] = {"path_to_detector": str(path)}
-    if not torch_file:
+    if kind is None:
         outputs = [each.name for each in parsed(path).graph.output]
         if len(outputs) in (6, 9):
             return "scrfd", options
@@ -146,7 +153,7 @@ def _detector_in(path: Path) -> tuple[str, dict[str, Any]]:
     )
 
 
-def _built(kind: str, options: dict[str, Any], detector: Path, landmarks: Path) -> Any:
+def _built(kind: str, options: dict[str, Any], detector: Path) -> Any:
     # It takes seconds to import, and most runs use none of its networks.
     import face_alignment
 
@@ -163,10 +170,8 @@ def _built(kind: str, options: dict[str, Any], detector: Path, landmarks: Path) 
                 # It would write compiled programs into the home folder, and compile for minutes.
                 compile=False,
             )
-    except RuntimeError as error:
-        # torch names the module into which the weights do not fit.
-        raise _unfit(landmarks if "for FAN" in str(error) else detector, error) from None
-    except (cv2.error, ValueError) as error:
+    # Of torch, OpenCV and NumPy; that FAN's weights fit was seen before.
+    except (RuntimeError, cv2.error, ValueError) as error:
         raise _unfit(detector, error) from None
 
 

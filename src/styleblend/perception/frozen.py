@@ -1,4 +1,8 @@
-"""Loading of the small frozen networks: a safetensors file with a card beside it, checked and strict."""
+"""The frozen networks of a run's folder, by their roles.
+
+Small ones of this project are a safetensors file with a card beside it, loaded here, checked and strict. For those that
+others made, networks.json says which file and name a role has; whoever knows the format loads it.
+"""
 
 from __future__ import annotations
 
@@ -80,10 +84,11 @@ def foreign_name(folder: Path, role: str) -> str:
 
 def _entry(folder: Path, role: str) -> dict[str, Any]:
     """What networks.json says of a role; empty where it says nothing."""
-    catalogue = folder / NETWORKS
-    entry: Any = listed(folder).get(role, {}) if catalogue.is_file() else {}
+    entry: Any = listed(folder).get(role, {}) if (folder / NETWORKS).is_file() else {}
     if not isinstance(entry, dict) or (entry and not entry.get("file")):
-        raise StyleBlendError(f"{catalogue} names no file for network '{role}': run `dvc repro pretrained` again")
+        raise StyleBlendError(
+            f"{folder / NETWORKS} names no file for network '{role}': run `dvc repro pretrained` again"
+        )
     return entry
 
 

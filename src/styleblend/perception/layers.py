@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from styleblend.errors import StyleBlendError
+
 
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions with batch norm around a shortcut; the first one may halve the side."""
@@ -91,3 +93,18 @@ def resized(images: Tensor, side_px: int) -> Tensor:
     return torch.nn.functional.interpolate(
         images, size=(side_px, side_px), mode="bilinear", align_corners=False, antialias=True
     )
+
+
+def at_most(images: Tensor, side_px: int) -> Tensor:
+    """Square pictures, reduced with a filter where their side is larger: sampling them without one skips pixels."""
+    return resized(images, side_px) if images.shape[-1] > side_px else images
+
+
+def expect_square(images: Tensor) -> None:
+    """Refuse what cannot be a batch of aligned faces.
+
+    Raises:
+        StyleBlendError: the pictures are not [N, 3, S, S].
+    """
+    if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
+        raise StyleBlendError(f"images have the shape {tuple(images.shape)}: expected [N, 3, S, S], aligned faces")

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from styleblend.errors import StyleBlendError
 from styleblend.perception import insightface_models
-from styleblend.perception.layers import resized
+from styleblend.perception.layers import at_most, expect_square
+from styleblend.perception.mean_box import MEAN_BOX
 from styleblend.perception.shape import RIGID
 from styleblend.pixels import to_8bit
 
@@ -32,12 +33,7 @@ GROUPS: dict[str, tuple[int, ...]] = {
 
 COEFFICIENTS = 3 * sum(len(points) for points in GROUPS.values())
 
-# The square that stands in for a detected box, as shares of an aligned face's side. YuNet's boxes in 60 aligned
-# photographs have their middle at y 0.551 (deviation 0.016) and x 0.496 (0.036, since heads are turned), and a longer
-# side of 0.744 (0.036); it learned from the same annotated boxes as insightface's detectors.
-_BOX_CENTRE, _BOX_SIDE = (0.5, 0.551), 0.744
-
-# Larger pictures are first reduced to this side with a filter, for the library samples 192 px without one.
+# Largest side that the library samples at 192 px.
 _SAMPLED_PX = 256
 
 
@@ -87,12 +83,12 @@ class Attributes3d68(nn.Module):
         """
         from insightface.app.common import Face
 
-        if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
-            raise StyleBlendError(f"images have the shape {tuple(images.shape)}: expected [N, 3, S, S], aligned faces")
-        if images.shape[-1] > _SAMPLED_PX:
-            images = resized(images, _SAMPLED_PX)
+        expect_square(images)
+        images = at_most(images, _SAMPLED_PX)
         side = images.shape[-1]
-        low, high = ((np.array(_BOX_CENTRE) + sign * _BOX_SIDE / 2) * side for sign in (-1, 1))
+        # Of a detected box the library takes the middle and the longer side.
+        longer = max(MEAN_BOX.width, MEAN_BOX.height)
+        low, high = ((np.array([MEAN_BOX.x, MEAN_BOX.y]) + sign * longer / 2) * side for sign in (-1, 1))
         box = np.concatenate([low, high])
         pictures = to_8bit(images).permute(0, 2, 3, 1).flip(3).cpu().numpy()  # BGR
         found = [self._network.get(np.ascontiguousarray(picture), Face(bbox=box)) for picture in pictures]

@@ -25,17 +25,35 @@ def kind_of(path: Path) -> Kind:
     Raises:
         StyleBlendError: it cannot be read, or is neither; says what it looks like.
     """
-    try:
-        with path.open("rb") as stream:
-            begins = stream.read(512)
-    except OSError as error:
-        raise StyleBlendError(f"{path} cannot be read: {error.strerror}") from None
-    if begins.startswith(b"PK\x03\x04") or _OLD_TORCH.match(begins):
-        return "torch"
-    if re.match(rb"\x80[\x02-\x05]", begins):
-        return "pickle"
+    begins = _begins(path)
+    kind = _kind(begins)
+    if kind is not None:
+        return kind
     what = "a web page" if is_web_page(path) else "empty" if not begins else f"a file that begins with {begins[:8]!r}"
     raise StyleBlendError(f"{path} is {what}, neither a torch file nor a pickle: fetch it again")
+
+
+def maybe_kind_of(path: Path) -> Kind | None:
+    """As `kind_of`, for files that may be of other formats, too: None where it is neither.
+
+    Raises:
+        StyleBlendError: it cannot be read.
+    """
+    return _kind(_begins(path))
+
+
+def _begins(path: Path) -> bytes:
+    try:
+        with path.open("rb") as stream:
+            return stream.read(512)
+    except OSError as error:
+        raise StyleBlendError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _kind(begins: bytes) -> Kind | None:
+    if begins.startswith(b"PK\x03\x04") or _OLD_TORCH.match(begins):
+        return "torch"
+    return "pickle" if re.match(rb"\x80[\x02-\x05]", begins) else None
 
 
 def read_torch(path: Path) -> Any:

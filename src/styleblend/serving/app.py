@@ -103,9 +103,11 @@ def build_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        with while_serving or nullcontext():
-            yield
-        workplace.close()
+        try:
+            with while_serving or nullcontext():
+                yield
+        finally:
+            workplace.close()
 
     app = FastAPI(
         title="StyleBlend",

@@ -60,7 +60,8 @@ def run(cfg: config.Config, reference: str | None, detector_weights: Path | None
     )
     server = uvicorn.Server(settings)
     sockets = [_bound(settings)]
-    print(f"serve: http://{host}:{sockets[0].getsockname()[1]} (its interface under /docs); Ctrl-C ends it", flush=True)
+    place = address(host, sockets[0].getsockname()[1])
+    print(f"serve: http://{place} (its interface under /docs); Ctrl-C ends it", flush=True)
     server.run(sockets=sockets)
 
 
@@ -69,5 +70,10 @@ def _bound(settings: uvicorn.Config) -> socket.socket:
         return settings.bind_socket()
     except (SystemExit, OSError):
         raise StyleBlendError(
-            f"{settings.host}:{settings.port} cannot be used: end what listens there, or give another --port"
+            f"{address(settings.host, settings.port)} cannot be used: end what listens there, or give another --port"
         ) from None
+
+
+def address(host: str, port: int) -> str:
+    """Host and port as an address has them; IPv6 in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from styleblend.data.sources import SUFFIXES, pictures_below
+from styleblend.data.folders import SUFFIXES, pictures_below
 from styleblend.data.workers import spread
 from styleblend.errors import StyleBlendError
 from styleblend.provenance import picture_format
