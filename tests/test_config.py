@@ -201,6 +201,31 @@ def test_an_encoder_that_could_not_start_is_refused(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"resolution": 128}, "pretrained.decoder 'gan64' draws 128 px, model.resolution is 64"),
+        ({"variants": ["rosinality"]}, "'gan64' is of another variant than .* 'nvidia': set that to rosinality"),
+        ({"format": "onnx"}, "format onnx does not fit the role decoder: its loader reads torch or pickle"),
+        ({"variants": ["nvidia", "lernapparat"]}, None),
+    ],
+)
+def test_a_decoder_that_could_not_be_drawn_is_refused(
+    params: dict[str, Any], tmp_path: Path, entry: dict[str, Any], message: str | None
+) -> None:
+    """Resolution, variant and format of a catalogue's decoder are held against the section `model` at the door."""
+    catalogue = yaml.safe_load(FOREIGN)
+    catalogue["networks"]["gan64"] |= entry
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(catalogue))
+    own = str(tmp_path / "own.yaml")
+    values = start_of(params, "new", catalogue=own, decoder="gan64", encoder="none", encoder_body="none")
+    if message is None:
+        assert config.from_mapping(values, "params.yaml").pretrained.decoder == "gan64"
+        return
+    with pytest.raises(config.ConfigError, match=message):
+        config.from_mapping(values, "params.yaml")
+
+
 def test_relative_paths_begin_at_the_folder_of_the_settings(
     params: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

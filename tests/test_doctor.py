@@ -17,6 +17,7 @@ from PIL import Image
 
 import published_files
 import tiny_training as tiny
+from arcface_files import iresnet, write
 from local_servers import free_port
 from styleblend import cli, config, doctor
 from styleblend.describe import describe
@@ -206,7 +207,7 @@ def test_relative_paths_begin_at_the_project(
     (project / "params.yaml").write_text(yaml.safe_dump(settings))
     (project / "own.yaml").write_text(yaml.safe_dump({"networks": {"own_face": own_face(9)}}))
     (project / "served").mkdir()
-    (project / "served/own_face.onnx").write_bytes(b"onnx")
+    write(iresnet(), project / "served/own_face.onnx")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
@@ -258,7 +259,11 @@ def test_networks_are_looked_for_where_a_run_would_take_them(project: Path, tmp_
     assert missing.endswith("; any use by us")
     assert looked[-1].text.endswith("into a folder and name it in pretrained.mirror")
 
-    (served / "own_face.onnx").write_bytes(b"onnx")
+    (served / "own_face.onnx").write_bytes(b"<!DOCTYPE html><html>not found</html>")
+    (page,) = [text for text in failures(list(doctor.networks(cfg, project))) if "own_face" in text]
+    assert "would be taken from the mirror, but" in page and "a web page" in page
+
+    write(iresnet(), served / "own_face.onnx")
     found = [finding for finding in doctor.networks(cfg, project) if "own_face" in finding.text]
     assert [finding.verdict for finding in found] == ["ok"] and str(served) in found[0].text
 

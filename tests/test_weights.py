@@ -412,8 +412,11 @@ CATALOGUE_MISTAKES = {
     "unknown key": ({"sha1": "0"}, "networks.mine.sha1"),
     "unknown archive": ({"archives": ["buffalo_xl"]}, r"'mine' names the archives \['buffalo_xl'\]"),
     "program without hash": ({"roles": ["inception"], "format": "torchscript"}, "state its sha256"),
-    "program in another role": ({"format": "torchscript", "sha256": "1" * 64}, "TorchScript is for inception"),
-    "pickle of anything": ({"format": "pickle"}, "only NVIDIA's StyleGAN"),
+    "program in another role": (
+        {"format": "torchscript", "sha256": "1" * 64},
+        "torchscript does not fit the role landmarks",
+    ),
+    "pickle of anything": ({"format": "pickle"}, "pickle does not fit the role landmarks"),
     "a file elsewhere": ({"file": "../net.pth"}, "networks.mine.file"),
     "a role of this project's alone": ({"roles": ["attributes"]}, "networks.mine.roles.0"),
 }

@@ -14,13 +14,25 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from styleblend.config import Finder
+from styleblend.config import Finder, Variant
 from styleblend.errors import StyleBlendError
 
 Role = Literal[
     "identity", "identity_judge", "landmarks", "attributes_judge", "decoder", "encoder_body", "inception", "detector",
 ]  # fmt: skip
 """What a network of others can be in a run; `landmarks_3d`, `attributes` and `encoder` are this project's alone."""
+
+_FORMATS: dict[str, tuple[str, ...]] = {
+    "decoder": ("torch", "pickle"),
+    "detector": ("onnx", "torch"),
+    "encoder_body": ("torch",),
+    "identity": ("onnx",),
+    "identity_judge": ("onnx",),
+    "inception": ("torchscript",),
+    "landmarks": ("torch",),
+    "attributes_judge": ("onnx",),
+}
+"""What the loader of each role reads; a pickle is NVIDIA's StyleGAN alone."""
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pth", "pickle": ".pkl", "torchscript": ".pt"}
 """Endings of the formats in the folder of a run's networks."""
@@ -67,6 +79,7 @@ class Entry(Part):
     tensors: dict[str, tuple[int, ...]] = Field({}, description="some of a state dict, with their shapes")
     detects: tuple[Finder, ...] = Field((), description="values of align.detector that find faces with it")
     resolution: int | None = Field(None, ge=4, description="side of a decoder's picture in pixels")
+    variants: tuple[Variant, ...] = Field((), description="values of model.decoder_variant that can draw it; any: none")
     expects: str = Field("", description="what it is and what goes in and out, for people")
     project: str = Field("", description="where it comes from")
 
@@ -79,16 +92,16 @@ class Entry(Part):
     def says_enough(self) -> Entry:
         if self.sha256 and self.sha256_begins and not self.sha256.startswith(self.sha256_begins):
             raise ValueError(f"sha256 {self.sha256} does not begin with sha256_begins {self.sha256_begins}")
-        if (self.format == "torchscript") != ("inception" in self.roles):
-            raise ValueError(
-                f"format {self.format} does not fit roles {list(self.roles)}: TorchScript is for inception"
-            )
+        for role in self.roles:
+            if self.format not in _FORMATS[role]:
+                wanted = " or ".join(_FORMATS[role])
+                raise ValueError(f"format {self.format} does not fit the role {role}: its loader reads {wanted}")
+        if self.variants and "decoder" not in self.roles:
+            raise ValueError(f"variants {list(self.variants)} do not fit roles {list(self.roles)}: a decoder has them")
         if self.format == "torchscript" and self.sha256 is None:
             raise ValueError("TorchScript is a program, and only a known one is run: state its sha256")
         if bool(self.detects) != ("detector" in self.roles):
             raise ValueError(f"detects {list(self.detects)} does not fit roles {list(self.roles)}: a detector has both")
-        if self.format == "pickle" and self.roles != ("decoder",):
-            raise ValueError("only NVIDIA's StyleGAN, roles [decoder], is read from a pickle: use another format")
         return self
 
 

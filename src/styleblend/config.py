@@ -343,6 +343,9 @@ class Split(Section):
         return self
 
 
+Variant = Literal["nvidia", "lernapparat", "rosinality"]
+
+
 class Model(Section):
     """Networks of the paper, sections 2.1-2.3. presets/paper.yaml has the paper's own numbers."""
 
@@ -369,7 +372,7 @@ class Model(Section):
     decoder_widths: dict[int, int] = Field(
         {4: 96, 8: 96, 16: 64, 32: 32, 64: 16}, description="channels of the decoder's block at each resolution"
     )
-    decoder_variant: Literal["nvidia", "lernapparat", "rosinality"] = Field(
+    decoder_variant: Variant = Field(
         "nvidia", description="whose StyleGAN the decoder's layers follow; rosinality's weights need rosinality's"
     )
     pathway_resolutions: tuple[int, ...] = Field(
@@ -648,6 +651,20 @@ class Config(Section):
     retrain: Retrain
     provenance: Provenance = Provenance()
 
+    def _expect_decoder(self, info: ValidationInfo) -> None:
+        name, model = self.pretrained.decoder, self.model
+        entry = _catalogue(self.pretrained, info).get(name)
+        if entry.resolution not in (None, model.resolution):
+            raise ValueError(
+                f"pretrained.decoder '{name}' draws {entry.resolution} px, model.resolution is {model.resolution}: "
+                "choose another, or set model.resolution and model.decoder_widths to it"
+            )
+        if entry.variants and model.decoder_variant not in entry.variants:
+            raise ValueError(
+                f"pretrained.decoder '{name}' is of another variant than model.decoder_variant"
+                f" '{model.decoder_variant}': set that to {' or '.join(entry.variants)}"
+            )
+
     def _expect_detector(self, info: ValidationInfo) -> None:
         kind, name = self.align.detector, self.pretrained.detector
         fitting = [
@@ -670,13 +687,8 @@ class Config(Section):
             )
         if self.align.detector != "annotations":
             self._expect_detector(info)
-        decoder = self.pretrained.chosen().get("decoder")
-        drawn = None if decoder is None else _catalogue(self.pretrained, info).get(decoder).resolution
-        if drawn is not None and drawn != self.model.resolution:
-            raise ValueError(
-                f"pretrained.decoder '{decoder}' draws {drawn} px, model.resolution is {self.model.resolution}: "
-                "choose another, or set model.resolution and model.decoder_widths to it"
-            )
+        if "decoder" in self.pretrained.chosen():
+            self._expect_decoder(info)
         unannotated = [source.name for source in self.download.sources if not _is_annotated(source)]
         if self.align.detector == "annotations" and unannotated:
             raise ValueError(f"align.detector 'annotations' cannot serve {unannotated}: set it to 'yunet'")

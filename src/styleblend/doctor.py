@@ -32,6 +32,8 @@ from styleblend.provenance import credentials
 Verdict = Literal["ok", "note", "FAIL"]
 
 SMALL = Path("data/pretrained/small")
+BESIDE = ("metadata", "mapping", "identities")
+"""Keys of sources that name a file beside the pictures."""
 ANSWER_SECONDS = 5
 _GIB = 2**30
 _FACE_BYTES_PER_PIXEL = 2.0
@@ -88,7 +90,7 @@ def data(cfg: config.Config, project: Path) -> Iterator[Finding]:
             continue
         lacking = [
             f"{name} {file}"
-            for name in ("metadata", "mapping", "identities")
+            for name in BESIDE
             if (file := getattr(source, name, None)) is not None and not (project / file).is_file()
         ]
         if lacking:
@@ -101,7 +103,7 @@ def data(cfg: config.Config, project: Path) -> Iterator[Finding]:
         place = project / source.path
         if place.is_dir():
             try:
-                count = len(_pictures(source, place))
+                count = len(_pictures(source, project, place))
             except StyleBlendError as error:
                 known = False
                 yield Finding("data", "FAIL", f"{source.name}: {error}")
@@ -129,16 +131,19 @@ def data(cfg: config.Config, project: Path) -> Iterator[Finding]:
         yield Finding("data", "FAIL", f"download.origin {cfg.download.origin} is missing: name the pictures' folder")
 
 
-def _pictures(source: config.Source, place: Path) -> list[Path]:
-    """Below a source's folder, those that a run would take, as far as their names tell.
+def _pictures(source: config.Source, project: Path, place: Path) -> list[Path]:
+    """Below a source's folder, those that a run would take: of a published set, as the files beside it say.
 
     Raises:
-        StyleBlendError: a published set does not lie there in one of its forms.
+        StyleBlendError: a published set does not lie there in one of its forms, or a file beside it is another.
     """
     if not isinstance(source, config.FfhqSource | config.CelebaHqSource):
         return pictures_below(place)
     folder = published.pictures_folder(source, place)
-    return [(folder / file).relative_to(place) for file in published.numbered(folder, source.origin).values()]
+    beside = {name: project / file for name in BESIDE if (file := getattr(source, name, None)) is not None}
+    own = source.model_copy(update=beside)
+    listed = published.ffhq(own, folder) if isinstance(own, config.FfhqSource) else published.celeba_hq(own, folder)
+    return [(folder / each.relative).relative_to(place) for each in listed]
 
 
 def _licence(source: config.Source) -> str:
@@ -180,6 +185,10 @@ def _found(entry: Entry, store: weights.Store) -> tuple[Verdict, str]:
     if store.place(entry).is_file():
         return "note", f"in {store.place(entry)} has another sha256 than recorded: the run obtains it again"
     if (found := weights.in_mirror(entry, store)) is not None:
+        try:
+            weights.expect(found, entry, store)
+        except StyleBlendError as error:
+            return "FAIL", f"would be taken from the mirror, but {error}"
         return "ok", f"is in {found}"
     urls = (*entry.urls, *(url for archive in weights.archives_of(entry, store) for url in archive.urls))
     if urls and _answers(urls[0]):
@@ -255,7 +264,7 @@ def _disk(cfg: config.Config, project: Path, need: describe.Needs) -> Finding:
             count = source.identities * source.pictures_per_identity
             copies += count * source.size_px**2 * _FACE_BYTES_PER_PIXEL
         elif source.path is not None and (project / source.path).is_dir():
-            files = [project / source.path / file for file in _countable(source, project / source.path)]
+            files = [project / source.path / file for file in _countable(source, project, project / source.path)]
             count = len(files)
             copies += sum(file.stat().st_size for file in files)
         elif source.path is not None and (project / source.path).is_file():
@@ -281,9 +290,9 @@ def _disk(cfg: config.Config, project: Path, need: describe.Needs) -> Finding:
     )
 
 
-def _countable(source: config.Source, place: Path) -> list[Path]:
+def _countable(source: config.Source, project: Path, place: Path) -> list[Path]:
     try:
-        return _pictures(source, place)
+        return _pictures(source, project, place)
     except StyleBlendError:  # which `data` says
         return []
 

@@ -231,6 +231,21 @@ def _archive(archive: Archive, store: Store, failures: Failures) -> Path | None:
     return _first(archive.urls, path, admit, failures)
 
 
+def expect(found: Path, entry: Entry, store: Store) -> None:
+    """Look at a file of the mirror, or at the archive with it, as `obtain` would; nothing is kept.
+
+    Raises:
+        StyleBlendError: it has another SHA-256 or size than it must have, or, where neither is known, other content.
+    """
+    packs = {archive.file: archive for archive in archives_of(entry, store)}
+    item = packs.get(found.name, entry)
+    _expect_hash(found, item, store, str(found))
+    if item is entry and store.wanted(entry) is None:
+        from styleblend import weights_content
+
+        weights_content.expect(found, entry)
+
+
 def _admit(partial: Path, entry: Entry, store: Store, origin: str) -> None:
     """Let a file in, if its hash and its content are right; else say what it is, by its origin's name."""
     digest = _expect_hash(partial, entry, store, origin)

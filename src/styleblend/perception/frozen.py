@@ -86,9 +86,8 @@ def _entry(folder: Path, role: str) -> dict[str, Any]:
     """What networks.json says of a role; empty where it says nothing."""
     entry: Any = listed(folder).get(role, {}) if (folder / NETWORKS).is_file() else {}
     if not isinstance(entry, dict) or (entry and not entry.get("file")):
-        raise StyleBlendError(
-            f"{folder / NETWORKS} names no file for network '{role}': run `dvc repro pretrained` again"
-        )
+        file = folder / NETWORKS
+        raise StyleBlendError(f"{file} names no file for network '{role}': run `dvc repro pretrained` again")
     return entry
 
 
