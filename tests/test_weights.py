@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import pickle
 import resource
 import shutil
 import stat
@@ -372,8 +374,6 @@ def test_a_file_of_another_content_is_refused(tmp_path: Path, case: str) -> None
     elif case == "code":
         torch.save(Runs(proof), file)
     elif case == "a pickle of code":
-        import pickle
-
         file.write_bytes(pickle.dumps(Runs(proof)))
     else:
         state_dict(file, side=100 if case == "other shapes" else 200)
@@ -383,6 +383,36 @@ def test_a_file_of_another_content_is_refused(tmp_path: Path, case: str) -> None
         obtain(listed, store(tmp_path, mirror=mirror))
     assert str(file) in one_line(error) and held(tmp_path / "cache") == [] and not proof.exists()
     assert not (tmp_path / "weights.lock").exists()
+
+
+@pytest.mark.parametrize("content", ["page", "marked page", "nothing", "noise", "code", "archive"])
+def test_no_network_of_the_catalogue_is_taken_for_what_it_is_not(tmp_path: Path, content: str) -> None:
+    """A web page, nothing, noise, a program and a zip file under every published name, with nothing known of its hash:
+    one line that names the file, nothing kept and nothing run."""
+    proof = tmp_path / "was run"
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("readme.txt", "nothing of use")
+    found = {
+        "page": b"<!DOCTYPE html><html>quota exceeded</html>",
+        "marked page": b"\xef\xbb\xbf<html>sign in</html>",
+        "nothing": b"",
+        "noise": bytes(range(256)) * 40,
+        "code": pickle.dumps(Runs(proof)),
+        "archive": packed.getvalue(),
+    }[content]
+    mirror = tmp_path / "mirror"
+    mirror.mkdir()
+    known = catalogue.built_in()
+    kept = Store(known, tmp_path / "cache", tmp_path / "weights.lock", mirror)
+    for listed in known.networks.values():
+        file = mirror / listed.file
+        file.write_bytes(found)
+        unknown = listed.model_copy(update={"sha256": None, "sha256_begins": None, "size_bytes": None})
+        with pytest.raises(StyleBlendError) as error:
+            obtain(unknown, kept)
+        assert str(file) in one_line(error)
+    assert held(tmp_path / "cache") == [] and not (tmp_path / "weights.lock").exists() and not proof.exists()
 
 
 def test_the_built_in_catalogue_is_complete() -> None:
