@@ -16,7 +16,6 @@ import yaml
 from PIL import Image
 
 import published_files
-import tiny_training as tiny
 from arcface_files import iresnet, write
 from local_servers import free_port
 from styleblend import cli, config, doctor
@@ -26,11 +25,8 @@ from styleblend.doctor import Finding
 
 @pytest.fixture
 def project(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The committed settings with a small model, in a folder with what they name; it is the current one."""
-    settings = yaml.safe_load((root / "params.yaml").read_text())
-    settings["model"] = tiny.MODEL.model_dump(mode="json")
-    settings["align"]["size_px"] = tiny.MODEL.input_px
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(settings))
+    """The committed settings in a folder with what they name; it is the current one."""
+    shutil.copy(root / "params.yaml", tmp_path)
     (tmp_path / "src/styleblend").mkdir(parents=True)
     (tmp_path / "data/pretrained").mkdir(parents=True)
     for place in ("src/styleblend/synthetic", "data/pretrained/small"):
@@ -273,3 +269,15 @@ def test_missing_small_networks_are_found(project: Path, root: Path) -> None:
     (project / "data/pretrained/small").unlink()
     found = failures(list(doctor.networks(config.load(project / "params.yaml").pretrained, project)))
     assert len(found) == 1 and "identity" in found[0] and found[0].endswith("`git checkout data/pretrained/small`")
+
+
+def test_small_networks_of_other_sizes_are_no_beginning(project: Path) -> None:
+    """A decoder and an inversion of other sizes than the section `model` are found before training is."""
+    widths = {4: 96, 8: 96, 16: 64, 32: 32, 64: 8}
+    (text,) = failures(list(doctor.beginning(changed(project, model={"decoder_widths": widths}), project)))
+    assert text.startswith("decoder: the small one has model.decoder_widths {4: 96") and "name a StyleGAN" in text
+    other = {"head_width": 48}
+    (text,) = failures(list(doctor.beginning(changed(project, model=other), project)))
+    assert text.startswith("encoder: the small one has model.head_width 32, the settings have 48")
+    new = changed(project, model=other, train_encoder={"encoder_start": "new"})
+    assert failures(list(doctor.beginning(new, project))) == []

@@ -5,6 +5,7 @@ Nothing is made, fetched or changed. What is not looked at: a Ray cluster elsewh
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shutil
@@ -59,6 +60,7 @@ def examine(cfg: config.Config, project: Path) -> list[Finding]:
     return [
         *data(cfg, project),
         *networks(cfg.pretrained, project),
+        *beginning(cfg, project),
         *machine(cfg, project),
         *store(tracking.resolved(cfg.tracking, project)),
         *signing(cfg.provenance),
@@ -177,6 +179,36 @@ def networks(cfg: config.Pretrained, project: Path) -> Iterator[Finding]:
         yield Finding(
             "networks", "note", f"{missing} are missing, and no server answers that would give them: {remedy}"
         )
+
+
+def beginning(cfg: config.Config, project: Path) -> Iterator[Finding]:
+    """Whether the small networks that training begins with have the sizes of the section `model`."""
+    parts: dict[str, tuple[str, ...]] = {}
+    if cfg.pretrained.decoder == "small":
+        parts["decoder"] = ("resolution", "style_dim", "decoder_widths")
+    if cfg.train_encoder.encoder_start == "pretrained":
+        parts["encoder"] = (
+            "input_px", "encoder_blocks", "encoder_widths", "stem_stride", "pyramid_width", "head_width",
+        )  # fmt: skip
+    for role, keys in parts.items():
+        card = project / SMALL / f"{role}.json"
+        if not card.is_file():  # which `networks` says
+            continue
+        made = config.Model.model_validate(json.loads(card.read_text())["architecture"])
+        other = [key for key in keys if getattr(made, key) != getattr(cfg.model, key)]
+        if other:
+            yield Finding(
+                "networks",
+                "FAIL",
+                f"{role}: the small one has model.{other[0]} {getattr(made, other[0])}, the settings have"
+                f" {getattr(cfg.model, other[0])}: {_OTHER_SIZES[role]}",
+            )
+
+
+_OTHER_SIZES = {
+    "decoder": "set it as it was, or name a StyleGAN in pretrained.decoder",
+    "encoder": "set it as it was, or train_encoder.encoder_start to 'new'",
+}
 
 
 def _found(entry: Entry, store: weights.Store) -> tuple[Verdict, str]:

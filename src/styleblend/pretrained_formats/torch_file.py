@@ -60,8 +60,9 @@ def read_torch(path: Path) -> Any:
     """What torch.save wrote, on the CPU: tensors and plain containers of them, nothing else.
 
     Raises:
-        StyleBlendError: the file is damaged, or holds something that would have to be run; names it.
+        StyleBlendError: the file is damaged or no torch file, or holds something that would have to be run; names it.
     """
+    kind_of(path)
     try:
         with warnings.catch_warnings():
             # Damaged files make torch warn of its own insides before it gives up.
