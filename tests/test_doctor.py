@@ -281,3 +281,13 @@ def test_small_networks_of_other_sizes_are_no_beginning(project: Path) -> None:
     assert text.startswith("encoder: the small one has model.head_width 32, the settings have 48")
     new = changed(project, model=other, train_encoder={"encoder_start": "new"})
     assert failures(list(doctor.beginning(new, project))) == []
+
+
+def test_a_damaged_card_is_one_line(project: Path, root: Path) -> None:
+    """A card that is no JSON fails with its name and the way back, not with a traceback."""
+    small = project / "data/pretrained/small"
+    small.unlink()
+    shutil.copytree(root / "data/pretrained/small", small)
+    (small / "decoder.json").write_text("{")
+    (text,) = failures(list(doctor.beginning(config.load(project / "params.yaml"), project)))
+    assert f"{small}/decoder.json is not valid JSON" in text and "\n" not in text and "restore it from git" in text

@@ -16,7 +16,6 @@ from styleblend.perception import attributes, identity, landmarks
 from styleblend.pixels import from_8bit
 from styleblend.synthetic.factors import IDENTITY
 from styleblend.training import pretraining, prior
-from styleblend.weights import SMALL_ROLES
 
 MODEL = tiny_project.SIZES.model_copy(
     update={"resolution": 64, "input_px": 64, "decoder_widths": {4: 8, 8: 8, 16: 8, 32: 8, 64: 8}}
@@ -112,8 +111,8 @@ def test_recipe_gives_what_a_run_loads_and_gives_it_again(tmp_path: Path) -> Non
         out = tmp_path / f"out{attempt}"
         out.mkdir()
         measured = pretraining.pretrain(RECIPE, MODEL, tmp_path / "state", out)
-        assert set(measured) == set(SMALL_ROLES)
-        cards = {role: json.loads((out / f"{role}.json").read_text()) for role in SMALL_ROLES}
+        assert set(measured) == set(config.Pretrained().small())
+        cards = {role: json.loads((out / f"{role}.json").read_text()) for role in config.Pretrained().small()}
         assert all(card["sha256"] == sha256(out / f"{role}.safetensors") for role, card in cards.items())
         assert all(card["accuracy"] == measured[role] for role, card in cards.items())
         written.append({role: card["sha256"] for role, card in cards.items()})

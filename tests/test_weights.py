@@ -29,7 +29,7 @@ from styleblend.files import is_web_page, sha256
 from styleblend.perception import frozen, inception
 from styleblend.pretrained_formats import arcface_onnx, onnx_graph, torch_file
 from styleblend.pretrained_formats.stylegan import load_stylegan
-from styleblend.weights import SMALL_ROLES, Store, collect, obtain, store_of
+from styleblend.weights import Store, collect, obtain, store_of
 from torchscript_files import Metric, scripted
 
 WIDTHS = {4: 8, 8: 8, 16: 8, 32: 8}
@@ -69,7 +69,7 @@ def served(tmp_path: Path) -> Iterator[Files]:
 
 def small_networks(folder: Path) -> Path:
     folder.mkdir()
-    for role in SMALL_ROLES:
+    for role in Pretrained().small():
         (folder / f"{role}.safetensors").write_bytes(role.encode() * 10)
         card = {"sha256": sha256(folder / f"{role}.safetensors"), "licence": "MIT"}
         (folder / f"{role}.json").write_text(json.dumps(card))
@@ -521,7 +521,7 @@ def test_networks_of_a_run_are_collected(tmp_path: Path) -> None:
     """Small networks come with their cards and are listed in networks.json; no detector unless asked."""
     listed = collect(small_networks(tmp_path / "small"), tmp_path / "out", Pretrained())
     assert json.loads((tmp_path / "out" / "networks.json").read_text()) == listed
-    assert set(listed) == set(SMALL_ROLES)
+    assert set(listed) == set(Pretrained().small())
     for role, found in listed.items():
         assert sha256(tmp_path / "out" / found["file"]) == found["sha256"]
         assert (tmp_path / "out" / f"{role}.json").is_file() and frozen.foreign(tmp_path / "out", role) is None
@@ -628,7 +628,7 @@ def test_one_network_cannot_train_and_judge_unless_asked(tmp_path: Path) -> None
     with pytest.raises(StyleBlendError, match="the same network .sha256 .*pretrained.same_judge") as refused:
         collect(small, tmp_path / "out", Pretrained())
     assert one_line(refused) and not (tmp_path / "out").exists()
-    assert set(collect(small, tmp_path / "out", Pretrained(same_judge=True))) == set(SMALL_ROLES)
+    assert set(collect(small, tmp_path / "out", Pretrained(same_judge=True))) == set(Pretrained().small())
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ Nothing is made, fetched or changed. What is not looked at: a Ray cluster elsewh
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -28,11 +27,11 @@ from styleblend.data import published
 from styleblend.data.folders import pictures_below
 from styleblend.data.published import CELEBA_LICENCE, CELEBA_TERMS, FFHQ_LICENCE, FFHQ_TERMS
 from styleblend.errors import StyleBlendError
+from styleblend.perception import frozen
 from styleblend.provenance import credentials
 
 Verdict = Literal["ok", "note", "FAIL"]
 
-SMALL = Path("data/pretrained/small")
 BESIDE = ("metadata", "mapping", "identities")
 """Keys of sources that name a file beside the pictures."""
 ANSWER_SECONDS = 5
@@ -157,12 +156,12 @@ def _licence(source: config.Source) -> str:
 
 def networks(cfg: config.Pretrained, project: Path) -> Iterator[Finding]:
     """Pretrained networks: here, in the mirror, to be fetched, or missing and where to put them; what they allow."""
-    small = project / SMALL
-    lacking = [role for role in cfg.small() if not (small / f"{role}.safetensors").is_file()]
+    small = weights.SMALL
+    lacking = [role for role in cfg.small() if not (project / small / f"{role}.safetensors").is_file()]
     if lacking:
-        yield Finding("networks", "FAIL", f"{', '.join(lacking)}: missing in {SMALL}: `git checkout {SMALL}`")
+        yield Finding("networks", "FAIL", f"{', '.join(lacking)}: missing in {small}: `git checkout {small}`")
     elif cfg.small():
-        yield Finding("networks", "ok", f"small: {', '.join(cfg.small())}; {SMALL}, any use")
+        yield Finding("networks", "ok", f"small: {', '.join(cfg.small())}; {small}, any use")
     try:
         store = weights.store_of(cfg, project=project)
         entries = {role: store.catalogue.get(name) for role, name in cfg.chosen().items()}
@@ -191,10 +190,14 @@ def beginning(cfg: config.Config, project: Path) -> Iterator[Finding]:
             "input_px", "encoder_blocks", "encoder_widths", "stem_stride", "pyramid_width", "head_width",
         )  # fmt: skip
     for role, keys in parts.items():
-        card = project / SMALL / f"{role}.json"
-        if not card.is_file():  # which `networks` says
+        if not (project / weights.SMALL / f"{role}.safetensors").is_file():  # which `networks` says
             continue
-        made = config.Model.model_validate(json.loads(card.read_text())["architecture"])
+        try:
+            card = frozen.read_card(project / weights.SMALL, role)
+        except StyleBlendError as error:
+            yield Finding("networks", "FAIL", str(error))
+            continue
+        made = config.Model.model_validate(card["architecture"])
         other = [key for key in keys if getattr(made, key) != getattr(cfg.model, key)]
         if other:
             yield Finding(

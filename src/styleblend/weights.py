@@ -19,13 +19,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from styleblend import catalogue, downloads
 from styleblend.catalogue import Archive, Catalogue, Entry, Part, Sha256
-from styleblend.config import ROLES, SMALL_OR_LISTED, Pretrained
+from styleblend.config import ROLES, Pretrained
 from styleblend.errors import StyleBlendError, TransientError
 from styleblend.files import fingerprint, is_web_page, sha256, whole_file, whole_folder
 from styleblend.perception.judge import require_another_judge
 
-SMALL_ROLES = (*SMALL_OR_LISTED[:-1], "encoder", "decoder")
-"""Networks that this project made, in data/pretrained/small."""
+SMALL = Path("data/pretrained/small")
+"""Networks that this project made, each with its card; git holds them."""
 
 CACHE = Path(".state/weights")
 LOCK = Path("data/pretrained/weights.lock")
@@ -92,6 +92,11 @@ def archives_of(entry: Entry, store: Store) -> list[Archive]:
     return [store.catalogue.archives[name] for name in entry.archives]
 
 
+def _pack(found: Path, entry: Entry, store: Store) -> Archive | None:
+    """The archive that a file is by its name; None for the network's own file."""
+    return next((archive for archive in archives_of(entry, store) if archive.file == found.name), None)
+
+
 def _key(item: Entry | Archive) -> str:
     return item.name if isinstance(item, Entry) else item.file
 
@@ -125,9 +130,9 @@ def obtain(entry: Entry, store: Store) -> Path:
     if is_right(path, entry, store):
         return path
     if (found := in_mirror(entry, store)) is not None:
-        packs = {archive.file: archive for archive in archives_of(entry, store)}
-        if found.name in packs and store.wanted(entry) is None:
-            _expect_hash(found, packs[found.name], store, str(found))
+        pack = _pack(found, entry, store)
+        if pack is not None and store.wanted(entry) is None:
+            _expect_hash(found, pack, store, str(found))
         return _take(found, entry, store)
     failures: Failures = []
     if _first(entry.urls, path, lambda partial, url: _admit(partial, entry, store, url), failures):
@@ -237,10 +242,9 @@ def expect(found: Path, entry: Entry, store: Store) -> None:
     Raises:
         StyleBlendError: it has another SHA-256 or size than it must have, or, where neither is known, other content.
     """
-    packs = {archive.file: archive for archive in archives_of(entry, store)}
-    item = packs.get(found.name, entry)
-    _expect_hash(found, item, store, str(found))
-    if item is entry and store.wanted(entry) is None:
+    pack = _pack(found, entry, store)
+    _expect_hash(found, pack or entry, store, str(found))
+    if pack is None and store.wanted(entry) is None:
         from styleblend import weights_content
 
         weights_content.expect(found, entry)

@@ -49,15 +49,15 @@ def listed(folder: Path) -> dict[str, Any]:
     Raises:
         StyleBlendError: it is missing or damaged.
     """
-    catalogue = folder / NETWORKS
+    file = folder / NETWORKS
     try:
-        content = json.loads(catalogue.read_text())
+        content = json.loads(file.read_text())
     except OSError as error:
-        raise StyleBlendError(f"{catalogue} cannot be read ({error.strerror}): run `dvc repro pretrained`") from None
+        raise StyleBlendError(f"{file} cannot be read ({error.strerror}): run `dvc repro pretrained`") from None
     except ValueError as error:
-        raise StyleBlendError(f"{catalogue} is not valid JSON ({error}): run `dvc repro pretrained` again") from None
+        raise StyleBlendError(f"{file} is not valid JSON ({error}): run `dvc repro pretrained` again") from None
     if not isinstance(content, dict):
-        raise StyleBlendError(f"{catalogue} names no networks: run `dvc repro pretrained` again")
+        raise StyleBlendError(f"{file} names no networks: run `dvc repro pretrained` again")
     return content
 
 

@@ -53,9 +53,9 @@ def evaluate(
     judge = identity.load(networks, "identity_judge").to(device)
     seer = attributes.load(networks, "attributes_judge").to(device)
     describer: protocol.Describer = judge
-    catalogue = frozen.listed(networks)
+    listed = frozen.listed(networks)
     # Stated by hand, or by the catalogue, by whose word the stage pretrained took the file.
-    inception_sha256 = cfg.inception_sha256 or catalogue.get("inception", {}).get("sha256")
+    inception_sha256 = cfg.inception_sha256 or listed.get("inception", {}).get("sha256")
     if inception_sha256 is not None:
         program = frozen.foreign(networks, "inception") or networks / "inception.pt"
         describer = inception.load(program, inception_sha256, device)
@@ -85,7 +85,7 @@ def evaluate(
     }
     manifest = pd.read_parquet(faces / "manifest.parquet")
     warnings = (
-        " ".join(reporting.caveat(manifest, catalogue).replace(">", "").replace("**", "").split()),
+        " ".join(reporting.caveat(manifest, listed).replace(">", "").replace("**", "").split()),
         metrics.frechet_caveat(len(pairs), *real.shape),
     )
     description: dict[str, Any] = {

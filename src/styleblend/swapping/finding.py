@@ -10,10 +10,9 @@ from styleblend.model import Swapper, load
 from styleblend.perception import detectors, frozen, identity
 from styleblend.perception.detection import Detector
 from styleblend.swapping.faces import SwapError
-from styleblend.weights import obtain, store_of
+from styleblend.weights import SMALL, obtain, store_of
 
 NETWORKS = Path("data/pretrained/networks")
-SMALL_NETWORKS = Path("data/pretrained/small")
 STATE = Path(".state")
 
 
@@ -66,7 +65,7 @@ def find_detector(cfg: config.Config, weights: Path | None, networks: Path = NET
     return detectors.load(kind, networks, cfg.align.min_score, weights)
 
 
-def find_identity(networks: Path = NETWORKS, small: Path = SMALL_NETWORKS) -> identity.FaceNetwork:
+def find_identity(networks: Path = NETWORKS, small: Path = SMALL) -> identity.FaceNetwork:
     """The network that tells people apart: the run's own, or else the committed small one.
 
     Raises:
