@@ -21,7 +21,10 @@ from pathlib import Path
 import torch
 import yaml
 
-from styleblend import config, presets
+from styleblend.config.model import Model
+from styleblend.config.params import parse_params
+from styleblend.config.training import Training
+from styleblend.experiments import presets
 from styleblend.model import build, build_discriminator
 from styleblend.perception import attributes, identity, landmarks, shape
 from styleblend.training.batches import Batch
@@ -34,7 +37,7 @@ def peak_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
-def random_batch(model: config.Model, cfg: config.Training, size: int, embedding: int) -> Batch:
+def random_batch(model: Model, cfg: Training, size: int, embedding: int) -> Batch:
     """Noise in the place of `size` pairs of faces and of what `perceive` knows of them.
 
     Half of the pairs, the first among them, are one person, so that every loss term has something to do.
@@ -66,7 +69,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     values = presets.merged(yaml.safe_load(args.params.read_text()), yaml.safe_load(args.preset.read_text()))
-    cfg = config.from_mapping(values, f"{args.params} with {args.preset}")
+    cfg = parse_params(values, f"{args.params} with {args.preset}")
     training = cfg.train_encoder if args.stage == "train_encoder" else cfg.finetune_decoder
 
     found: dict[str, object] = {"stage": args.stage, "batch": args.batch, "threads": args.threads}

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from styleblend import config
+from styleblend.config.params import load_params
 from styleblend.model import build
 from styleblend.synthetic import factors, renderer
 
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    cfg = config.load(args.params)
+    cfg = load_params(args.params)
     found: dict[str, float] = {"threads": args.threads}
 
     faces = factors.sample(0, list(range(8)), [0] * 8)

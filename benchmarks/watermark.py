@@ -90,7 +90,7 @@ def photographs(folder: Path, side_px: int, every: int) -> list[Image.Image]:
 
 def rendered(count: int, side_px: int) -> list[Image.Image]:
     """Faces of `count` people from the project's renderer."""
-    from styleblend.pixels import to_8bit
+    from styleblend.faces.pixels import to_8bit
     from styleblend.synthetic import factors, renderer
 
     faces = (factors.sample(0, [person], [0]) for person in range(count))

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from styleblend.files import whole_file
+from styleblend.system.atomic import whole_file
 
 
 def registered(project: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
 from showing import Progress
-from styleblend.guard import guarded
+from styleblend.experiments.guard import guarded
 
 MISTAKE = "Mistake"
 """Name of the state of a failure that will fail again until a person does something."""

@@ -12,7 +12,7 @@ import signal
 import sys
 from pathlib import Path
 
-from styleblend import config
+from styleblend.config.params import load_params
 from styleblend.errors import StyleBlendError
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -33,7 +33,7 @@ def main() -> None:
         if given.serve:
             serving.serve(retrain, project)
             return
-        config.load(project / "params.yaml")
+        load_params(project / "params.yaml")
     except StyleBlendError as error:
         sys.exit(f"retrain: {error}")
     # Prefect's own server for this run ends when Python exits, but not when a signal ends Python.

@@ -20,9 +20,16 @@ import pipeline
 import showing
 import watching
 from pipeline import MISTAKE
-from styleblend import config, locking, overriding, presets, tracking
+from styleblend.config.base import ConfigError
+from styleblend.config.merge import merged
+from styleblend.config.params import Config
+from styleblend.config.retraining import Retrain
+from styleblend.config.tracking import Tracking
 from styleblend.data.folders import present
 from styleblend.errors import StyleBlendError, TransientError
+from styleblend.experiments import overriding
+from styleblend.registry import mlflow_store, versions
+from styleblend.system.lock import Busy, only_one
 
 
 def _may_pass(task: Task[..., Any], run: TaskRun, state: State) -> bool:
@@ -35,11 +42,11 @@ def _failed(error: StyleBlendError) -> State:
 
 
 @task
-def check(project: Path, overrides: dict[str, Any], promotion: str) -> config.Config | State:
+def check(project: Path, overrides: dict[str, Any], promotion: str) -> Config | State:
     """The settings of this run, if they are in order and the photographs that they name are there."""
     try:
         chosen = {} if promotion == "as set" else {"retrain": {"promote": promotion}}
-        cfg = overriding.checked(project, presets.merged(overrides, chosen))
+        cfg = overriding.checked(project, merged(overrides, chosen))
         if cfg.retrain.webhook:
             notifying.expanded(cfg.retrain.webhook)
         for line in present(cfg.download, project):
@@ -73,29 +80,29 @@ def gate(project: Path, promotion: str) -> tuple[str, bool]:
 
 
 @task(retries=3, retry_delay_seconds=10, retry_condition_fn=_may_pass)
-def promote(project: Path, cfg: config.Tracking, version: str) -> State | None:
+def promote(project: Path, cfg: Tracking, version: str) -> State | None:
     """Point the alias `champion` at the version."""
     try:
-        tracking.point_alias(tracking.resolved(cfg, project), "champion", version)
+        versions.point_alias(mlflow_store.resolved(cfg, project), "champion", version)
     except StyleBlendError as error:
         return _failed(error)
     return None
 
 
 @task(retries=3, retry_delay_seconds=10, retry_condition_fn=_may_pass)
-def champion(project: Path, cfg: config.Tracking) -> str | State:
+def champion(project: Path, cfg: Tracking) -> str | State:
     """Number of the champion; empty where there is none."""
     try:
-        return tracking.find_version(tracking.resolved(cfg, project), "champion").version
-    except tracking.TrackingUnreachable as error:
+        return versions.find_version(mlflow_store.resolved(cfg, project), "champion").version
+    except mlflow_store.TrackingUnreachable as error:
         return _failed(error)
-    except tracking.TrackingError as error:
+    except mlflow_store.TrackingError as error:
         get_run_logger().info("nothing to compare with: %s", error)
         return ""
 
 
 @task
-def draw(project: Path, cfg: config.Config, headline: str, best: str) -> str:
+def draw(project: Path, cfg: Config, headline: str, best: str) -> str:
     """The run's page in Markdown: figures, beside the champion's where there is another, and the swap grid."""
     return showing.result(project, cfg, headline, outcome.registered(project), best)
 
@@ -135,9 +142,9 @@ def retrain(
         force: run every stage, also those that have nothing new.
     """
     try:
-        with locking.only_one(project, "a retraining") as lock:
+        with only_one(project, "a retraining") as lock:
             return _retrain(project, lock, overrides or {}, promotion, force)
-    except locking.Busy as error:
+    except Busy as error:
         # Nobody watches a scheduled run, and it is not made up for.
         _tell(project, _settings(project), f"not run: {error}")
         return _failed(error)
@@ -151,7 +158,7 @@ def _retrain(project: Path, lock: int, overrides: dict[str, Any], promotion: str
     if checked.is_failed():
         _tell(project, _settings(project), f"failed: {checked.message}")
         return Failed(name=checked.name, message=checked.message)
-    cfg: config.Config = checked.result()
+    cfg: Config = checked.result()
     outcome.begin(project)
     failed = _run(project, lock, cfg, overrides, force)
     if failed is None:
@@ -173,7 +180,7 @@ def _retrain(project: Path, lock: int, overrides: dict[str, Any], promotion: str
     return text
 
 
-def _run(project: Path, lock: int, cfg: config.Config, overrides: dict[str, Any], force: bool) -> State | None:
+def _run(project: Path, lock: int, cfg: Config, overrides: dict[str, Any], force: bool) -> State | None:
     """Bring the data up to date and run the pipeline, again where that may help. None, or how it failed."""
     for file in watching.imports(project, cfg.download):
         updated: State = update(project, file, return_state=True)
@@ -189,15 +196,15 @@ def _run(project: Path, lock: int, cfg: config.Config, overrides: dict[str, Any]
     raise AssertionError("the last try returns")
 
 
-def _settings(project: Path) -> config.Retrain:
+def _settings(project: Path) -> Retrain:
     """Those of params.yaml, or where it is not in order the defaults: somebody must hear of it."""
     try:
         return overriding.lasting(project).retrain
-    except config.ConfigError:
-        return config.Retrain()
+    except ConfigError:
+        return Retrain()
 
 
-def _tell(project: Path, cfg: config.Retrain, text: str) -> None:
+def _tell(project: Path, cfg: Retrain, text: str) -> None:
     get_run_logger().info("%s", text)
     notifying.write(project / cfg.notify_file, text)
     if cfg.webhook is None:

@@ -19,8 +19,10 @@ from prefect.schedules import Cron
 from prefect.states import Crashed
 
 import watching
-from styleblend import config, locking, overriding
+from styleblend.config.retraining import Retrain
 from styleblend.errors import StyleBlendError
+from styleblend.experiments import overriding
+from styleblend.system.lock import Busy, only_one
 
 NAME = "retrain/scheduled"
 CHANGED = "photographs changed"
@@ -38,11 +40,11 @@ def serve(flow: Flow[..., Any], project: Path) -> None:
     if "PREFECT_API_URL" not in os.environ:
         raise StyleBlendError("--serve needs a Prefect server: name it in PREFECT_API_URL, or use `make serve`")
     try:
-        with locking.only_one(project, "the start of the schedule"):
+        with only_one(project, "the start of the schedule"):
             if line := overriding.restore(project):
                 print(f"retrain: {line}")
             _bury_dead_runs()
-    except locking.Busy as error:
+    except Busy as error:
         print(f"retrain: {error}")
     watched = (project, lambda: _start(project), schedule.follow)
     threading.Thread(target=watching.watch, args=watched, daemon=True).start()
@@ -58,7 +60,7 @@ def serve(flow: Flow[..., Any], project: Path) -> None:
     )
 
 
-def _schedule(cfg: config.Retrain) -> CronSchedule:
+def _schedule(cfg: Retrain) -> CronSchedule:
     """The schedule of the settings.
 
     Raises:
@@ -78,7 +80,7 @@ class Scheduled:
 
     asked: CronSchedule
 
-    def follow(self, cfg: config.Retrain) -> None:
+    def follow(self, cfg: Retrain) -> None:
         """Give the deployment another schedule where params.yaml asks for another.
 
         What a person changed in Prefect's UI stays until then.

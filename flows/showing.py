@@ -17,7 +17,9 @@ from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 from prefect.exceptions import PrefectException
 
-from styleblend import config
+from styleblend.config.params import Config
+from styleblend.config.provenance import Provenance
+from styleblend.config.tracking import Tracking
 from styleblend.errors import StyleBlendError
 
 _GRID_PX = 480
@@ -58,7 +60,7 @@ def show(text: str) -> None:
         create_markdown_artifact(text, key="result", description="What came out")
 
 
-def result(project: Path, cfg: config.Config, headline: str, registered: Mapping[str, Any], champion: str = "") -> str:
+def result(project: Path, cfg: Config, headline: str, registered: Mapping[str, Any], champion: str = "") -> str:
     """The Markdown text of a finished run.
 
     Args:
@@ -80,26 +82,28 @@ def result(project: Path, cfg: config.Config, headline: str, registered: Mapping
     return "\n".join(lines)
 
 
-def _table(project: Path, track: config.Tracking, registered: Mapping[str, Any], champion: str) -> str:
+def _table(project: Path, track: Tracking, registered: Mapping[str, Any], champion: str) -> str:
     """The figures as reports show them; beside a champion's as `styleblend compare` does."""
     # torch comes along with these, and only a finished run needs it.
-    from styleblend import comparing, reporting, tracking
     from styleblend.evaluation.protocol import MODEL
+    from styleblend.registry import mlflow_store
+    from styleblend.reporting import comparison
+    from styleblend.reporting.figures import figure_table
 
     metrics = json.loads((project / "reports" / "metrics.json").read_text())
-    alone = f"{reporting.figure_table(metrics, [MODEL])}\n\nMeans over the test pairs, in brackets the 95 % interval."
+    alone = f"{figure_table(metrics, [MODEL])}\n\nMeans over the test pairs, in brackets the 95 % interval."
     if champion in ("", registered["version"]):
         return alone
     swapper, evaluation = project / "data" / "models" / "swapper", project / "reports" / "evaluate"
-    new = comparing.Contender(f"version {registered['version']}", {}, swapper, evaluation, metrics)
+    new = comparison.Contender(f"version {registered['version']}", {}, swapper, evaluation, metrics)
     try:
-        with comparing.contender(tracking.resolved(track, project), champion) as old:
-            return comparing.figures(new, replace(old, title=f"champion, version {champion}"))
+        with comparison.contender(mlflow_store.resolved(track, project), champion) as old:
+            return comparison.figures(new, replace(old, title=f"champion, version {champion}"))
     except StyleBlendError as error:
         return f"{alone}\n\nNot compared with the champion, version {champion}: {error}"
 
 
-def _small(grid: Path, provenance: config.Provenance, registered: Mapping[str, Any]) -> str:
+def _small(grid: Path, provenance: Provenance, registered: Mapping[str, Any]) -> str:
     """The picture in base64: small, and marked as what it is like every other that leaves."""
     from PIL import Image
 

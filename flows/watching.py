@@ -20,10 +20,14 @@ from pathlib import Path
 
 import yaml
 
-from styleblend import config, locking, overriding
+from styleblend.config.params import Config
+from styleblend.config.retraining import Retrain
+from styleblend.config.sources import Download
 from styleblend.data.folders import list_pictures
 from styleblend.errors import StyleBlendError
-from styleblend.files import whole_file
+from styleblend.experiments import overriding
+from styleblend.system.atomic import whole_file
+from styleblend.system.lock import Busy, only_one
 
 log = logging.getLogger("retrain.watch")
 
@@ -47,7 +51,7 @@ def snapshot(folder: Path) -> str | None:
     return digest.hexdigest()
 
 
-def imports(project: Path, cfg: config.Download) -> list[Path]:
+def imports(project: Path, cfg: Download) -> list[Path]:
     """The .dvc files of folders of photographs that DVC can bring up to date from elsewhere."""
     places = {*cfg.places, cfg.origin}
     files = [project / place.parent / f"{place.name}.dvc" for place in sorted(places)]
@@ -80,7 +84,7 @@ class Changes:
         return differ and clock - self._since >= seconds
 
 
-def watch(project: Path, start: Callable[[], None], adopt: Callable[[config.Retrain], None]) -> None:
+def watch(project: Path, start: Callable[[], None], adopt: Callable[[Retrain], None]) -> None:
     """Look at the folders of params.yaml for ever, and call `start` when they have changed and come to rest.
 
     Settings are read anew at each look, and `adopt` gets them. A failure is logged, and the next look tries again.
@@ -106,7 +110,7 @@ def watch(project: Path, start: Callable[[], None], adopt: Callable[[config.Retr
         time.sleep(seconds)
 
 
-def _look(project: Path, cfg: config.Config, changes: Changes, start: Callable[[], None]) -> None:
+def _look(project: Path, cfg: Config, changes: Changes, start: Callable[[], None]) -> None:
     folders = {str(folder) for folder in cfg.download.places}
     found = {folder: state for folder in folders if (state := snapshot(project / folder)) is not None}
     before = dict(changes.known)
@@ -119,16 +123,16 @@ def _look(project: Path, cfg: config.Config, changes: Changes, start: Callable[[
             partial.write_text(json.dumps(changes.known))
 
 
-def _update(project: Path, cfg: config.Download) -> None:
+def _update(project: Path, cfg: Download) -> None:
     files = imports(project, cfg)
     if not files:
         return
     try:
         # DVC is busy while a run is at work, and a run must not see its data change.
-        with locking.only_one(project, "an update of imported photographs"):
+        with only_one(project, "an update of imported photographs"):
             for file in files:
                 subprocess.run(update_command(file), cwd=project, check=True, capture_output=True, text=True)
-    except locking.Busy:
+    except Busy:
         return
     except subprocess.CalledProcessError as error:
         log.warning("%s could not be brought up to date: %s", ", ".join(map(str, files)), error.stderr.strip())

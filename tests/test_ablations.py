@@ -17,8 +17,10 @@ import yaml
 
 from local_servers import wait_for
 from retraining_project import alive, make_project
-from styleblend import ablations, config, locking, overriding
+from styleblend.config.params import load_params
 from styleblend.errors import StyleBlendError
+from styleblend.experiments import ablations, overriding
+from styleblend.system.lock import Busy, only_one
 
 
 @pytest.fixture
@@ -43,7 +45,7 @@ class Trainer:
         if name == self.fails:
             raise StyleBlendError("killed")
         self.ran.append(name)
-        cfg = config.load(project / "params.yaml")
+        cfg = load_params(project / "params.yaml")
         pose = 3.0 if cfg.train_encoder.loss.landmarks else 9.0
         metrics: dict[str, Any] = {
             "pose_error_deg": pose,
@@ -113,7 +115,7 @@ def test_an_interrupted_run_goes_on_and_puts_the_settings_back(project: Path) ->
 def test_while_another_is_at_work_nothing_changes(project: Path) -> None:
     """A retraining and a second ablation are refused with the holder's name while one holds the project."""
     text = (project / "params.yaml").read_text()
-    with locking.only_one(project, "a retraining"):
+    with only_one(project, "a retraining"):
         before = sorted(project.rglob("*"))
         with pytest.raises(StyleBlendError, match=rf"^a retraining \(process {os.getpid()}, since .* is at work"):
             ablations.ablate(project, ("full",), Trainer())
@@ -195,7 +197,7 @@ def test_ending_it_ends_its_training(tmp_path: Path, sign: signal.Signals) -> No
         subprocess.run([*git, *arguments], cwd=project, check=True)
     before = (project / "params.yaml").read_text()
     process = subprocess.Popen(
-        [sys.executable, "-m", "styleblend.cli", "ablate"],
+        [sys.executable, "-m", "styleblend.commands.cli", "ablate"],
         cwd=project,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -205,7 +207,7 @@ def test_ending_it_ends_its_training(tmp_path: Path, sign: signal.Signals) -> No
     try:
         wait_for(lambda: (project / "pid").is_file() and (project / "pid").read_text(), 120)
         assert yaml.safe_load((project / "params.yaml").read_text())["evaluate"]["seed"] == 5
-        with pytest.raises(locking.Busy, match="styleblend ablate"), locking.only_one(project, "a retraining"):
+        with pytest.raises(Busy, match="styleblend ablate"), only_one(project, "a retraining"):
             pass
         stage = int((project / "pid").read_text())
         family = [each.pid for each in psutil.Process(process.pid).children(recursive=True)]
@@ -217,7 +219,7 @@ def test_ending_it_ends_its_training(tmp_path: Path, sign: signal.Signals) -> No
         process.wait()
     wait_for(lambda: not any(map(alive, family)), 30)
     assert (project / "params.yaml").read_text() == before
-    with locking.only_one(project, "a retraining"):
+    with only_one(project, "a retraining"):
         assert (project / ".state/ablate/dvc.lock").exists() == (sign == signal.SIGKILL)
     assert (project / "dvc.lock").read_text() == "schema: '2.0'\n"
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from styleblend.perception import alignment
-from styleblend.perception.alignment import AlignmentError, crop, from_aligned, quad_from_landmarks, to_aligned
+from styleblend.faces import alignment
+from styleblend.faces.alignment import AlignmentError, crop, from_aligned, quad_from_landmarks, to_aligned
 
 
 def face(seed: int = 0) -> np.ndarray:

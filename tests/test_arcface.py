@@ -14,13 +14,13 @@ from PIL import Image
 from torch import Tensor
 
 import arcface_files as files
-from styleblend import losses
 from styleblend.errors import StyleBlendError
+from styleblend.face_detector.detection import Yunet
+from styleblend.faces.alignment import quad_from_landmarks, to_aligned
 from styleblend.perception import arcface
-from styleblend.perception.alignment import quad_from_landmarks, to_aligned
 from styleblend.perception.arcface import template_crop
-from styleblend.perception.detection import Yunet
-from styleblend.perception.judge import require_another_judge
+from styleblend.training import losses
+from styleblend.weights.judge import require_another_judge
 
 # Where ArcFace's crops have the eyes, the nose and the mouth's corners, in pixels of 112 from the first one's centre.
 TEMPLATE_PX = np.array(

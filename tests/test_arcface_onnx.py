@@ -15,8 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 import arcface_files as files
 from styleblend.errors import StyleBlendError
-from styleblend.pretrained_formats import arcface_onnx
-from styleblend.pretrained_formats.onnx_graph import GraphError
+from styleblend.weights.formats import arcface_onnx
+from styleblend.weights.formats.onnx_graph import GraphError
 
 
 def embeddings(path: Path, faces: torch.Tensor) -> torch.Tensor:

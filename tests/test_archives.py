@@ -15,7 +15,7 @@ from PIL import Image
 
 import published_files
 from published_files import packed
-from styleblend.config import ArchiveSource, CelebaHqSource, Download, FfhqSource, FolderSource, Source
+from styleblend.config.sources import ArchiveSource, CelebaHqSource, Download, FfhqSource, FolderSource, Source
 from styleblend.data import archives, sources
 from styleblend.errors import StyleBlendError
 

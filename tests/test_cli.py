@@ -15,7 +15,9 @@ import torch
 import yaml
 from PIL import Image
 
-from styleblend import cli, locking, model, provenance
+from styleblend import model, provenance
+from styleblend.commands import cli
+from styleblend.system.lock import only_one
 from tiny_project import SIZES
 
 
@@ -46,7 +48,10 @@ def picture(path: Path, seed: int = 0, side: int = 64) -> Path:
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "styleblend.cli", *map(str, arguments)], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "styleblend.commands.cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -239,7 +244,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(project: Path) -> None:
 def test_a_preset_waits_for_nobody_and_spoils_nothing(project: Path) -> None:
     """While an ablation or a retraining has its own settings in params.yaml, a preset is refused and says by whom."""
     before = (project / "params.yaml").read_text()
-    with locking.only_one(project, "styleblend ablate"):
+    with only_one(project, "styleblend ablate"):
         held = sorted(project.iterdir())
         line = refused("preset", "standard")
         assert "styleblend ablate (process" in line and "is at work" in line

@@ -12,10 +12,11 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from styleblend import comparing, model, provenance
-from styleblend.comparing import Contender
+from styleblend import model, provenance
 from styleblend.errors import StyleBlendError
 from styleblend.evaluation.protocol import EXAMPLES, MODEL, summarise
+from styleblend.reporting import comparison
+from styleblend.reporting.comparison import Contender
 from tiny_project import SIZES
 
 PAIRS = 60
@@ -55,39 +56,39 @@ def row_of(table: str, words: str) -> list[str]:
 def test_a_small_steady_difference_is_clear_on_the_same_pairs(tmp_path: Path) -> None:
     """Pair by pair it stands out, though the intervals of the two means overlap almost wholly; equal figures do not."""
     new, old = measured(tmp_path / "a", "version 2", 0.0), measured(tmp_path / "b", "version 11", 0.3)
-    table = comparing.table(new, old)
+    table = comparison.table(new, old)
     pose = row_of(table, "pose error, degrees (lower is better)")
     assert pose[3] == "version 2 is better"
     assert float(pose[1].split("to ")[1].rstrip(")")) > float(pose[2].split()[0]), "the intervals overlap"
     assert row_of(table, "similarity to the source")[3] == "none"
     assert row_of(table, "source found at rank 1")[3] == "none"
     assert "paired difference" in table and "different test pairs" not in table
-    assert "1 figures clearly better, 0 clearly worse" in comparing.verdict(new, old)
-    assert "0 figures clearly better, 1 clearly worse" in comparing.verdict(old, new)
+    assert "1 figures clearly better, 0 clearly worse" in comparison.verdict(new, old)
+    assert "0 figures clearly better, 1 clearly worse" in comparison.verdict(old, new)
 
 
 def test_other_pairs_need_intervals_that_lie_apart(tmp_path: Path) -> None:
     """On other pairs the same difference proves nothing and a large one does; the table says on what ground."""
     new = measured(tmp_path / "a", "version 2", 0.0)
     near, far = (measured(tmp_path / name, "version 1", gap, 7) for name, gap in (("b", 0.3), ("c", 30.0)))
-    table = comparing.table(new, near)
+    table = comparison.table(new, near)
     assert row_of(table, "pose error")[3] == "none"
     assert "different test pairs" in table and "lie apart" in table
-    assert row_of(comparing.table(new, far), "pose error")[3] == "version 2 is better"
-    assert row_of(comparing.table(far, new), "pose error")[3] == "version 2 is better"
+    assert row_of(comparison.table(new, far), "pose error")[3] == "version 2 is better"
+    assert row_of(comparison.table(far, new), "pose error")[3] == "version 2 is better"
 
 
 def test_other_judges_are_an_objection(tmp_path: Path) -> None:
     """Figures of different networks do not compare, and both networks are named."""
     new, old = measured(tmp_path / "a", "version 2", 0.0), measured(tmp_path / "b", "version 1", 0.0)
     old = replace(old, metrics={**old.metrics, "network_judge": "arcface"})
-    assert "network_judge: judge and arcface" in comparing.figures(new, old)
+    assert "network_judge: judge and arcface" in comparison.figures(new, old)
 
 
 def test_table_says_what_each_is_made_of(tmp_path: Path) -> None:
     """Hashes by their first digits, unknown facts as unknown, and nothing breaks a row."""
     new, old = measured(tmp_path / "a", "version 2", 0.0), measured(tmp_path / "b", "version 1", 0.0)
-    table = comparing.table(new, replace(old, facts={"gate": "failed"}))
+    table = comparison.table(new, replace(old, facts={"gate": "failed"}))
     assert row_of(table, "git revision") == ["git revision", "a" * 12, "unknown"]
     assert row_of(table, "gate") == ["gate", "passed", "failed"]
     assert row_of(table, "licences of the data") == ["licences of the data", "CC0-1.0 / MIT", "unknown"]
@@ -105,7 +106,7 @@ def test_picture_shows_both_on_the_pairs_of_the_first(tmp_path: Path) -> None:
     new = with_model(measured(tmp_path / "a", "version 2", 0.0), 0)
     old = with_model(measured(tmp_path / "b", "version 1", 0.0), 1)
     with pytest.raises(StyleBlendError, match="neither version 2 nor version 1"):
-        comparing.picture(new, old, tmp_path / "none.png")
+        comparison.picture(new, old, tmp_path / "none.png")
 
     def pairs(level: int) -> dict[str, torch.Tensor]:
         return {
@@ -120,10 +121,10 @@ def test_picture_shows_both_on_the_pairs_of_the_first(tmp_path: Path) -> None:
         return [sheet[-128:, k * 128 : (k + 1) * 128] for k in range(5)]
 
     save_file(pairs(20), old.evaluation / EXAMPLES)
-    comparing.picture(new, old, tmp_path / "old.png")
+    comparison.picture(new, old, tmp_path / "old.png")
     assert [columns(tmp_path / "old.png")[k].max() for k in (0, 1, 4)] == [20, 21, 22]
     save_file(pairs(120), new.evaluation / EXAMPLES)
-    comparing.picture(new, old, tmp_path / "new.png")
+    comparison.picture(new, old, tmp_path / "new.png")
     shown = columns(tmp_path / "new.png")
     assert [shown[k].max() for k in (0, 1, 4)] == [120, 121, 122]
     assert (shown[2] != shown[3]).any(), "each model draws its own"

@@ -10,7 +10,11 @@ from typing import Any, get_args
 import pytest
 import yaml
 
-from styleblend import catalogue, config, overriding
+from styleblend.config import catalogue
+from styleblend.config.base import ConfigError
+from styleblend.config.params import load_params, parse_params
+from styleblend.config.pretrained import ROLES, Pretrained
+from styleblend.experiments import overriding
 
 BAD: list[tuple[str, Any, str]] = [
     ("train_encoder.stepz", 5, r"train_encoder\.stepz: unknown key"),
@@ -62,15 +66,15 @@ SECRET = [
 @pytest.mark.parametrize("uri", SECRET)
 def test_a_store_s_password_is_refused_and_not_shown(params: dict[str, Any], uri: str) -> None:
     """The line names the variables that take it, and does not repeat it."""
-    with pytest.raises(config.ConfigError, match="tracking.uri holds .*MLFLOW_TRACKING_PASSWORD") as caught:
-        config.from_mapping(with_value(params, "tracking.uri", uri), "params.yaml")
+    with pytest.raises(ConfigError, match="tracking.uri holds .*MLFLOW_TRACKING_PASSWORD") as caught:
+        parse_params(with_value(params, "tracking.uri", uri), "params.yaml")
     assert "s3cret" not in "".join(traceback.format_exception(caught.value))
 
 
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:5000", "sqlite:////a@b/c:d.db", "postgresql://me@db/mlflow"])
 def test_a_store_without_a_password_is_taken(params: dict[str, Any], uri: str) -> None:
     """A database's user alone is no secret."""
-    assert config.from_mapping(with_value(params, "tracking.uri", uri), "params.yaml").tracking.uri == uri
+    assert parse_params(with_value(params, "tracking.uri", uri), "params.yaml").tracking.uri == uri
 
 
 def with_value(params: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
@@ -104,22 +108,22 @@ def with_value(params: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
 )  # fmt: skip
 def test_a_password_in_an_address_is_refused_and_not_shown(params: dict[str, Any], key: str, value: Any) -> None:
     """DVC, MLflow and every version keep settings; the line says which setting and nothing of the secret."""
-    with pytest.raises(config.ConfigError, match=r"holds a name or password|me:\*\*\*@time") as caught:
-        config.from_mapping(with_value(params, key, value), "params.yaml")
+    with pytest.raises(ConfigError, match=r"holds a name or password|me:\*\*\*@time") as caught:
+        parse_params(with_value(params, key, value), "params.yaml")
     assert "s3cret" not in str(caught.value)
 
 
 def test_the_committed_parameters_are_valid(root: Path) -> None:
     """A fresh clone runs."""
-    assert config.load(root / "params.yaml").train_encoder.steps > 0
+    assert load_params(root / "params.yaml").train_encoder.steps > 0
 
 
 @pytest.mark.parametrize(("key", "value", "message"), BAD, ids=lambda value: str(value)[:40])
 def test_a_bad_value_is_one_line_with_key_and_value(params: dict[str, Any], key: str, value: Any, message: str) -> None:
     """The line begins with the file's name, says what is wrong and has no line break."""
     params = with_value(params, "register.gate", {})
-    with pytest.raises(config.ConfigError, match=message) as caught:
-        config.from_mapping(with_value(params, key, value), "params.yaml")
+    with pytest.raises(ConfigError, match=message) as caught:
+        parse_params(with_value(params, key, value), "params.yaml")
     assert str(caught.value).startswith("params.yaml: ")
     assert "\n" not in str(caught.value)
 
@@ -127,30 +131,30 @@ def test_a_bad_value_is_one_line_with_key_and_value(params: dict[str, Any], key:
 @pytest.mark.parametrize("section", ["tracking", "model", "download", "align", "train_encoder", "retrain"])
 def test_a_missing_section_is_named(params: dict[str, Any], section: str) -> None:
     """Every section is required, so that params.yaml says what a run does."""
-    with pytest.raises(config.ConfigError, match=f"{section}: missing"):
-        config.from_mapping({key: value for key, value in params.items() if key != section}, "params.yaml")
+    with pytest.raises(ConfigError, match=f"{section}: missing"):
+        parse_params({key: value for key, value in params.items() if key != section}, "params.yaml")
 
 
 def test_several_mistakes_are_all_named(params: dict[str, Any]) -> None:
     """A user mends them in one go."""
     wrong = with_value(with_value(params, "evaluate.seed", -1), "perceive.batch", 3)
-    with pytest.raises(config.ConfigError, match=r"perceive\.batch.*evaluate\.seed|evaluate\.seed.*perceive\.batch"):
-        config.from_mapping(wrong, "params.yaml")
+    with pytest.raises(ConfigError, match=r"perceive\.batch.*evaluate\.seed|evaluate\.seed.*perceive\.batch"):
+        parse_params(wrong, "params.yaml")
 
 
 def test_photographs_cannot_be_aligned_by_annotations(params: dict[str, Any]) -> None:
     """A folder has no landmarks: the error names the source and the remedy."""
     source = {"kind": "folder", "name": "mine", "path": "pictures", "licence": "own", "terms": "own"}
     wrong = with_value(with_value(params, "download.sources", [source]), "download.origin", "pictures")
-    with pytest.raises(config.ConfigError, match=r"'annotations' cannot serve \['mine'\]: set it to 'yunet'"):
-        config.from_mapping(wrong, "params.yaml")
+    with pytest.raises(ConfigError, match=r"'annotations' cannot serve \['mine'\]: set it to 'yunet'"):
+        parse_params(wrong, "params.yaml")
 
 
 def test_photographs_that_dvc_would_not_watch_are_refused(params: dict[str, Any]) -> None:
     """Pictures outside download.origin could change without a stage running again."""
     source = {"kind": "folder", "name": "mine", "path": "pictures", "licence": "own", "terms": "own"}
-    with pytest.raises(config.ConfigError, match=r"download\.origin.*does not hold 'pictures'"):
-        config.from_mapping(with_value(params, "download.sources", [source]), "params.yaml")
+    with pytest.raises(ConfigError, match=r"download\.origin.*does not hold 'pictures'"):
+        parse_params(with_value(params, "download.sources", [source]), "params.yaml")
 
 
 def start_of(params: dict[str, Any], start: str, **pretrained: str) -> dict[str, Any]:
@@ -194,10 +198,10 @@ def test_an_encoder_that_could_not_start_is_refused(
     (tmp_path / "own.yaml").write_text(FOREIGN)
     values = start_of(params, start, catalogue=str(tmp_path / "own.yaml"), **pretrained)
     if message is None:
-        assert config.from_mapping(values, "params.yaml").train_encoder.encoder_start == start
+        assert parse_params(values, "params.yaml").train_encoder.encoder_start == start
         return
-    with pytest.raises(config.ConfigError, match=message) as caught:
-        config.from_mapping(values, "params.yaml")
+    with pytest.raises(ConfigError, match=message) as caught:
+        parse_params(values, "params.yaml")
     assert "\n" not in str(caught.value)
 
 
@@ -220,10 +224,10 @@ def test_a_decoder_that_could_not_be_drawn_is_refused(
     own = str(tmp_path / "own.yaml")
     values = start_of(params, "new", catalogue=own, decoder="gan64", encoder="none", encoder_body="none")
     if message is None:
-        assert config.from_mapping(values, "params.yaml").pretrained.decoder == "gan64"
+        assert parse_params(values, "params.yaml").pretrained.decoder == "gan64"
         return
-    with pytest.raises(config.ConfigError, match=message):
-        config.from_mapping(values, "params.yaml")
+    with pytest.raises(ConfigError, match=message):
+        parse_params(values, "params.yaml")
 
 
 def test_relative_paths_begin_at_the_folder_of_the_settings(
@@ -237,26 +241,26 @@ def test_relative_paths_begin_at_the_folder_of_the_settings(
     (project / "own.yaml").write_text(FOREIGN)
     values = start_of(params, "new", catalogue="own.yaml", decoder="gan64", encoder="none")
     (project / "params.yaml").write_text(yaml.safe_dump(values))
-    assert config.load(project / "params.yaml").pretrained.catalogue == Path("own.yaml")
+    assert load_params(project / "params.yaml").pretrained.catalogue == Path("own.yaml")
     assert overriding.checked(project, {"evaluate": {"seed": 5}}).evaluate.seed == 5
     (project / "own.yaml").unlink()
-    with pytest.raises(config.ConfigError, match="project/own.yaml cannot be read"):
-        config.load(project / "params.yaml")
+    with pytest.raises(ConfigError, match="project/own.yaml cannot be read"):
+        load_params(project / "params.yaml")
 
 
 def test_a_role_is_of_this_projects_networks_or_of_the_catalogues() -> None:
     """Every role that a network of others may fill is a setting, and the rest can be this project's alone: no network
     is offered that no loader takes."""
     listed = set(get_args(catalogue.Role))
-    assert set(config.ROLES) - listed == {"landmarks_3d", "attributes", "encoder"} and listed < set(config.ROLES)
+    assert set(ROLES) - listed == {"landmarks_3d", "attributes", "encoder"} and listed < set(ROLES)
     with pytest.raises(ValueError, match=r"pretrained.attributes cannot be '1k3d68': choose small \["):
-        config.Pretrained(attributes="1k3d68")
+        Pretrained(attributes="1k3d68")
 
 
 def test_sections_cannot_be_changed(root: Path) -> None:
     """What was checked stays as it was checked."""
     with pytest.raises(ValueError, match="frozen"):
-        config.load(root / "params.yaml").evaluate.seed = 3
+        load_params(root / "params.yaml").evaluate.seed = 3
 
 
 @pytest.mark.parametrize(
@@ -266,12 +270,12 @@ def test_sections_cannot_be_changed(root: Path) -> None:
 def test_a_file_that_is_no_table_is_refused(tmp_path: Path, text: str, message: str) -> None:
     """Broken YAML, a list and an empty file are each named as such, in one line."""
     (tmp_path / "params.yaml").write_text(text)
-    with pytest.raises(config.ConfigError, match=message) as caught:
-        config.load(tmp_path / "params.yaml")
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_params(tmp_path / "params.yaml")
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     """The error says where to run."""
-    with pytest.raises(config.ConfigError, match=r"does not exist: run in the project's folder"):
-        config.load(tmp_path / "params.yaml")
+    with pytest.raises(ConfigError, match=r"does not exist: run in the project's folder"):
+        load_params(tmp_path / "params.yaml")

@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from styleblend import config
+from styleblend.config.provenance import Provenance
 from styleblend.provenance import credentials
 from styleblend.provenance.credentials import CredentialsError
 
@@ -78,7 +78,7 @@ def test_where_nothing_can_be_written_the_remedy_is_named(tmp_path: Path) -> Non
 
 def test_configured_credentials_take_the_place_of_the_test_certificate(folder: Path, tmp_path: Path) -> None:
     """Files that are named are used, with algorithm and timestamps; otherwise a test certificate is made."""
-    own = config.Provenance(
+    own = Provenance(
         certificate=folder / "certificate.pem",
         private_key=folder / "private_key.pem",
         timestamp_url="http://tsa.invalid",
@@ -87,7 +87,7 @@ def test_configured_credentials_take_the_place_of_the_test_certificate(folder: P
     assert used.chain == (folder / "certificate.pem").read_bytes()
     assert used.timestamp_url == "http://tsa.invalid"
     assert not (tmp_path / "unused").exists()
-    assert credentials.of(config.Provenance(), tmp_path / "made").timestamp_url is None
+    assert credentials.of(Provenance(), tmp_path / "made").timestamp_url is None
     assert (tmp_path / "made").is_dir()
 
 

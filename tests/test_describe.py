@@ -13,8 +13,11 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import tiny_training as tiny
-from styleblend import cli, config, model
-from styleblend.describe import Description, Followed, Needs, Row, describe, modules, needs, short
+from styleblend import model
+from styleblend.commands import cli
+from styleblend.commands.describe import Description, Followed, Needs, Row, describe, modules, needs, short
+from styleblend.config.params import load_params
+from styleblend.config.training import LossWeights, Training
 from styleblend.errors import StyleBlendError
 from styleblend.training.steps import choose_what_learns
 
@@ -31,7 +34,7 @@ def project(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 @pytest.fixture(scope="module")
 def found(root: Path) -> Description:
     """The tiny networks described, with 4 pairs a step on two GPUs."""
-    cfg = config.load(root / "params.yaml")
+    cfg = load_params(root / "params.yaml")
     stage = tiny.training(batch_size=4, workers=2)
     return describe(
         cfg.model_copy(update={"model": tiny.MODEL, "train_encoder": stage, "finetune_decoder": stage}), depth=99
@@ -119,7 +122,7 @@ def test_bytes_are_followed_while_tensors_live() -> None:
             assert (followed.now, followed.peak) == (0, 800)
 
 
-def of_stage(cfg: config.Training, size: int) -> Needs:
+def of_stage(cfg: Training, size: int) -> Needs:
     with FakeTensorMode():
         return needs("train_encoder", cfg, model.build(tiny.MODEL), model.build_discriminator(tiny.MODEL), 1, size)
 
@@ -132,7 +135,7 @@ def test_activations_are_those_of_a_real_step() -> None:
     from styleblend.training.batches import Batch
     from styleblend.training.steps import generator_terms
 
-    weights = dict.fromkeys(config.LossWeights.model_fields, 0.0) | {"swap_consistency": 1.0, "adversarial": 1.0}
+    weights = dict.fromkeys(LossWeights.model_fields, 0.0) | {"swap_consistency": 1.0, "adversarial": 1.0}
     cfg = tiny.training(loss=weights)
     size, side = 6, tiny.SIDE_PX
     swapper, judge = model.build(tiny.MODEL), model.build_discriminator(tiny.MODEL).eval().requires_grad_(False)
@@ -177,7 +180,7 @@ def test_the_batch_is_shared_by_the_gpus(root: Path, found: Description) -> None
     """batch_size over the workers unless told otherwise; what cannot be shared is refused with both numbers."""
     assert [(each.gpus, each.pictures_per_gpu, each.batch) for each in found.stages] == [(2, 2, 4)] * 2
     assert all(each.exchange > 0 for each in found.stages)
-    cfg = config.load(root / "params.yaml").model_copy(update={"model": tiny.MODEL})
+    cfg = load_params(root / "params.yaml").model_copy(update={"model": tiny.MODEL})
     given = describe(cfg, gpus=3, pictures_per_gpu=5)
     assert [(each.gpus, each.batch) for each in given.stages] == [(3, 15)] * 2
     with pytest.raises(StyleBlendError, match=r"train_encoder.batch_size \d+ cannot be shared evenly by 7 GPUs"):
@@ -228,7 +231,7 @@ def test_a_preset_is_described_on_the_settings_without_the_last_one(project: Pat
     before = cli._with_preset(Path("params.yaml"), "standard")
     cli.main(["preset", "paper"])
     assert cli._with_preset(Path("params.yaml"), "standard") == before
-    assert cli._with_preset(Path("params.yaml"), "paper") == config.load(Path("params.yaml"))
+    assert cli._with_preset(Path("params.yaml"), "paper") == load_params(Path("params.yaml"))
 
 
 @pytest.mark.parametrize(

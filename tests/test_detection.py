@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from styleblend.errors import StyleBlendError
-from styleblend.perception.alignment import quad_from_landmarks, side_px
-from styleblend.perception.detection import Detection, Yunet, annotated
+from styleblend.face_detector.detection import Detection, Yunet, annotated
+from styleblend.faces.alignment import quad_from_landmarks, side_px
 
 SHARED = Path(__file__).parents[2] / "shared"
 YUNET = SHARED / "weights" / "yunet_n_dynamic.onnx"

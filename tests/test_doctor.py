@@ -18,9 +18,12 @@ from PIL import Image
 import published_files
 from arcface_files import iresnet, write
 from local_servers import free_port
-from styleblend import cli, config, doctor
-from styleblend.describe import describe
-from styleblend.doctor import Finding
+from styleblend.commands import cli, doctor
+from styleblend.commands.describe import describe
+from styleblend.commands.doctor import Finding
+from styleblend.config.params import Config, load_params, parse_params
+from styleblend.config.provenance import Provenance
+from styleblend.config.tracking import Tracking
 
 
 @pytest.fixture
@@ -35,12 +38,12 @@ def project(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return tmp_path
 
 
-def changed(project: Path, **sections: dict[str, Any]) -> config.Config:
+def changed(project: Path, **sections: dict[str, Any]) -> Config:
     values = yaml.safe_load((project / "params.yaml").read_text())
     sections = {"align": {"detector": "yunet"}, "pretrained": {"detector": "yunet"}} | sections
     for name, changes in sections.items():
         values[name] = {**values[name], **changes}
-    return config.from_mapping(values, "params.yaml")
+    return parse_params(values, "params.yaml")
 
 
 def failures(findings: list[Finding]) -> list[str]:
@@ -169,7 +172,7 @@ def test_memory_and_disk_are_compared_with_what_is_free(project: Path) -> None:
 def test_a_server_that_does_not_answer_is_found(project: Path) -> None:
     """Its address and what went wrong are said, within seconds."""
     url = f"http://127.0.0.1:{free_port()}"
-    (found,) = doctor.store(config.Tracking(uri=url))
+    (found,) = doctor.store(Tracking(uri=url))
     assert found.verdict == "FAIL"
     assert f"MLflow at {url} does not answer (" in found.text and "refused" in found.text
 
@@ -187,7 +190,7 @@ def test_a_server_that_speaks_no_http_is_found(answer: bytes) -> None:
 
         server = threading.Thread(target=serve)
         server.start()
-        (found,) = doctor.store(config.Tracking(uri=f"http://127.0.0.1:{listening.getsockname()[1]}"))
+        (found,) = doctor.store(Tracking(uri=f"http://127.0.0.1:{listening.getsockname()[1]}"))
         server.join()
     assert found.verdict == "FAIL" and "does not answer (" in found.text and "\n" not in found.text
 
@@ -229,14 +232,14 @@ def test_a_url_with_a_wrong_port_is_no_answer(project: Path) -> None:
 
 def test_a_store_in_a_file_is_not_made(project: Path) -> None:
     """Whether it can be written is found out without writing it."""
-    (found,) = doctor.store(config.Tracking(uri="sqlite:///later/mlflow.db"))
+    (found,) = doctor.store(Tracking(uri="sqlite:///later/mlflow.db"))
     assert found.verdict == "ok" and found.text.endswith("is made by the run")
     assert not (project / "later").exists()
 
 
 def test_a_certificate_that_cannot_sign_is_found(project: Path, tmp_path: Path) -> None:
     """A setting that names no certificate fails before the first picture would."""
-    own = config.Provenance(certificate=tmp_path / "chain.pem", private_key=tmp_path / "key.pem")
+    own = Provenance(certificate=tmp_path / "chain.pem", private_key=tmp_path / "key.pem")
     (found,) = doctor.signing(own)
     assert found.verdict == "FAIL" and str(tmp_path / "chain.pem") in found.text
 
@@ -267,7 +270,7 @@ def test_networks_are_looked_for_where_a_run_would_take_them(project: Path, tmp_
 def test_missing_small_networks_are_found(project: Path, root: Path) -> None:
     """Without the committed files a run would fail, and git brings them back."""
     (project / "data/pretrained/small").unlink()
-    found = failures(list(doctor.networks(config.load(project / "params.yaml").pretrained, project)))
+    found = failures(list(doctor.networks(load_params(project / "params.yaml").pretrained, project)))
     assert len(found) == 1 and "identity" in found[0] and found[0].endswith("`git checkout data/pretrained/small`")
 
 
@@ -289,5 +292,5 @@ def test_a_damaged_card_is_one_line(project: Path, root: Path) -> None:
     small.unlink()
     shutil.copytree(root / "data/pretrained/small", small)
     (small / "decoder.json").write_text("{")
-    (text,) = failures(list(doctor.beginning(config.load(project / "params.yaml"), project)))
+    (text,) = failures(list(doctor.beginning(load_params(project / "params.yaml"), project)))
     assert f"{small}/decoder.json is not valid JSON" in text and "\n" not in text and "restore it from git" in text

@@ -19,8 +19,10 @@ import pytest
 import yaml
 from PIL import Image
 
-from styleblend import presets, provenance
-from styleblend.files import sha256
+from styleblend import provenance
+from styleblend.config.merge import merged
+from styleblend.experiments import presets
+from styleblend.system.hashes import sha256
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -79,7 +81,7 @@ def project(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def write(project: Path, overrides: dict[str, Any]) -> None:
     values = yaml.safe_load((project / "params.yaml").read_text())
-    (project / "params.yaml").write_text(yaml.safe_dump(presets.merged(values, overrides)))
+    (project / "params.yaml").write_text(yaml.safe_dump(merged(values, overrides)))
 
 
 def commit(project: Path, message: str) -> None:
@@ -185,7 +187,7 @@ def test_a_readme_changes_nothing(project: Path) -> None:
 
 def test_a_changed_loss_trains_again(project: Path) -> None:
     """And leaves the data alone."""
-    file = project / "src/styleblend/losses.py"
+    file = project / "src/styleblend/training/losses.py"
     before = file.read_text()
     file.write_text(before + "\n# changed\n")
     planned = ran(repro(project, "--dry").stdout)
@@ -196,7 +198,7 @@ def test_a_changed_loss_trains_again(project: Path) -> None:
 
 def test_report_says_how_good_it_is(project: Path) -> None:
     """The closing lines name the version and where to look."""
-    done = command(project, "styleblend.cli", "report")
+    done = command(project, "styleblend.commands.cli", "report")
     assert done.returncode == 0, done.stdout
     assert f"version {versions(project)}" in done.stdout
     assert "swap_grid.png" in done.stdout
@@ -205,7 +207,9 @@ def test_report_says_how_good_it_is(project: Path) -> None:
 def test_the_registered_model_swaps(project: Path) -> None:
     """Straight after a run, with the candidate, on two aligned faces of the data set."""
     faces = sorted((project / "data/faces/images").iterdir())[:2]
-    done = command(project, "styleblend.cli", "swap", str(faces[0]), str(faces[1]), "--aligned", "-o", "out.png")
+    done = command(
+        project, "styleblend.commands.cli", "swap", str(faces[0]), str(faces[1]), "--aligned", "-o", "out.png"
+    )
     assert done.returncode == 0, done.stdout
     with Image.open(project / "out.png") as image:
         assert image.size == (64, 64)
@@ -214,7 +218,7 @@ def test_the_registered_model_swaps(project: Path) -> None:
 
 def test_the_registered_version_comes_out_again_bit_for_bit(project: Path) -> None:
     """`styleblend reproduce` trains both stages again with Ray, from git, the version's settings and DVC's cache."""
-    done = command(project, "styleblend.cli", "reproduce", versions(project))
+    done = command(project, "styleblend.commands.cli", "reproduce", versions(project))
     assert done.returncode == 0, done.stdout[-5000:]
     assert ran(done.stdout) == ["train_encoder", "finetune_decoder"]
     weights = project / "data/models/swapper/swapper.safetensors"
@@ -226,7 +230,7 @@ def test_rendered_photographs_can_be_swapped(project: Path, yunet_file: Path) ->
     """Not aligned, as they came: the real detector finds the face in them."""
     pictures = sorted((project / "data/raw/rendered/images").rglob("*.png"))[:2]
     arguments = ["swap", *map(str, pictures), "--detector-weights", str(yunet_file), "-o", "whole.png"]
-    done = command(project, "styleblend.cli", *arguments)
+    done = command(project, "styleblend.commands.cli", *arguments)
     assert done.returncode == 0, done.stdout
     with Image.open(project / "whole.png") as image:
         assert image.size == (112, 112)
@@ -278,7 +282,7 @@ def test_ablations_are_dvc_experiments(project: Path) -> None:
     assert repro(project).returncode == 0
     params, before = (project / "params.yaml").read_text(), versions(project)
     own = {name: (project / name).read_bytes() for name in OWN}
-    done = command(project, "styleblend.cli", "ablate")
+    done = command(project, "styleblend.commands.cli", "ablate")
     assert done.returncode == 0, done.stdout[-3000:]
     assert "train_encoder" in ran(done.stdout) and "register" not in ran(done.stdout)
     report = (project / "reports/ablations.md").read_text()
@@ -292,7 +296,7 @@ def test_ablations_are_dvc_experiments(project: Path) -> None:
     assert "Data and pipelines are up to date" in command(project, "dvc", "status").stdout
     listed = command(project, "dvc", "exp", "list", "--name-only").stdout.split()
     assert {"ablation-full", "ablation-no-landmarks"} <= set(listed)
-    again = command(project, "styleblend.cli", "ablate")
+    again = command(project, "styleblend.commands.cli", "ablate")
     assert again.returncode == 0 and ran(again.stdout) == []
     assert ran(repro(project).stdout) == []
 

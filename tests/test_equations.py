@@ -20,19 +20,24 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import tiny_training as tiny
-from styleblend import config, losses, model, presets
+from styleblend import model
+from styleblend.config.merge import merged
+from styleblend.config.model import Model
+from styleblend.config.params import Config, parse_params
+from styleblend.config.training import LossWeights, Training
 from styleblend.model.blending import Blending, CrossAttention
 from styleblend.model.decoder import StyledLayer
 from styleblend.model.layers import adain
 from styleblend.perception import identity
 from styleblend.perception.landmarks import to_19
+from styleblend.training import losses
 from styleblend.training.batches import Batch, Batches, Faces, draw, read_faces
 from styleblend.training.loop import alone
 from styleblend.training.steps import Learner, Stage, choose_what_learns, discriminator_step, generator_step
 
 Array = NDArray[np.float64]
 STAGES: tuple[Stage, ...] = ("train_encoder", "finetune_decoder")
-TERMS = tuple(config.LossWeights.model_fields)
+TERMS = tuple(LossWeights.model_fields)
 
 
 @pytest.fixture(autouse=True)
@@ -433,7 +438,7 @@ TWICE_THE_SIDE = tiny.MODEL.model_copy(
 """A decoder that draws larger pictures than it is trained on, as the paper's does (1024 and 256 px)."""
 
 
-def new_learner(cfg: config.Training, stage: Stage, sizes: config.Model = tiny.MODEL) -> Learner:
+def new_learner(cfg: Training, stage: Stage, sizes: Model = tiny.MODEL) -> Learner:
     """Networks in training mode, as the stages have them; noise and pathway, zero at the start, made to matter."""
     torch.manual_seed(0)
     swapper, discriminator = model.build(sizes), model.build_discriminator(sizes)
@@ -451,7 +456,7 @@ def new_learner(cfg: config.Training, stage: Stage, sizes: config.Model = tiny.M
     )
 
 
-def batch_of(cfg: config.Training, faces: Faces, step: int) -> Batch:
+def batch_of(cfg: Training, faces: Faces, step: int) -> Batch:
     batches = Batches(cfg, faces, 0, 1)
     batch = batches.at(step, 0)
     batches.close()
@@ -512,7 +517,7 @@ def objective(learner: Learner, batch: Batch, weights: dict[str, float], tau: fl
 
 @pytest.mark.parametrize("sizes", [tiny.MODEL, TWICE_THE_SIDE], ids=["same_side", "twice_the_side"])
 @pytest.mark.parametrize("stage", STAGES)
-def test_eq_13_a_step_follows_the_weighted_sum(stage: Stage, sizes: config.Model, faces: Faces) -> None:
+def test_eq_13_a_step_follows_the_weighted_sum(stage: Stage, sizes: Model, faces: Faces) -> None:
     """The gradients of a step are those of the reference's total, each term under its own weight."""
     weights = dict.fromkeys(TERMS, 0.0) | {"adversarial": 2, "identity": 3, "contrastive": 0.5}
     weights |= {"reconstruction": 7, "landmarks": 110, "swap_consistency": 5}
@@ -635,12 +640,12 @@ def test_eq_10_the_share_of_self_pairs_goes_from_start_to_end(start: float, end:
     batches.close()
 
 
-def committed(root: Path, preset: str | None) -> config.Config:
+def committed(root: Path, preset: str | None) -> Config:
     """The settings of params.yaml, with a preset on top."""
     values = yaml.safe_load((root / "params.yaml").read_text())
     if preset:
-        values = presets.merged(values, yaml.safe_load((root / "presets" / f"{preset}.yaml").read_text()))
-    return config.from_mapping(values, "settings")
+        values = merged(values, yaml.safe_load((root / "presets" / f"{preset}.yaml").read_text()))
+    return parse_params(values, "settings")
 
 
 @pytest.mark.parametrize("preset", [None, "paper", "standard"])
@@ -675,13 +680,13 @@ def test_eq_13_the_paper_preset_has_the_papers_terms_at_every_step_and_no_others
 
 def test_the_page_on_the_paper_names_keys_that_exist(root: Path) -> None:
     """Every `section.key` in docs/paper.md is a setting, so that a renamed one cannot leave the page wrong."""
-    sections = set(config.Config.model_fields) - {"validate_", "register_"}
+    sections = set(Config.model_fields) - {"validate_", "register_"}
     text = (root / "docs" / "paper.md").read_text()
     named = set(re.findall(rf"`((?:{'|'.join(sorted(sections))})(?:\.[a-z0-9_]+)+)`", text))
     assert len(named) > 20
     for name in named:
         first, *rest = name.split(".")
-        field = config.Config.model_fields[first]
+        field = Config.model_fields[first]
         for key in rest:
             fields = getattr(field.annotation, "model_fields", {})
             assert key in fields, f"docs/paper.md names {name}, which is no setting"

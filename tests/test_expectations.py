@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from styleblend.config import Validate
+from styleblend.config.data import Validate
 from styleblend.data.expectations import Report, check, tables
 
 # Great Expectations 1.24 imports modules of the standard library that Python 3.11 calls deprecated.

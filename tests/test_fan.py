@@ -22,13 +22,15 @@ from torch import Tensor, nn
 
 import fan_files as files
 import tiny_training as tiny
-from styleblend import config, model
+from styleblend import model
+from styleblend.config.data import Perceive
+from styleblend.config.training import LossWeights
 from styleblend.errors import StyleBlendError
+from styleblend.face_detector.detection import Yunet
+from styleblend.faces.alignment import align_face
+from styleblend.faces.mean_box import MEAN_BOX
 from styleblend.perception import fan, landmarks
-from styleblend.perception.alignment import align_face
-from styleblend.perception.detection import Yunet
 from styleblend.perception.fan import FanLandmarks, fan_crop, hard_argmax, soft_argmax
-from styleblend.perception.mean_box import MEAN_BOX
 from styleblend.stages import perceive
 from styleblend.synthetic import factors, renderer
 from styleblend.training.batches import Batches, read_faces
@@ -402,7 +404,7 @@ def test_the_role_decides(run_of_tiny_networks: dict[str, Path], tmp_path: Path)
 def test_a_training_step_learns_through_it(run_of_tiny_networks: dict[str, Path]) -> None:
     """The landmark term alone, with FAN as its network, pulls at every parameter of the encoder, and FAN stays."""
     inputs = run_of_tiny_networks
-    weights = {name: float(name == "landmarks") for name in config.LossWeights.model_fields}
+    weights = {name: float(name == "landmarks") for name in LossWeights.model_fields}
     cfg = tiny.training(batch_size=2, loss=weights)
     read = read_faces(inputs["splits"] / "train.parquet", inputs["faces"], inputs["perceived"], tiny.SIDE_PX)
     batches = Batches(cfg, read, 0, 1)
@@ -429,7 +431,7 @@ def test_the_stage_perceive_sees_with_it(run_of_tiny_networks: dict[str, Path], 
     manifest.to_parquet(inputs["faces"] / "manifest.parquet")
     networks = perceive.load(inputs["networks"], "cpu")
     assert isinstance(networks.landmarks, FanLandmarks)
-    seen = perceive.perceive(inputs["faces"], networks, tmp_path / "out.parquet", config.Perceive(batch_size=2))
+    seen = perceive.perceive(inputs["faces"], networks, tmp_path / "out.parquet", Perceive(batch_size=2))
     points = np.stack(seen["landmarks"].to_list()).reshape(2, 68, 2)
     with Image.open(inputs["faces"] / manifest["path"][1]) as picture:
         image = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None] / 127.5 - 1

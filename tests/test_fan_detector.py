@@ -14,13 +14,13 @@ import fan_files
 from arcface_files import iresnet, write
 from face_alignment_files import fan_of_colours, s3fd_of_red, save, silent_blazeface
 from insightface_files import scrfd
-from styleblend.config import Align
-from styleblend.data.manifest import align_faces
+from styleblend.config.data import Align
+from styleblend.data.align import align_faces
 from styleblend.errors import StyleBlendError
-from styleblend.perception import detectors
-from styleblend.perception.detection import Detection
-from styleblend.perception.fan_detector import FanDetector
-from styleblend.perception.template import TEMPLATE
+from styleblend.face_detector import detectors
+from styleblend.face_detector.detection import Detection
+from styleblend.face_detector.fan_detector import FanDetector
+from styleblend.faces.template import TEMPLATE
 from test_manifest import enumerate_folder
 
 RED, GREEN, BLUE = (160, 136), (160, 152), (156, 168)

@@ -28,7 +28,8 @@ from retraining_project import (
     start_server,
     write_stage,
 )
-from styleblend import config, tracking
+from styleblend.config.params import load_params
+from styleblend.registry import mlflow_store, versions
 
 pytestmark = pytest.mark.slow
 
@@ -57,15 +58,15 @@ def settings(project: Path, **retrain: object) -> None:
 
 def registry(project: Path) -> Callable[[], str]:
     """A model registry with two versions, the first of them the champion. Gives what asks which one that is."""
-    cfg = tracking.resolved(config.load(project / "params.yaml").tracking, project)
+    cfg = mlflow_store.resolved(load_params(project / "params.yaml").tracking, project)
     # Of both stores: MLflow would take the registry that another test has chosen for the process.
     client = MlflowClient(cfg.uri, cfg.uri)
     client.create_registered_model(cfg.model_name)
     for _ in range(2):
         run = client.create_run("0").info
         client.create_model_version(cfg.model_name, source=run.artifact_uri, run_id=run.run_id)
-    tracking.point_alias(cfg, "champion", "1")
-    return lambda: tracking.find_version(cfg, "champion").version
+    versions.point_alias(cfg, "champion", "1")
+    return lambda: versions.find_version(cfg, "champion").version
 
 
 def start(root: Path, project: Path, api: str | None = None) -> subprocess.Popen[str]:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from styleblend.errors import StyleBlendError
-from styleblend.files import sha256
-from styleblend.perception import inception
+from styleblend.evaluation import inception
+from styleblend.system.hashes import sha256
 from torchscript_files import Metric, scripted
 
 

@@ -11,10 +11,11 @@ from torch import Tensor
 
 import tiny_training as tiny
 from ir_se50_files import REAL_BLOCKS, REAL_WIDTHS, SMALL_BLOCKS, SMALL_WIDTHS, State, face_network
-from styleblend import config, model
+from styleblend import model
+from styleblend.config.model import Model
 from styleblend.errors import StyleBlendError
 from styleblend.model.encoder import Encoder
-from styleblend.pretrained_formats.ir_se50 import load_body
+from styleblend.weights.formats.ir_se50 import load_body
 
 
 def after_each_block(state: State, blocks: tuple[int, ...], images: Tensor) -> list[Tensor]:
@@ -196,8 +197,8 @@ def test_another_body_cannot_hold_the_file(tmp_path: Path) -> None:
 def test_the_configuration_chooses_the_body_with_its_sizes() -> None:
     """`encoder_body: ir_se50` builds that body, and other sizes than the file's are refused with both."""
     sizes = {"encoder_blocks": REAL_BLOCKS, "encoder_widths": REAL_WIDTHS, "stem_stride": 1, "encoder_body": "ir_se50"}
-    chosen = config.Model.model_validate(tiny.MODEL.model_dump() | sizes)
+    chosen = Model.model_validate(tiny.MODEL.model_dump() | sizes)
     with torch.device("meta"):
         assert model.build_encoder(chosen).body == "ir_se50"
     with pytest.raises(ValueError, match=r"stem_stride 1, got \[1, 1, 1, 1\], \[8, 8, 8, 16\] and 2"):
-        config.Model.model_validate(tiny.MODEL.model_dump() | {"encoder_body": "ir_se50"})
+        Model.model_validate(tiny.MODEL.model_dump() | {"encoder_body": "ir_se50"})

@@ -7,7 +7,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from styleblend import catalogue, licences
+from styleblend.config import catalogue
+from styleblend.data import licences
 from styleblend.data.published import CELEBA_LICENCE, CELEBA_TERMS, FFHQ_LICENCE, FFHQ_TERMS
 
 SMALL = {"file": "x.safetensors", "name": "small", "licence": "MIT", "commercial": True}

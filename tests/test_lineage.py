@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from styleblend import lineage
+from styleblend.registry import lineage
 
 GIT = ("git", "-c", "user.name=test", "-c", "user.email=test@localhost")
 

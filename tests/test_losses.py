@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from styleblend import losses
+from styleblend.training import losses
 
 
 def rows(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -9,11 +9,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from styleblend.config import Align, Download, FolderSource, RenderedSource
+from styleblend.config.data import Align
+from styleblend.config.sources import Download, FolderSource, RenderedSource
 from styleblend.data import manifest, sources
-from styleblend.data.manifest import align_faces
+from styleblend.data.align import align_faces
 from styleblend.errors import StyleBlendError
-from styleblend.perception.alignment import crop
+from styleblend.faces.alignment import crop
 
 SHARED = Path(__file__).parents[2] / "shared"
 YUNET = SHARED / "weights" / "yunet_n_dynamic.onnx"

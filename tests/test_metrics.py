@@ -9,7 +9,7 @@ import pytest
 import scipy.linalg
 import torch
 
-from styleblend import metrics
+from styleblend.evaluation import metrics
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import tiny_training as tiny
-from styleblend import config, model
+from styleblend import model
+from styleblend.config.model import Model
 from styleblend.errors import StyleBlendError
 from styleblend.model.blending import Blending
 from styleblend.model.decoder import Decoder, StyledLayer
@@ -170,7 +171,7 @@ def test_style_heads_are_spread_evenly_over_the_levels(n_styles: int, shares: li
 
 def test_the_paper_sizes_fit_together() -> None:
     """SE-ResNet50 at 256 px and a decoder of 1024 px: 18 styles of 512; pyramid of 16, 32 and 64 px."""
-    paper = config.Model(
+    paper = Model(
         resolution=1024,
         input_px=256,
         style_dim=512,

@@ -22,28 +22,38 @@ import stylegan_files
 import tiny_project
 import tiny_training as tiny
 from ir_se50_files import REAL_BLOCKS, REAL_WIDTHS, SMALL_BLOCKS, SMALL_WIDTHS, face_network
-from styleblend import config, model, tracking
+from styleblend import model
+from styleblend.config.base import ConfigError
+from styleblend.config.data import Perceive, Split
+from styleblend.config.evaluation import Evaluate
+from styleblend.config.model import Model
+from styleblend.config.params import parse_params
+from styleblend.config.product import Swap
+from styleblend.config.provenance import Provenance
+from styleblend.config.tracking import Tracking
+from styleblend.config.training import LossWeights
 from styleblend.errors import StyleBlendError
 from styleblend.evaluation import baselines
-from styleblend.files import sha256
+from styleblend.face_detector.detection import Detection
 from styleblend.model import Blending, Encoder, Swapper
 from styleblend.perception import arcface, identity
 from styleblend.perception.arcface import ArcFace
-from styleblend.perception.detection import Detection
-from styleblend.pretrained_formats import load_stylegan
+from styleblend.registry import mlflow_store, runs
 from styleblend.stages.evaluate import evaluate
 from styleblend.stages.perceive import load as load_to_perceive
 from styleblend.stages.perceive import perceive
 from styleblend.stages.split import split
 from styleblend.swapping import find_identity
-from styleblend.swapping.faces import Likeness
+from styleblend.swapping.face_selector import Likeness
+from styleblend.system.hashes import sha256
 from styleblend.training import loop, ray_trainer
 from styleblend.training.batches import Batch
-from styleblend.training.start import start
 from styleblend.training.steps import choose_what_learns, generator_terms, load_perception
+from styleblend.weights.formats.stylegan import load_stylegan
+from styleblend.weights.start import start
 from torchscript_files import Metric, scripted
 
-PAPER_TERMS = dict.fromkeys(config.LossWeights.model_fields, 0.0) | {
+PAPER_TERMS = dict.fromkeys(LossWeights.model_fields, 0.0) | {
     "adversarial": 1, "identity": 10, "contrastive": 5, "reconstruction": 1, "landmarks": 100, "swap_consistency": 1,
 }  # fmt: skip
 NAMES = {
@@ -68,7 +78,7 @@ def enter(networks: Path, **added: dict[str, str]) -> None:
     (networks / "networks.json").write_text(json.dumps(entries | added))
 
 
-def stylegan(path: Path, sizes: config.Model = tiny.MODEL, seed: int = 3) -> stylegan_files.Built:
+def stylegan(path: Path, sizes: Model = tiny.MODEL, seed: int = 3) -> stylegan_files.Built:
     """A generator of lernapparat's form, everything in it random, in its file."""
     torch.manual_seed(seed)
     built = stylegan_files.lernapparat(sizes.decoder_widths, sizes.style_dim)
@@ -126,10 +136,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def _run(data: Path) -> Run:
     faces, networks, perceived, splits = (data / name for name in ("faces", "networks", "perceived.parquet", "splits"))
-    perceive(faces, load_to_perceive(networks, "cpu"), perceived, config.Perceive(batch_size=5))
-    split(faces, perceived, splits, config.Split(val=0.3, test=0.3, test_pairs=6, val_pairs=4))
-    store = tracking.resolved(config.Tracking())
-    parent = tracking.start_pipeline(store, "test", {})
+    perceive(faces, load_to_perceive(networks, "cpu"), perceived, Perceive(batch_size=5))
+    split(faces, perceived, splits, Split(val=0.3, test=0.3, test_pairs=6, val_pairs=4))
+    store = mlflow_store.resolved(Tracking())
+    parent = runs.start_pipeline(store, "test", {})
     folders: list[Path] = []
     settings = tiny.training(steps=2, loss=PAPER_TERMS | {"perceptual": 1}, encoder_start="new", same_person=0)
     for stage in ("train_encoder", "finetune_decoder"):
@@ -149,10 +159,10 @@ def _run(data: Path) -> Run:
         )
         ray_trainer.train_job(job, loop.Worker())
         folders.append(job.state / ray_trainer.RESULT)
-    cfg = config.Evaluate(bootstrap=100, grid_rows=2, batch_size=4, inception_sha256=sha256(networks / "inception.pt"))
+    cfg = Evaluate(bootstrap=100, grid_rows=2, batch_size=4, inception_sha256=sha256(networks / "inception.pt"))
     metrics = evaluate(
         splits, faces, perceived, networks, folders[1], data / "evaluate", data / "metrics.json", cfg,
-        (tiny_project.SOURCE,), config.Tracking(), config.Provenance(), "new",
+        (tiny_project.SOURCE,), Tracking(), Provenance(), "new",
     )  # fmt: skip
     return Run(data, (folders[0], folders[1]), metrics)
 
@@ -212,7 +222,7 @@ def test_use_tells_people_apart_with_the_runs_network(run: Run, tmp_path: Path) 
     here, there = (
         Detection((64.0 * place, 0.0, 64.0, 64.0), points + np.float32([64 * place, 0]), 1.0) for place in (0, 1)
     )
-    likeness = Likeness.to(people[1], [here], network, config.Swap(min_likeness=0.9, likeness_margin=0))
+    likeness = Likeness.to(people[1], [here], network, Swap(min_likeness=0.9, likeness_margin=0))
     assert likeness(group, [here, there]) == [there]
 
 
@@ -325,7 +335,7 @@ def test_the_paper_encoder_takes_a_step_from_the_published_layout(tmp_path: Path
     The baseline of the evaluation begins from the same body.
     """
     body = {"encoder_blocks": REAL_BLOCKS, "encoder_widths": REAL_WIDTHS, "stem_stride": 1, "encoder_body": "ir_se50"}
-    sizes = config.Model.model_validate(tiny.MODEL.model_dump() | body)
+    sizes = Model.model_validate(tiny.MODEL.model_dump() | body)
     folder = tmp_path / "networks"
     write_networks(folder)
     state = face_network(REAL_BLOCKS, REAL_WIDTHS)
@@ -347,7 +357,7 @@ def test_wrong_starts_are_one_line_with_a_remedy(networks: tuple[Path, stylegan_
     """Each mistake names the setting or the file, what it is and what to set."""
     others, swapper = networks[0], model.build(tiny.MODEL)
 
-    def refuse(message: str, folder: Path, way: Any, sizes: config.Model = tiny.MODEL, own: Swapper = swapper) -> None:
+    def refuse(message: str, folder: Path, way: Any, sizes: Model = tiny.MODEL, own: Swapper = swapper) -> None:
         with pytest.raises(StyleBlendError, match=message) as caught:
             start(own, sizes, folder, way)
         assert "\n" not in str(caught.value)
@@ -394,8 +404,8 @@ def test_the_settings_are_refused_before_anything_runs(root: Path) -> None:
     """`body` without the body that takes its weights is found when params.yaml is read."""
     values = yaml.safe_load((root / "params.yaml").read_text())
     values["train_encoder"]["encoder_start"] = "body"
-    with pytest.raises(config.ConfigError, match="encoder_start 'body' needs model.encoder_body 'ir_se50'") as caught:
-        config.from_mapping(values, "params.yaml")
+    with pytest.raises(ConfigError, match="encoder_start 'body' needs model.encoder_body 'ir_se50'") as caught:
+        parse_params(values, "params.yaml")
     assert "\n" not in str(caught.value)
 
 
@@ -406,9 +416,9 @@ def test_the_hash_decides_whether_inception_is_run(run: Run, monkeypatch: pytest
         run.data / "splits", run.data / "faces", run.data / "perceived.parquet", run.networks, run.models[1],
         run.data / "other", run.data / "other.json",
     )  # fmt: skip
-    cfg = config.Evaluate(bootstrap=100, grid_rows=2, batch_size=4)
-    flat = evaluate(*given, cfg, (tiny_project.SOURCE,), config.Tracking(), config.Provenance(), "new")
+    cfg = Evaluate(bootstrap=100, grid_rows=2, batch_size=4)
+    flat = evaluate(*given, cfg, (tiny_project.SOURCE,), Tracking(), Provenance(), "new")
     assert flat["fid"] == run.metrics["fid"] and flat["network_frechet"] == "inception"
     wrong = cfg.model_copy(update={"inception_sha256": "0" * 64})
     with pytest.raises(StyleBlendError, match="inception.pt has sha256 .*: it is not run"):
-        evaluate(*given, wrong, (tiny_project.SOURCE,), config.Tracking(), config.Provenance(), "new")
+        evaluate(*given, wrong, (tiny_project.SOURCE,), Tracking(), Provenance(), "new")

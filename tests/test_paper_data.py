@@ -9,7 +9,8 @@ import pytest
 
 import published_files
 from published_files import LICENCES, PERSONS, packed
-from styleblend import cli, config
+from styleblend.commands import cli
+from styleblend.config.params import load_params
 from styleblend.data import published
 from styleblend.stages.download import download
 
@@ -53,7 +54,7 @@ def test_the_paper_preset_runs_on_both_sets(
     cli.main(["check"])
     said = capsys.readouterr().out
     assert said.count("an archive of") == (2 if form == "zips" else 0) and "params.yaml is in order" in said
-    cfg = config.load(project / "params.yaml").download
+    cfg = load_params(project / "params.yaml").download
     assert cfg.origin == (Path("datasets") if inside else tmp_path / "disk")
     index = download(project / "data/raw", cfg.model_copy(update={"workers": 1}))
     faces = {name: rows for name, rows in index.groupby("source")}
@@ -68,6 +69,6 @@ def test_the_paper_preset_runs_as_it_stands_on_the_usual_places(project: Path) -
     """Folders laid down where the preset looks for them need no option at all; a folder alone has no persons."""
     lay_down("folders", project / "datasets")
     cli.main(["preset", "paper"])
-    cfg = config.load(project / "params.yaml").download
+    cfg = load_params(project / "params.yaml").download
     index = download(project / "data/raw", cfg.model_copy(update={"workers": 1}))
     assert list(index["source"]) == ["celeba_hq"] * 3 + ["ffhq"] * 3 and index["person"].isna().all()

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from styleblend.data.pictures import Picture, UnusablePicture, as_picture, open_picture
+from styleblend.faces.pictures import Picture, UnusablePicture, as_picture, open_picture
 
 D50 = struct.pack(">4s4x3i", b"XYZ ", 0xF6D6, 0x10000, 0xD32D)
 

@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 import tiny_project
 from arcface_files import iresnet, write
 from insightface_files import landmark_3d68, regression
-from styleblend import config
+from styleblend.config.data import Perceive
 from styleblend.errors import StyleBlendError
 from styleblend.evaluation import baselines, protocol
 from styleblend.perception import attributes, identity, landmarks
@@ -225,7 +225,7 @@ def test_it_perceives_and_judges(tmp_path: Path) -> None:
     seer = attributes.load(data / "networks", "attributes_judge")
     points = landmarks.build({"name": "points", "widths": [8, 8], "side_px": 32})
     seen = perceive.perceive(
-        data / "faces", perceive.Networks(judge, judge, points, seer), data / "perceived.parquet", config.Perceive()
+        data / "faces", perceive.Networks(judge, judge, points, seer), data / "perceived.parquet", Perceive()
     )
     assert seen["yaw_deg"].to_numpy() == pytest.approx(-25, abs=1) and len(seen["expression"][0]) == COEFFICIENTS
     pairs = protocol.read_pairs(data / "splits", data / "faces", data / "perceived.parquet")

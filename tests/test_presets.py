@@ -10,8 +10,13 @@ import pytest
 import torch
 import yaml
 
-from styleblend import config, model, presets
+from styleblend import model
+from styleblend.config.merge import merged
+from styleblend.config.params import load_params
+from styleblend.config.registry import Gate
+from styleblend.config.sources import CelebaHqSource, FfhqSource, FolderSource
 from styleblend.errors import StyleBlendError
+from styleblend.experiments import presets
 
 NAMES = ("paper", "photos", "standard")
 
@@ -39,10 +44,10 @@ def test_every_preset_gives_valid_settings_with_its_values(project: Path, name: 
     """After a preset the file passes the check and holds every override."""
     lines = apply(project, name)
     assert lines
-    config.load(project / "params.yaml")
+    load_params(project / "params.yaml")
     written = yaml.safe_load((project / "params.yaml").read_text())
     overrides = yaml.safe_load((project / "presets" / f"{name}.yaml").read_text())
-    assert presets.merged(written, overrides) == written
+    assert merged(written, overrides) == written
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -78,9 +83,9 @@ def test_options_reach_the_source(project: Path, tmp_path_factory: pytest.TempPa
     """Folder, licence, terms and mirror are written; a folder inside the project is written relative to it."""
     outside = tmp_path_factory.mktemp("weights")
     apply(project, "photos", folder=project / "mine", mirror=outside, licence="my own", terms="all agreed")
-    cfg = config.load(project / "params.yaml")
+    cfg = load_params(project / "params.yaml")
     (source,) = cfg.download.sources
-    assert isinstance(source, config.FolderSource)
+    assert isinstance(source, FolderSource)
     assert (source.path, source.licence, source.terms) == (Path("mine"), "my own", "all agreed")
     assert cfg.download.origin == Path("mine")
     assert cfg.pretrained.mirror == outside
@@ -93,10 +98,10 @@ def test_places_of_data_sets_reach_their_sources(project: Path, tmp_path_factory
         (disk / name).parent.mkdir(exist_ok=True)
         (disk / name).touch()
     apply(project, "paper", ffhq=disk / "ffhq.tar", celeba_hq=disk / "faces/CelebAMask-HQ.zip")
-    cfg = config.load(project / "params.yaml").download
+    cfg = load_params(project / "params.yaml").download
     assert cfg.origin == disk
     ffhq, celeba = cfg.sources
-    assert isinstance(ffhq, config.FfhqSource) and isinstance(celeba, config.CelebaHqSource)
+    assert isinstance(ffhq, FfhqSource) and isinstance(celeba, CelebaHqSource)
     assert (ffhq.path, ffhq.metadata) == (disk / "ffhq.tar", disk / "ffhq-dataset-v2.json")
     assert (celeba.identities, celeba.mapping) == (disk / "faces/identity_CelebA.txt", None)
 
@@ -113,16 +118,16 @@ def test_data_sets_that_share_no_folder_are_refused(project: Path, tmp_path_fact
 
 def test_an_empty_table_empties(project: Path) -> None:
     """The gate is for rendered faces: `photos` takes its limits away, and leaves the rest of the section."""
-    before = config.load(project / "params.yaml").register_
+    before = load_params(project / "params.yaml").register_
     assert before.gate.min and before.gate.max
     apply(project, "photos")
-    assert config.load(project / "params.yaml").register_ == before.model_copy(update={"gate": config.Gate()})
-    assert presets.merged({"a": 1}, {}) == {"a": 1}
+    assert load_params(project / "params.yaml").register_ == before.model_copy(update={"gate": Gate()})
+    assert merged({"a": 1}, {}) == {"a": 1}
 
 
 def test_changes_are_reported_one_by_one(project: Path) -> None:
     """Each line names the key, the old value and the new one."""
-    steps = config.load(project / "params.yaml").train_encoder.steps
+    steps = load_params(project / "params.yaml").train_encoder.steps
     lines = apply(project, "standard")
     wanted = yaml.safe_load((project / "presets/standard.yaml").read_text())["train_encoder"]["steps"]
     assert f"train_encoder.steps: {steps} -> {wanted}" in lines
@@ -158,7 +163,7 @@ def test_a_mistake_is_one_line_and_writes_nothing(
 def test_the_paper_preset_builds_the_networks_of_the_paper(project: Path) -> None:
     """1024 px from 256 px, 18 styles of 512, SE-ResNet50's stages, four attention layers, the paper's weights."""
     apply(project, "paper")
-    cfg = config.load(project / "params.yaml")
+    cfg = load_params(project / "params.yaml")
     with torch.device("meta"):
         swapper = model.build(cfg.model)
         swapped = swapper(torch.zeros(1, 3, 256, 256), torch.zeros(1, 3, 256, 256))

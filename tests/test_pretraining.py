@@ -9,18 +9,19 @@ import pytest
 import torch
 
 import tiny_project
-from styleblend import config
-from styleblend.files import sha256
+from styleblend.config.pretrained import Pretrained
+from styleblend.config.pretraining import Pretrain
+from styleblend.faces.pixels import from_8bit
 from styleblend.model import build_decoder, build_encoder
 from styleblend.perception import attributes, identity, landmarks
-from styleblend.pixels import from_8bit
+from styleblend.pretraining import prior, recipe
 from styleblend.synthetic.factors import IDENTITY
-from styleblend.training import pretraining, prior
+from styleblend.system.hashes import sha256
 
 MODEL = tiny_project.SIZES.model_copy(
     update={"resolution": 64, "input_px": 64, "decoder_widths": {4: 8, 8: 8, 16: 8, 32: 8, 64: 8}}
 )
-RECIPE = config.Pretrain(
+RECIPE = Pretrain(
     identities=20, judge_identities=20, test_identities=100, pictures_per_identity=2, identity_steps=2,
     judge_steps=2, geometry_steps=2, landmarks_3d_steps=2, profile_identities=10,
     attributes_judge_steps=2, decoder_steps=3, encoder_code_steps=2, encoder_steps=2,
@@ -28,9 +29,9 @@ RECIPE = config.Pretrain(
 
 
 @pytest.fixture(scope="module")
-def faces(tmp_path_factory: pytest.TempPathFactory) -> pretraining.Faces:
+def faces(tmp_path_factory: pytest.TempPathFactory) -> recipe.Faces:
     """A few aligned faces whose looks and frames are strangers'."""
-    return pretraining.faces(tmp_path_factory.mktemp("faces"), 7, 6, 2)
+    return recipe.faces(tmp_path_factory.mktemp("faces"), 7, 6, 2)
 
 
 @pytest.fixture
@@ -38,8 +39,8 @@ def judges() -> prior.Judges:
     """Untrained networks in the places of the trained ones."""
     torch.manual_seed(0)
     networks = (
-        identity.build(pretraining.ARCHITECTURES["identity"]),
-        attributes.build(pretraining.ARCHITECTURES["attributes"]),
+        identity.build(recipe.ARCHITECTURES["identity"]),
+        attributes.build(recipe.ARCHITECTURES["attributes"]),
     )
     return prior.Judges(*(network.eval().requires_grad_(False) for network in networks))
 
@@ -56,13 +57,13 @@ def test_framing_tells_shift_zoom_and_turn() -> None:
     torch.testing.assert_close(prior.framing(moved, square), want)
 
 
-def test_factors_say_the_same_of_a_picture_whoever_is_framed(faces: pretraining.Faces) -> None:
+def test_factors_say_the_same_of_a_picture_whoever_is_framed(faces: recipe.Faces) -> None:
     """Two pictures of a person share its identity factors, and the frame is told without the identity."""
     assert faces.identity[0].equal(faces.identity[1]) and not faces.identity[0].equal(faces.identity[2])
-    drawn, quads = pretraining.draw(7, 6, 2, 0, 12, own_looks=False)
-    other = pretraining.Factors(drawn.identity.flip(0), drawn.looks, drawn.attributes)
+    drawn, quads = recipe.draw(7, 6, 2, 0, 12, own_looks=False)
+    other = recipe.Factors(drawn.identity.flip(0), drawn.looks, drawn.attributes)
     rest = slice(len(IDENTITY), None)
-    assert pretraining.everything(other, quads)[:, rest].equal(pretraining.everything(drawn, quads)[:, rest])
+    assert recipe.everything(other, quads)[:, rest].equal(recipe.everything(drawn, quads)[:, rest])
 
 
 def test_identity_has_channels_of_its_own() -> None:
@@ -78,7 +79,7 @@ def test_identity_has_channels_of_its_own() -> None:
     assert mapping(rest)[..., :3].equal(codes[..., :3]) and not mapping(rest)[..., 3:].equal(codes[..., 3:])
 
 
-def test_drawing_loss_is_zero_for_the_picture_itself(faces: pretraining.Faces, judges: prior.Judges) -> None:
+def test_drawing_loss_is_zero_for_the_picture_itself(faces: recipe.Faces, judges: prior.Judges) -> None:
     """It is zero there and grows with the error; a spot in the face costs more than the same spot beside it."""
     images, points = from_8bit(faces.images[:4]), faces.landmarks[:4]
     assert prior.drawing_loss(images, images, points, judges) < 1e-5
@@ -90,13 +91,13 @@ def test_drawing_loss_is_zero_for_the_picture_itself(faces: pretraining.Faces, j
     assert spotted[0] > spotted[1] > 1e-3
 
 
-def test_inverter_leaves_the_decoder_as_it_is(faces: pretraining.Faces, judges: prior.Judges, tmp_path: Path) -> None:
+def test_inverter_leaves_the_decoder_as_it_is(faces: recipe.Faces, judges: prior.Judges, tmp_path: Path) -> None:
     """Learning to invert moves the encoder alone, from the mean of the codes, and no other networks are stored."""
     torch.manual_seed(0)
     decoder = build_decoder(MODEL.model_copy(update={"pathway_resolutions": ()}))
     generator = prior.Generator(decoder, len(IDENTITY), faces.factors.shape[1] - len(IDENTITY))
     before = {name: value.clone() for name, value in generator.state_dict().items()}
-    inverter = pretraining.train_inverter(MODEL, generator, judges, faces, (1, 1), tmp_path, seed=3)
+    inverter = recipe.train_inverter(MODEL, generator, judges, faces, (1, 1), tmp_path, seed=3)
     assert all(value.equal(before[name]) for name, value in generator.state_dict().items())
     assert {name.split(".")[0] for name in inverter.state_dict()} == {"encoder"}
     assert inverter.encoder.mean_code.equal(generator.mapping(faces.factors).mean(0))
@@ -110,9 +111,9 @@ def test_recipe_gives_what_a_run_loads_and_gives_it_again(tmp_path: Path) -> Non
     for attempt in range(2):
         out = tmp_path / f"out{attempt}"
         out.mkdir()
-        measured = pretraining.pretrain(RECIPE, MODEL, tmp_path / "state", out)
-        assert set(measured) == set(config.Pretrained().small())
-        cards = {role: json.loads((out / f"{role}.json").read_text()) for role in config.Pretrained().small()}
+        measured = recipe.pretrain(RECIPE, MODEL, tmp_path / "state", out)
+        assert set(measured) == set(Pretrained().small())
+        cards = {role: json.loads((out / f"{role}.json").read_text()) for role in Pretrained().small()}
         assert all(card["sha256"] == sha256(out / f"{role}.safetensors") for role, card in cards.items())
         assert all(card["accuracy"] == measured[role] for role, card in cards.items())
         written.append({role: card["sha256"] for role, card in cards.items()})

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import tiny_project
-from styleblend import pixels
 from styleblend.errors import StyleBlendError
 from styleblend.evaluation import baselines, protocol
+from styleblend.faces import pixels
 from styleblend.perception import attributes, identity
 
 

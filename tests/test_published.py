@@ -21,12 +21,14 @@ from PIL import Image
 
 import published_files
 from published_files import LICENCES, PERSONS, md5, packed
-from styleblend import config
-from styleblend.config import ArchiveSource, CelebaHqSource, FfhqSource
+from styleblend.config.base import ConfigError
+from styleblend.config.data import Align
+from styleblend.config.params import parse_params
+from styleblend.config.sources import ArchiveSource, CelebaHqSource, Download, FfhqSource, Source
 from styleblend.data import archives, published, sources
-from styleblend.data.manifest import align_faces
+from styleblend.data.align import align_faces
 from styleblend.errors import StyleBlendError
-from styleblend.files import sha256
+from styleblend.system.hashes import sha256
 
 
 @pytest.fixture
@@ -44,8 +46,8 @@ def ffhq_source(root: Path, **changes: Any) -> FfhqSource:
     return FfhqSource(kind="ffhq", **(settings | changes))
 
 
-def gather(source: config.Source, tmp_path: Path, origin: Path) -> Any:
-    download = config.Download(sources=(source,), origin=origin, workers=1)
+def gather(source: Source, tmp_path: Path, origin: Path) -> Any:
+    download = Download(sources=(source,), origin=origin, workers=1)
     return sources.gather(download, tmp_path / "raw", tmp_path / "st")
 
 
@@ -68,7 +70,7 @@ def test_ffhq_has_licence_author_and_landmarks_of_each_picture(ffhq: Path, tmp_p
     assert index["url"].iloc[2] == "https://www.flickr.com/photos/x/1000/"
     entries = json.loads((ffhq / "ffhq-dataset-v2.json").read_text())
     np.testing.assert_allclose(index["landmarks"].iloc[1], np.ravel(entries["1"]["image"]["face_landmarks"]), rtol=1e-6)
-    cfg = config.Align(detector="annotations", size_px=64, workers=1, min_face_px=8)
+    cfg = Align(detector="annotations", size_px=64, workers=1, min_face_px=8)
     faces, refused = align_faces(tmp_path / "raw", tmp_path, tmp_path / "faces", cfg)
     assert len(faces) == 3 and refused.empty and list(faces["author"]) == list(index["author"])
 
@@ -209,10 +211,10 @@ def test_sources_are_mixed_with_their_weights(ffhq: Path, celeba: Path, tmp_path
         celeba_source(celeba, weight=0.5),
         archive_source(path=zipped(tmp_path / "in.zip", "1.png"), weight=4),
     )
-    cfg = config.Download(sources=mixed, origin=tmp_path, workers=1)
+    cfg = Download(sources=mixed, origin=tmp_path, workers=1)
     index = sources.gather(cfg, tmp_path / "raw", tmp_path / "st")
     assert dict(zip(index["source"], index["weight"], strict=True)) == {"ffhq": 2.5, "celeba_hq": 0.5, "archive": 4}
-    align = config.Align(detector="annotations", size_px=64, workers=1, min_face_px=8)
+    align = Align(detector="annotations", size_px=64, workers=1, min_face_px=8)
     faces, refused = align_faces(tmp_path / "raw", tmp_path, tmp_path / "faces", align)
     assert list(faces["weight"]) == [2.5] * 3 and len(refused) == 4
 
@@ -357,6 +359,6 @@ def test_a_source_without_terms_asks_for_the_line(kind: str, stated: dict[str, A
     """A source that is mixed in and whose terms nobody states is refused; the message says what to write where."""
     values = yaml.safe_load((root / "params.yaml").read_text())
     values["download"]["sources"].append({"kind": kind, "path": "photos.zip", "licence": "mine"} | stated)
-    with pytest.raises(config.ConfigError, match=r"download\.sources\.1\.terms: missing; state in one line") as error:
-        config.from_mapping(values, "params.yaml")
+    with pytest.raises(ConfigError, match=r"download\.sources\.1\.terms: missing; state in one line") as error:
+        parse_params(values, "params.yaml")
     assert "\n" not in str(error.value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from styleblend.perception.regions import face_region
+from styleblend.faces.regions import face_region
 from styleblend.synthetic import factors, renderer
 
 

@@ -10,8 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from styleblend import provenance, reporting
+from styleblend import provenance
 from styleblend.errors import StyleBlendError
+from styleblend.reporting.caveat import caveat
+from styleblend.reporting.charts import figure_chart, swap_grid
+from styleblend.reporting.figures import figure_table
+from styleblend.reporting.summary import closing_lines
 
 
 def test_grid_places_each_picture_and_marks_the_sheet(tmp_path: Path) -> None:
@@ -21,7 +25,7 @@ def test_grid_places_each_picture_and_marks_the_sheet(tmp_path: Path) -> None:
         name: torch.stack([torch.full((3, 16, 16), level, dtype=torch.uint8) for level in pair])
         for name, pair in levels.items()
     }
-    reporting.swap_grid(columns, tmp_path / "grid.png", model="test")
+    swap_grid(columns, tmp_path / "grid.png", model="test")
     with Image.open(tmp_path / "grid.png") as picture:
         sheet = np.asarray(picture)
     cell = sheet.shape[1] // 3
@@ -39,7 +43,7 @@ def test_table_holds_model_interval_floor_and_ceiling() -> None:
     metrics = {
         "pose_error_deg": 3.0, "pose_error_deg_low": 2.5, "pose_error_deg_high": 3.5, "copy_target/pose_error_deg": 0.1,
     }  # fmt: skip
-    table = reporting.figure_table(metrics, ["model", "copy_target", "true_swap"]).splitlines()
+    table = figure_table(metrics, ["model", "copy_target", "true_swap"]).splitlines()
     assert len(table) == 3
     assert table[2] == "| pose error, degrees (lower is better) | **3** (2.5 to 3.5) | 0.1 |  |"
 
@@ -53,7 +57,7 @@ def test_chart_is_written_whole(tmp_path: Path) -> None:
     ]
     rows.append(("true_swap", "id_retrieval_top1", 0.9, 0.8, 1.0))
     figures = pd.DataFrame(rows, columns=["method", "figure", "value", "low", "high"])
-    reporting.figure_chart(figures, tmp_path / "figures.png")
+    figure_chart(figures, tmp_path / "figures.png")
     with Image.open(tmp_path / "figures.png") as chart:
         assert chart.width > 800
     assert [file.name for file in tmp_path.iterdir()] == ["figures.png"]
@@ -62,7 +66,7 @@ def test_chart_is_written_whole(tmp_path: Path) -> None:
 def test_unfinished_run_is_said(tmp_path: Path) -> None:
     """Closing lines of a run that did not end name the missing file and the command."""
     with pytest.raises(StyleBlendError, match="metrics.json is missing: run `dvc repro`"):
-        reporting.closing_lines(tmp_path)
+        closing_lines(tmp_path)
 
 
 def test_networks_that_hardly_count_are_no_reason_to_warn() -> None:
@@ -71,7 +75,5 @@ def test_networks_that_hardly_count_are_no_reason_to_warn() -> None:
     photographs = pd.DataFrame({"render_seed": [None, None]})
     weighty = ("identity", "identity_judge", "landmarks", "attributes_judge", "decoder")
     networks = dict.fromkeys(weighty, other) | {"landmarks_3d": small, "attributes": small}
-    assert reporting.caveat(photographs, networks) == ""
-    assert "identity_judge learned from rendered faces" in reporting.caveat(
-        photographs, networks | {"identity_judge": small}
-    )
+    assert caveat(photographs, networks) == ""
+    assert "identity_judge learned from rendered faces" in caveat(photographs, networks | {"identity_judge": small})

@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from styleblend import config, lineage, reproducing, tracking
+from styleblend.config.tracking import Tracking
 from styleblend.errors import StyleBlendError
+from styleblend.experiments import reproduce
+from styleblend.registry import lineage, mlflow_store, runs, versions
 
 pytestmark = pytest.mark.slow
 
@@ -84,16 +86,16 @@ def git(project: Path, *arguments: str) -> str:
     return subprocess.run([*GIT, *arguments], cwd=project, check=True, capture_output=True, text=True).stdout
 
 
-def register(project: Path, key: str) -> tracking.Version:
+def register(project: Path, key: str) -> versions.Version:
     """As the stage does, with what the project stands at."""
-    track = tracking.resolved(config.Tracking(), project)
+    track = mlflow_store.resolved(Tracking(), project)
     scratch = project / ".state" / f"record-{key}"
     scratch.mkdir(parents=True)
     record = lineage.collect(project / "params.yaml", scratch)
     files = {"metrics": project / "reports/metrics.json", "evaluation": project / "reports/evaluate", **record.files}
-    parent = tracking.start_pipeline(track, "p", {})
-    with tracking.child_run(track, parent, "register", key, {}) as run:
-        return tracking.register_version(
+    parent = runs.start_pipeline(track, "p", {})
+    with runs.child_run(track, parent, "register", key, {}) as run:
+        return versions.register_version(
             track, project / "data/models/swapper", {}, record.facts, files, None, run=run, key=key
         )
 
@@ -136,8 +138,8 @@ def project(root: Path, drift: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture
-def track(project: Path, drift: Path) -> Iterator[config.Tracking]:
-    yield tracking.resolved(config.Tracking(), project)
+def track(project: Path, drift: Path) -> Iterator[Tracking]:
+    yield mlflow_store.resolved(Tracking(), project)
     drift.unlink(missing_ok=True)
     # Whatever happened, no worktree stays behind.
     assert len(git(project, "worktree", "list").splitlines()) == 1
@@ -148,12 +150,12 @@ def cached(project: Path) -> set[str]:
     return {str(file) for file in (project / ".dvc/cache").rglob("*")}
 
 
-def test_the_same_comes_out_bit_for_bit_and_nothing_else_changes(project: Path, track: config.Tracking) -> None:
+def test_the_same_comes_out_bit_for_bit_and_nothing_else_changes(project: Path, track: Tracking) -> None:
     """From the old revision, settings and data, by training and not from DVC's memory; the project stays as it is."""
     before, lock = cached(project), (project / "dvc.lock").read_text()
-    record = tracking.fetch_record(track, "1", project / ".state/version")
+    record = versions.fetch_record(track, "1", project / ".state/version")
     weights = lineage.sha256(record / "swapper/swapper.safetensors")
-    outcome = reproducing.reproduce(project, track, "1")
+    outcome = reproduce.reproduce(project, track, "1")
     assert outcome.same, outcome.text
     assert f"bit for bit: swapper.safetensors has the sha256 {weights}" in outcome.text
     assert cached(project) == before and (project / "dvc.lock").read_text() == lock
@@ -162,7 +164,7 @@ def test_the_same_comes_out_bit_for_bit_and_nothing_else_changes(project: Path, 
 
 
 def test_what_is_not_the_same_is_measured(
-    project: Path, track: config.Tracking, drift: Path, monkeypatch: pytest.MonkeyPatch
+    project: Path, track: Tracking, drift: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The largest difference of a weight, what differs in what went in, and the figures of both with intervals."""
     drift.write_text("0.25")
@@ -170,7 +172,7 @@ def test_what_is_not_the_same_is_measured(
     git(project, "worktree", "add", "--detach", ".state/reproduce/worktree", "HEAD")
     installed = lineage.environment()
     monkeypatch.setattr(lineage, "environment", lambda: re.sub(r"(?m)^torch==.*$", "torch==0.1", installed))
-    outcome = reproducing.reproduce(project, track, "1")
+    outcome = reproduce.reproduce(project, track, "1")
     assert not outcome.same
     assert "largest weight difference 0.25, in w; 1 of 2 tensors differ" in outcome.text
     assert re.search(r"(?m)^packages that differ: torch \S+, now 0.1$", outcome.text)
@@ -180,32 +182,32 @@ def test_what_is_not_the_same_is_measured(
     assert cells[1] != cells[2] and "to" in cells[1] and "to" in cells[2]
 
 
-def test_data_that_is_in_no_cache_is_made_again(project: Path, track: config.Tracking) -> None:
+def test_data_that_is_in_no_cache_is_made_again(project: Path, track: Tracking) -> None:
     """The stages before training run, and the model is the same."""
     lock = yaml.safe_load((project / "dvc.lock").read_text())
     md5 = lock["stages"]["align"]["outs"][0]["md5"]
     file = project / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
     kept = file.rename(project / ".state" / "kept")
     try:
-        assert reproducing.reproduce(project, track, "1").same
+        assert reproduce.reproduce(project, track, "1").same
     finally:
         kept.rename(file)
 
 
-def test_quick_compares_the_version_with_its_lock(project: Path, track: config.Tracking) -> None:
+def test_quick_compares_the_version_with_its_lock(project: Path, track: Tracking) -> None:
     """DVC's own hash of the model's folder is that of the version's files; a changed byte is found."""
-    assert reproducing.verify(track, "1").same
+    assert reproduce.verify(track, "1").same
     weights = next(project.glob("mlruns/**/swapper/swapper.safetensors"))
     before = weights.read_bytes()
     try:
         weights.write_bytes(before[:-1] + b"\x00")
-        outcome = reproducing.verify(track, "1")
+        outcome = reproduce.verify(track, "1")
     finally:
         weights.write_bytes(before)
     assert not outcome.same and "not the same" in outcome.text
 
 
-def test_what_cannot_be_made_again_is_said_in_one_line(project: Path, track: config.Tracking) -> None:
+def test_what_cannot_be_made_again_is_said_in_one_line(project: Path, track: Tracking) -> None:
     """Changes that git lacks, no git, another clone's revision, a stage that fails: which, and what to do."""
     train = project / "src/styleblend/train.py"
     text = train.read_text()
@@ -218,40 +220,45 @@ def test_what_cannot_be_made_again_is_said_in_one_line(project: Path, track: con
         ({"git_revision": "unknown"}, "made outside git"),
     ]
     for tags, message in cases:
-        tracking.set_tags(track, version, tags)
+        versions.set_tags(track, version, tags)
         with pytest.raises(StyleBlendError, match=message) as caught:
-            reproducing.reproduce(project, track, version.version)
+            reproduce.reproduce(project, track, version.version)
         assert "\n" not in str(caught.value)
     train.write_text("raise SystemExit('no memory')")
     git(project, "commit", "-qam", "broken")
     broken = register(project, "c")
     with pytest.raises(StyleBlendError, match="stage train_encoder failed"):
-        reproducing.reproduce(project, track, broken.version)
+        reproduce.reproduce(project, track, broken.version)
     with pytest.raises(StyleBlendError, match="no version or alias '9'"):
-        reproducing.reproduce(project, track, "9")
+        reproduce.reproduce(project, track, "9")
 
 
-def test_a_version_without_a_lock_is_refused(project: Path, track: config.Tracking) -> None:
+def test_a_version_without_a_lock_is_refused(project: Path, track: Tracking) -> None:
     """One that a stage registered by hand, before DVC ran."""
-    parent = tracking.start_pipeline(track, "p", {})
+    parent = runs.start_pipeline(track, "p", {})
     facts = {"git_revision": git(project, "rev-parse", "HEAD").strip(), "git_changes": "none"}
-    with tracking.child_run(track, parent, "register", "d", {}) as run:
+    with runs.child_run(track, parent, "register", "d", {}) as run:
         folder = project / "data/models/swapper"
-        version = tracking.register_version(track, folder, {}, facts, {}, None, run=run, key="d")
+        version = versions.register_version(track, folder, {}, facts, {}, None, run=run, key="d")
     with pytest.raises(StyleBlendError, match=r"without params.yaml and dvc.lock"):
-        reproducing.reproduce(project, track, version.version)
+        reproduce.reproduce(project, track, version.version)
 
 
-def test_the_command_says_it_by_its_exit_code(
-    root: Path, project: Path, track: config.Tracking, tmp_path: Path
-) -> None:
+def test_the_command_says_it_by_its_exit_code(root: Path, project: Path, track: Tracking, tmp_path: Path) -> None:
     """0 where it is the same, 1 where it is not or cannot be, without a traceback."""
     params = yaml.safe_load((root / "params.yaml").read_text())
     params["tracking"]["uri"] = track.uri
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
 
     def command(version: str) -> subprocess.CompletedProcess[str]:
-        arguments = ["styleblend.cli", "reproduce", version, "--quick", "--params", str(tmp_path / "params.yaml")]
+        arguments = [
+            "styleblend.commands.cli",
+            "reproduce",
+            version,
+            "--quick",
+            "--params",
+            str(tmp_path / "params.yaml"),
+        ]
         return subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True, check=False)
 
     done = command("1")

@@ -24,8 +24,12 @@ import showing
 import watching
 from local_servers import free_port, wait_for
 from retraining_project import ROOT, Hook, alive, listening
-from styleblend import config, overriding
+from styleblend.config.base import ConfigError
+from styleblend.config.params import load_params
+from styleblend.config.retraining import Retrain
+from styleblend.config.sources import Download, FolderSource
 from styleblend.errors import StyleBlendError, TransientError
+from styleblend.experiments import overriding
 
 
 @pytest.fixture
@@ -115,10 +119,10 @@ def test_an_import_is_known_and_brought_up_to_date(tmp_path: Path) -> None:
     dvc = [sys.executable, "-m", "dvc"]
     subprocess.run([*dvc, "import-url", "-q", str(upstream), "photographs"], cwd=project, check=True)
     photographs, own = (
-        config.FolderSource(kind="folder", name=name, path=Path(name), licence="own", terms="a test")
+        FolderSource(kind="folder", name=name, path=Path(name), licence="own", terms="a test")
         for name in ("photographs", "own")
     )
-    cfg = config.Download(origin=Path(), sources=(photographs, own))
+    cfg = Download(origin=Path(), sources=(photographs, own))
     assert watching.imports(project, cfg) == [project / "photographs.dvc"]
     before = watching.snapshot(project / "photographs")
     subprocess.run(watching.update_command(project / "photographs.dvc"), cwd=project, check=True)
@@ -132,7 +136,7 @@ def test_settings_of_one_run_come_and_go(params: Path) -> None:
     """They stand in params.yaml inside the block only, byte for byte; those after a kill go at the next restore."""
     project, before = params.parent, params.read_bytes()
     with overriding.overridden(project, {"train_encoder": {"loss": {"identity": 3}}}):
-        assert config.load(params).train_encoder.loss.identity == 3
+        assert load_params(params).train_encoder.loss.identity == 3
         assert overriding.lasting(project).train_encoder.loss.identity == 16
     assert params.read_bytes() == before
     block = overriding.overridden(project, {"evaluate": {"seed": 5}})
@@ -156,9 +160,9 @@ def test_an_edit_during_a_run_is_not_lost(params: Path) -> None:
 def test_wrong_overrides_are_refused_before_anything_is_written(params: Path) -> None:
     """An unknown key and a value out of range name themselves; params.yaml is untouched."""
     before = params.read_bytes()
-    with pytest.raises(config.ConfigError, match="this run's overrides: split.vol: unknown key"):
+    with pytest.raises(ConfigError, match="this run's overrides: split.vol: unknown key"):
         overriding.checked(params.parent, {"split": {"vol": 0.1}})
-    with pytest.raises(config.ConfigError, match="split.val"):
+    with pytest.raises(ConfigError, match="split.val"):
         overriding.checked(params.parent, {"split": {"val": 7}})
     assert params.read_bytes() == before and overriding.checked(params.parent, {"split": {"val": 0.2}}).split.val == 0.2
 
@@ -179,10 +183,10 @@ def test_nothing_is_promoted_by_itself_without_a_gate(params: Path) -> None:
 @pytest.mark.parametrize("cron", ["every sunday", "0 3 * *"])
 def test_a_schedule_that_cannot_be_read_changes_nothing(cron: str) -> None:
     """It is one line that names it; the schedule of before stays the one that params.yaml is compared with."""
-    schedule = serving.Scheduled(serving._schedule(config.Retrain()))
+    schedule = serving.Scheduled(serving._schedule(Retrain()))
     with pytest.raises(StyleBlendError, match=f"retrain.cron '{re.escape(cron)}' is no cron line"):
-        schedule.follow(config.Retrain(cron=cron))
-    schedule.follow(config.Retrain())
+        schedule.follow(Retrain(cron=cron))
+    schedule.follow(Retrain())
 
 
 def test_a_webhook_gets_the_line_and_no_error_shows_its_secret(
@@ -267,7 +271,7 @@ def test_the_page_of_a_run_has_its_figures_and_why_the_gate_is_shut(root: Path, 
     (tmp_path / "reports").mkdir()
     (tmp_path / "reports/metrics.json").write_text(json.dumps(metrics))
     registered = {"name": "m", "version": "7", "gate": "failed", "reasons": ["pose_error_deg is 4.25, above 4"]}
-    cfg = config.load(root / "params.yaml")
+    cfg = load_params(root / "params.yaml")
     page = showing.result(tmp_path, cfg, "headline", registered)
     assert "| pose error, degrees (lower is better) | **4.25** (4 to 4.5) |\n" in page and "![" not in page
     assert "Gate: **failed**; pose_error_deg is 4.25, above 4" in page and "champion" not in page

@@ -12,14 +12,14 @@ from PIL import Image
 import insightface_files
 from arcface_files import iresnet, write
 from insightface_files import BOX, FIVE, SCORE, scrfd
-from styleblend import config
-from styleblend.config import Align
-from styleblend.data.manifest import align_faces
+from styleblend.config.data import Align
+from styleblend.config.params import load_params
+from styleblend.data.align import align_faces
 from styleblend.errors import StyleBlendError
-from styleblend.perception import detectors
-from styleblend.perception.alignment import quad_from_landmarks
-from styleblend.perception.detection import Detection, Yunet
-from styleblend.perception.scrfd import Scrfd
+from styleblend.face_detector import detectors
+from styleblend.face_detector.detection import Detection, Yunet
+from styleblend.face_detector.scrfd import Scrfd
+from styleblend.faces.alignment import quad_from_landmarks
 from styleblend.swapping import find_detector
 from test_manifest import enumerate_folder
 
@@ -190,7 +190,7 @@ def test_the_stage_align_uses_it(networks: Path, tmp_path: Path) -> None:
 
 def test_a_swap_uses_the_detector_of_the_run(networks: Path, root: Path, tmp_path: Path) -> None:
     """`styleblend swap` and `serve` look with what align.detector names: in the run's folder, or in the given file."""
-    cfg = config.load(root / "params.yaml")
+    cfg = load_params(root / "params.yaml")
     cfg = cfg.model_copy(update={"align": cfg.align.model_copy(update={"detector": "insightface"})})
     for found in (
         find_detector(cfg, None, networks, tmp_path),

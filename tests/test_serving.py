@@ -247,7 +247,9 @@ def test_a_killed_flow_leaves_nothing_and_the_next_run_goes_on(served: Served) -
     """After SIGKILL no process is left and the settings are back; the next run goes on from what the stage kept."""
     before = (served.project / "params.yaml").read_bytes()
     run, pids = served.begin_long(overrides={"evaluate": {"seed": 79}})
-    guard = next(each for each in psutil.Process(pids[0]).parents() if "styleblend.guard" in " ".join(each.cmdline()))
+    guard = next(
+        each for each in psutil.Process(pids[0]).parents() if "styleblend.experiments.guard" in " ".join(each.cmdline())
+    )
     flow = guard.parent()
     assert flow is not None
     flow.kill()

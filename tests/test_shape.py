@@ -8,11 +8,11 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from styleblend import losses
 from styleblend.perception import shape
+from styleblend.pretraining.recipe import draw
 from styleblend.synthetic import factors
 from styleblend.synthetic.renderer import average_shape, landmarks_3d, pose_deg
-from styleblend.training.pretraining import draw
+from styleblend.training import losses
 
 
 def rotations(count: int) -> Tensor:

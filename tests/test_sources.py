@@ -13,11 +13,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from styleblend.config import Download, FolderSource, RenderedSource
+from styleblend.config.sources import Download, FolderSource, RenderedSource
 from styleblend.data import sources
 from styleblend.errors import StyleBlendError
-from styleblend.files import sha256
 from styleblend.provenance import read_marks
+from styleblend.system.hashes import sha256
 
 ORIGIN = Path("src/styleblend/synthetic")
 

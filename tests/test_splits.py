@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from styleblend.config import Split
+from styleblend.config.data import Split
 from styleblend.data.splits import Splits, cluster, draw_pairs, name_persons, split
 from styleblend.errors import StyleBlendError
 

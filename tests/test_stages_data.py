@@ -15,7 +15,8 @@ import yaml
 from PIL import Image
 from torch import Tensor, nn
 
-from styleblend import config
+from styleblend.config.data import Align, Perceive, Split, Validate
+from styleblend.config.sources import Download, RenderedSource
 from styleblend.errors import StyleBlendError
 from styleblend.stages.align import align
 from styleblend.stages.download import download
@@ -60,18 +61,16 @@ STAND_INS = Networks(Projection(16, 0), Projection(12, 1), Points(136, 2), Attri
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the outputs of download, align and perceive for eight rendered people."""
     folder = tmp_path_factory.mktemp("data")
-    source = config.RenderedSource(
-        kind="rendered", identities=8, pictures_per_identity=3, size_px=64, supersample=1, seed=1
-    )
-    cfg = config.Download(sources=(source,), workers=1, origin=ROOT / "src/styleblend/synthetic")
+    source = RenderedSource(kind="rendered", identities=8, pictures_per_identity=3, size_px=64, supersample=1, seed=1)
+    cfg = Download(sources=(source,), workers=1, origin=ROOT / "src/styleblend/synthetic")
     download(folder / "raw", cfg, folder / "state")
     align(
         folder / "raw",
         folder,
         folder / "faces",
-        config.Align(detector="annotations", size_px=32, min_face_px=16, workers=1),
+        Align(detector="annotations", size_px=32, min_face_px=16, workers=1),
     )
-    perceive(folder / "faces", STAND_INS, folder / "perceived.parquet", config.Perceive(batch_size=7))
+    perceive(folder / "faces", STAND_INS, folder / "perceived.parquet", Perceive(batch_size=7))
     return folder
 
 
@@ -83,7 +82,7 @@ def test_perceive_measures_every_face_alone(data: Path, tmp_path: Path) -> None:
     lengths = {name: {len(row) for row in seen[name]} for name in ("identity", "judge", "landmarks", "expression")}
     assert lengths == {"identity": {16}, "judge": {12}, "landmarks": {136}, "expression": {7}}
     assert seen["identity"][0].dtype == np.float32
-    alone = perceive(data / "faces", STAND_INS, tmp_path / "one.parquet", config.Perceive(batch_size=1))
+    alone = perceive(data / "faces", STAND_INS, tmp_path / "one.parquet", Perceive(batch_size=1))
     for name in ("identity", "landmarks"):
         assert np.stack(alone[name]) == pytest.approx(np.stack(seen[name]), abs=1e-5)
     with Image.open(data / "faces" / manifest["path"][5]) as image:
@@ -112,16 +111,16 @@ def test_a_lost_face_is_one_line(data: Path, tmp_path: Path) -> None:
     """A picture that is in the manifest and not on disk is named."""
     (tmp_path / "manifest.parquet").write_bytes((data / "faces" / "manifest.parquet").read_bytes())
     with pytest.raises(StyleBlendError, match=r"face .*\.png cannot be read .*run the stage align again"):
-        perceive(tmp_path, STAND_INS, tmp_path / "out.parquet", config.Perceive())
+        perceive(tmp_path, STAND_INS, tmp_path / "out.parquet", Perceive())
 
 
 def test_validate_writes_its_report(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Good data gives a report and docs; a limit that is not met ends the stage with a list, and both are there."""
     args = (data / "faces", data / "perceived.parquet", tmp_path / "docs", tmp_path / "validation.json")
-    validate(*args, config.Validate(min_faces=24))
+    validate(*args, Validate(min_faces=24))
     assert json.loads(args[3].read_text())["success"] is True
     with pytest.raises(StyleBlendError, match="2 of .* expectations .*do not hold") as error:
-        validate(*args, config.Validate(min_faces=25, min_sharpness=1e9))
+        validate(*args, Validate(min_faces=25, min_sharpness=1e9))
     assert "\n" not in str(error.value)
     printed = capsys.readouterr().out
     assert "validate: failed: perceived: sharpness" in printed and "24 of 24 faces" in printed
@@ -132,7 +131,7 @@ def test_validate_writes_its_report(data: Path, tmp_path: Path, capsys: pytest.C
 
 def test_split_writes_tables_and_pairs(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Five tables with the named columns; fewer pairs than asked are said to be fewer."""
-    cfg = config.Split(val=0.25, test=0.25, val_pairs=10, test_pairs=100)
+    cfg = Split(val=0.25, test=0.25, val_pairs=10, test_pairs=100)
     split(data / "faces", data / "perceived.parquet", tmp_path / "splits", cfg)
     tables = {path.stem: pd.read_parquet(path) for path in (tmp_path / "splits").iterdir()}
     assert {name: len(table) for name, table in tables.items()} == {

@@ -19,22 +19,32 @@ import yaml
 
 import showing
 import tiny_project
-from styleblend import cli, config, model, provenance, reporting, tracking
+from styleblend import model, provenance
+from styleblend.commands import cli
+from styleblend.config.evaluation import Evaluate
+from styleblend.config.params import load_params
+from styleblend.config.provenance import Provenance
+from styleblend.config.registry import Gate, Register
+from styleblend.config.tracking import Tracking
 from styleblend.errors import StyleBlendError
 from styleblend.evaluation.inside import look_inside
-from styleblend.files import fingerprint, sha256
 from styleblend.provenance import credentials, verification
+from styleblend.registry import mlflow_store, versions
+from styleblend.reporting.charts import blending_chart
+from styleblend.reporting.figures import KEY_FIGURES
+from styleblend.reporting.summary import closing_lines
 from styleblend.stages.evaluate import evaluate
 from styleblend.stages.register import failures, register
+from styleblend.system.hashes import fingerprint, sha256
 from torchscript_files import Metric, scripted
 
-CFG = config.Evaluate(bootstrap=100, grid_rows=3, yaw_bins_deg=(1, 85), batch_size=4)
+CFG = Evaluate(bootstrap=100, grid_rows=3, yaw_bins_deg=(1, 85), batch_size=4)
 
 
-def signing() -> config.Provenance:
+def signing() -> Provenance:
     """A person's own certificate, in the current folder; `own_authority` tells it from any other."""
     credentials.of_this_machine(Path("own"))
-    return config.Provenance(certificate=Path("own/certificate.pem"), private_key=Path("own/private_key.pem"))
+    return Provenance(certificate=Path("own/certificate.pem"), private_key=Path("own/private_key.pem"))
 
 
 def own_authority(project: Path) -> Path:
@@ -45,22 +55,22 @@ def own_authority(project: Path) -> Path:
     return file
 
 
-def run_evaluate(root: Path, cfg: config.Evaluate = CFG) -> dict[str, object]:
+def run_evaluate(root: Path, cfg: Evaluate = CFG) -> dict[str, object]:
     """The stage with the paths of a project; relative ones, as DVC gives them."""
     data, reports = Path("data"), Path("reports")
     return evaluate(
         data / "splits", data / "faces", data / "perceived.parquet", data / "networks", data / "swapper",
-        reports / "evaluate", reports / "metrics.json", cfg, (tiny_project.SOURCE,), config.Tracking(), signing(),
+        reports / "evaluate", reports / "metrics.json", cfg, (tiny_project.SOURCE,), Tracking(), signing(),
     )  # fmt: skip
 
 
-def run_register(cfg: config.Register, track: config.Tracking | None = None) -> dict[str, object]:
+def run_register(cfg: Register, track: Tracking | None = None) -> dict[str, object]:
     """The stage with the paths of a project."""
     data, reports = Path("data"), Path("reports")
     return register(
         data / "swapper", reports / "evaluate", reports / "metrics.json", data / "faces", data / "networks",
         reports / "registered.json", reports / "model_card.md", Path("params.yaml"), cfg,
-        track or config.Tracking(), signing(),
+        track or Tracking(), signing(),
     )  # fmt: skip
 
 
@@ -86,7 +96,7 @@ def test_metrics_are_flat_finite_and_beside_floor_and_ceiling(project: Path) -> 
     numbers = {name: value for name, value in metrics.items() if not isinstance(value, str)}
     assert all(np.isfinite(value) for value in numbers.values())
     figures = {name.removesuffix("_low") for name in metrics if name.endswith("_low")}
-    assert {name for name, _, _ in reporting.KEY_FIGURES} <= figures
+    assert {name for name, _, _ in KEY_FIGURES} <= figures
     for name in figures:
         assert metrics[f"{name}_low"] <= metrics[name] <= metrics[f"{name}_high"]
         for method in ("copy_target", "copy_source", "warp_blend", "untrained_mixing"):
@@ -169,7 +179,7 @@ def test_inside_shows_codes_and_shares(project: Path, tmp_path: Path) -> None:
     assert look_inside(swapper, source, target).from_source.min() > 0.99
     again = look_inside(swapper, source, target)
     torch.testing.assert_close(again.pictures["decoded W'"], again.pictures["decoded W_s"], atol=1e-3, rtol=0)
-    reporting.blending_chart(inside.from_source, tmp_path / "blending.png")
+    blending_chart(inside.from_source, tmp_path / "blending.png")
     assert (tmp_path / "blending.png").stat().st_size > 1000
 
 
@@ -181,7 +191,7 @@ def test_second_evaluation_gives_the_same_file(project: Path, monkeypatch: pytes
     assert (project / "reports/metrics.json").read_text() == before
     from mlflow import MlflowClient
 
-    client = MlflowClient(tracking.resolved(config.Tracking()).uri)
+    client = MlflowClient(mlflow_store.resolved(Tracking()).uri)
     runs = client.search_runs(["1"], "tags.`styleblend.stage` = 'evaluate'")
     assert len(runs) == 1 and runs[0].info.status == "FINISHED"
     assert runs[0].data.metrics["outside_l1"] == pytest.approx(json.loads(before)["outside_l1"])
@@ -193,18 +203,18 @@ def test_gate_decides_the_alias_and_the_version_loads_alone(
 ) -> None:
     """A failed gate registers without an alias; a passed one sets it; the fetched model is the trained one."""
     monkeypatch.chdir(project)
-    closed = run_register(config.Register(gate=config.Gate(min={"id_retrieval_top1": 1.1})))
+    closed = run_register(Register(gate=Gate(min={"id_retrieval_top1": 1.1})))
     assert closed["alias"] is None and closed["gate"] == "failed" and "below 1.1" in closed["reasons"][0]
     assert "gate failed: id_retrieval_top1" in capsys.readouterr().out
     with pytest.raises(StyleBlendError, match="no version or alias 'candidate'"):
-        tracking.find_version(config.Tracking(), "candidate")
+        versions.find_version(Tracking(), "candidate")
 
-    opened = run_register(config.Register(gate=config.Gate(max={"id_retrieval_top1": 1})))
+    opened = run_register(Register(gate=Gate(max={"id_retrieval_top1": 1})))
     assert opened["alias"] == "candidate" and opened["version"] == closed["version"]
-    version = tracking.find_version(config.Tracking(), "candidate")
+    version = versions.find_version(Tracking(), "candidate")
     assert version.tags["gate"] == "passed" and version.tags["data_licences"] == "CC0-1.0"
 
-    fetched = model.load(tracking.fetch_version(config.Tracking(), "candidate", tmp_path / "model"))
+    fetched = model.load(versions.fetch_version(Tracking(), "candidate", tmp_path / "model"))
     trained = model.load(project / "data/swapper")
     for (name, value), other in zip(trained.state_dict().items(), fetched.state_dict().values(), strict=True):
         assert value.equal(other), name
@@ -238,11 +248,11 @@ print(styleblend.__file__)
     card = (project / "reports/model_card.md").read_text()
     for part in ("CC0-1.0", "consent", "true_swap", "yaw_1_85", "judge", "git_revision", "The gate passed."):
         assert part in card, part
-    lines = reporting.closing_lines(project / "reports")
+    lines = closing_lines(project / "reports")
     assert "version 1, alias candidate" in lines and "swap_grid.png" in lines
 
 
-def artifacts_of(version: tracking.Version) -> Path:
+def artifacts_of(version: versions.Version) -> Path:
     """The version's folder in the local store."""
     import mlflow
 
@@ -255,9 +265,9 @@ def test_a_version_carries_what_made_it_and_no_pickle(project: Path, monkeypatch
     (project / "dvc.lock").write_text("stages: {}\n")
     metrics = (project / "reports/metrics.json").read_text()
     (project / "reports/metrics.json").write_text(json.dumps(json.loads(metrics) | {"another": 1.0}))
-    registered = run_register(config.Register(alias="carried"))
+    registered = run_register(Register(alias="carried"))
     (project / "reports/metrics.json").write_text(metrics)
-    version = tracking.find_version(config.Tracking(), "carried")
+    version = versions.find_version(Tracking(), "carried")
     assert version.version == registered["version"]
     folder = artifacts_of(version)
     files = [file for file in folder.rglob("*") if file.is_file()]
@@ -290,8 +300,8 @@ def test_licences_travel_with_a_version(project: Path, monkeypatch: pytest.Monke
     for number, role in enumerate(("identity", "identity_judge")):
         networks.write_text(json.dumps(json.loads(before) | {role: {**entry, "name": "w600k_r50"}}))
         metrics.write_text(json.dumps(json.loads(measured) | {"another": 50.0 + number}))
-        run_register(config.Register(alias="licensed"), config.Tracking(model_name="licensed"))
-        tags.append(tracking.find_version(config.Tracking(model_name="licensed"), "licensed").tags)
+        run_register(Register(alias="licensed"), Tracking(model_name="licensed"))
+        tags.append(versions.find_version(Tracking(model_name="licensed"), "licensed").tags)
         card = Path("reports/model_card.md").read_text()
         assert ("**Non-commercial.**" in card) == (role == "identity") and f"{role} w600k_r50 (their terms)" in card
         assert f"| {role} | w600k_r50 | x.onnx | their terms |" in card
@@ -302,36 +312,36 @@ def test_licences_travel_with_a_version(project: Path, monkeypatch: pytest.Monke
     assert tags[1]["measured_with_non_commercial"] == "identity_judge w600k_r50 (their terms)"
 
 
-def page(project: Path, track: config.Tracking, number: int) -> tuple[str, str, str]:
+def page(project: Path, track: Tracking, number: int) -> tuple[str, str, str]:
     """Register a version of its own for each number; its text on MLflow's page, the text's short form, and its run."""
     from mlflow import MlflowClient
 
     metrics = project / "reports/metrics.json"
     before = metrics.read_text()
     metrics.write_text(json.dumps(json.loads(before) | {"another": number}))
-    made = run_register(config.Register(), track)
+    made = run_register(Register(), track)
     metrics.write_text(before)
-    found = MlflowClient(tracking.resolved(track).uri).get_model_version(track.model_name, str(made["version"]))
+    found = MlflowClient(mlflow_store.resolved(track).uri).get_model_version(track.model_name, str(made["version"]))
     assert found.version == number
     return found.description, found.tags["comparison"], found.run_id
 
 
 @pytest.fixture(scope="module")
-def two_versions(project: Path) -> tuple[config.Tracking, list[tuple[str, str, str]]]:
+def two_versions(project: Path) -> tuple[Tracking, list[tuple[str, str, str]]]:
     """A model with the versions 1, champion since before version 2 was registered, and 2; the pages of both."""
-    track = config.Tracking(model_name="beside")
+    track = Tracking(model_name="beside")
     before = Path.cwd()
     os.chdir(project)
     try:
         first = page(project, track, 1)
-        tracking.point_alias(track, "champion", "1")
+        versions.point_alias(track, "champion", "1")
         return track, [first, page(project, track, 2)]
     finally:
         os.chdir(before)
 
 
 def test_a_new_version_stands_beside_the_champion_on_its_page(
-    project: Path, two_versions: tuple[config.Tracking, list[tuple[str, str, str]]], monkeypatch: pytest.MonkeyPatch
+    project: Path, two_versions: tuple[Tracking, list[tuple[str, str, str]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without a champion the page says so; with one it has the table, and the picture is among the run's files."""
     from mlflow import MlflowClient
@@ -343,7 +353,7 @@ def test_a_new_version_stands_beside_the_champion_on_its_page(
     assert verdict.startswith("against version 1: 0 figures clearly better, 0 clearly worse")
     assert f"get-artifact?path=comparison%2Fversion_2_and_1.png&run_uuid={run_id})" in table
     assert f"runs/{run_id}/artifacts/comparison/version_2_and_1.png)" in table
-    (picture,) = MlflowClient(tracking.resolved(track).uri).list_artifacts(run_id, "comparison")
+    (picture,) = MlflowClient(mlflow_store.resolved(track).uri).list_artifacts(run_id, "comparison")
     assert picture.path == "comparison/version_2_and_1.png"
     (file,) = Path("mlruns").glob(f"**/{run_id}/**/version_2_and_1.png")
     for drawn in (file, *(project / "reports/evaluate").glob("*.png")):
@@ -353,10 +363,10 @@ def test_a_new_version_stands_beside_the_champion_on_its_page(
 
 
 def test_prefects_page_has_the_table_of_the_version_page(
-    project: Path, two_versions: tuple[config.Tracking, list[tuple[str, str, str]]], root: Path
+    project: Path, two_versions: tuple[Tracking, list[tuple[str, str, str]]], root: Path
 ) -> None:
     """The figures beside the champion's are those of one function, whichever tool shows them."""
-    cfg = config.load(root / "params.yaml").model_copy(update={"tracking": two_versions[0]})
+    cfg = load_params(root / "params.yaml").model_copy(update={"tracking": two_versions[0]})
     registered = {"name": "beside", "version": "2", "gate": "passed", "reasons": []}
     shown = showing.result(project, cfg, "headline", registered, "1")
     (on_page, wanted) = (
@@ -368,7 +378,7 @@ def test_prefects_page_has_the_table_of_the_version_page(
 
 def test_compare_prints_the_table_and_draws_both(
     project: Path,
-    two_versions: tuple[config.Tracking, list[tuple[str, str, str]]],
+    two_versions: tuple[Tracking, list[tuple[str, str, str]]],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -377,8 +387,8 @@ def test_compare_prints_the_table_and_draws_both(
     params = yaml.safe_load((project / "params.yaml").read_text())
     params["tracking"]["model_name"] = "beside"
     (project / "beside.yaml").write_text(yaml.safe_dump(params))
-    tracking.point_alias(two_versions[0], "candidate", "2")
-    tracking.point_alias(two_versions[0], "champion", "1")
+    versions.point_alias(two_versions[0], "candidate", "2")
+    versions.point_alias(two_versions[0], "champion", "1")
     cli.main(["compare", "--params", "beside.yaml"])
     shown = capsys.readouterr().out
     assert "| Figure, 95 % interval | version 2 | version 1 |" in shown and "| alias |" in shown
@@ -392,11 +402,11 @@ def test_compare_prints_the_table_and_draws_both(
 
 
 def test_a_champion_that_lost_its_files_keeps_nobody_out(
-    project: Path, two_versions: tuple[config.Tracking, list[tuple[str, str, str]]], monkeypatch: pytest.MonkeyPatch
+    project: Path, two_versions: tuple[Tracking, list[tuple[str, str, str]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The new version is registered all the same, and its page says why there is no comparison."""
     monkeypatch.chdir(project)
-    shutil.rmtree(artifacts_of(tracking.find_version(two_versions[0], "champion")))
+    shutil.rmtree(artifacts_of(versions.find_version(two_versions[0], "champion")))
     text, short, _ = page(project, two_versions[0], 3)
     assert "Not compared with the champion, version 1" in text and short == "not compared"
 
@@ -404,9 +414,9 @@ def test_a_champion_that_lost_its_files_keeps_nobody_out(
 def test_gate_names_a_figure_that_was_not_measured() -> None:
     """A misspelt limit is an error with a hint, not a gate that is always open; NaN never passes."""
     with pytest.raises(StyleBlendError, match="'id_retrieval_top', .* did you mean id_retrieval_top1"):
-        failures(config.Gate(min={"id_retrieval_top": 0}), {"id_retrieval_top1": 1.0})
+        failures(Gate(min={"id_retrieval_top": 0}), {"id_retrieval_top1": 1.0})
     nan = {"x": float("nan")}
-    assert failures(config.Gate(min={"x": 0}), nan) and failures(config.Gate(max={"x": 0}), nan)
+    assert failures(Gate(min={"x": 0}), nan) and failures(Gate(max={"x": 0}), nan)
 
 
 def test_photographs_have_no_true_swap_and_a_plain_warning(
@@ -418,9 +428,9 @@ def test_photographs_have_no_true_swap_and_a_plain_warning(
     monkeypatch.chdir(tmp_path)
     metrics = run_evaluate(tmp_path)
     assert not [name for name in metrics if "true_swap" in name]
-    run_register(config.Register())
+    run_register(Register())
     assert "say little" in (tmp_path / "reports/model_card.md").read_text()
-    assert "say little" in reporting.closing_lines(tmp_path / "reports")
+    assert "say little" in closing_lines(tmp_path / "reports")
 
 
 def test_missing_input_is_one_line(project: Path, tmp_path: Path) -> None:
@@ -450,7 +460,7 @@ def test_a_folder_without_networks_json_is_one_line(
         listed.unlink(missing_ok=True)
         if content is not None:
             listed.write_text(content)
-        for stage in (lambda: run_evaluate(tmp_path), lambda: run_register(config.Register())):
+        for stage in (lambda: run_evaluate(tmp_path), lambda: run_register(Register())):
             with pytest.raises(StyleBlendError, match=f"{listed} {message}.*`dvc repro pretrained`") as caught:
                 stage()
             assert "\n" not in str(caught.value)

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 import stylegan_files as files
-from styleblend import config
+from styleblend.config.model import Model
 from styleblend.errors import StyleBlendError
 from styleblend.model import Decoder, build_decoder
-from styleblend.pretrained_formats import StyleganWeights, load_stylegan
+from styleblend.weights.formats.stylegan import StyleganWeights, load_stylegan
 
 NAMES = ("lernapparat", "genforce", "rosinality", "nvidia")
 FEW = {4: 12, 8: 10, 16: 9, 32: 8, 64: 6, 128: 5, 256: 4, 512: 4, 1024: 3}
@@ -30,9 +30,9 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
-def sizes(side: int = 32, name: str = "nvidia", widths: dict[int, int] = FEW, dim: int = 16) -> config.Model:
+def sizes(side: int = 32, name: str = "nvidia", widths: dict[int, int] = FEW, dim: int = 16) -> Model:
     """Sizes for a file of the format `name`, with the layers of its own project."""
-    return config.Model(
+    return Model(
         resolution=side,
         style_dim=dim,
         decoder_widths={key: width for key, width in widths.items() if key <= side},
@@ -41,7 +41,7 @@ def sizes(side: int = 32, name: str = "nvidia", widths: dict[int, int] = FEW, di
     )
 
 
-def tensors_of(name: str, model: config.Model) -> files.Tensors:
+def tensors_of(name: str, model: Model) -> files.Tensors:
     if name == "rosinality":
         return files.rosinality(model.decoder_widths, model.style_dim)
     build: Callable[[dict[int, int], int], files.Built] = getattr(files, name)
@@ -61,14 +61,14 @@ def write(path: Path, name: str, tensors: dict[str, Any]) -> Path:
     return path
 
 
-def decoder_with(weights: StyleganWeights, model: config.Model) -> Decoder:
+def decoder_with(weights: StyleganWeights, model: Model) -> Decoder:
     decoder = build_decoder(model)
     missing, unexpected = decoder.load_state_dict(weights.decoder, strict=False)
     assert not unexpected and missing and all(key.startswith("pathway.") for key in missing)
     return decoder.eval()
 
 
-def pictures(path: Path, name: str, model: config.Model, batch: int = 2, fused: bool = True) -> tuple[Tensor, Tensor]:
+def pictures(path: Path, name: str, model: Model, batch: int = 2, fused: bool = True) -> tuple[Tensor, Tensor]:
     """The same codes and noise drawn by the format's own semantics, and by our decoder from its file."""
     codes = torch.randn(batch, model.n_styles, model.style_dim)
     noise = [torch.randn(batch, 1, side, side) for side in sorted(model.decoder_widths) for _ in range(2)]
@@ -225,7 +225,7 @@ def test_containers_and_torch_files_of_any_age(tmp_path: Path, container: str) -
 # --- what is refused
 
 
-def refusal(path: Path, model: config.Model) -> str:
+def refusal(path: Path, model: Model) -> str:
     with pytest.raises(StyleBlendError) as error:
         load_stylegan(path, model)
     message = str(error.value)

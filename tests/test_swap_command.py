@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from styleblend import cli, model, provenance
+from styleblend import model, provenance
+from styleblend.commands import cli
 from styleblend.swapping import batch
 from styleblend.swapping.batch import Task
 from tiny_project import SIZES
@@ -166,7 +167,7 @@ def test_first_of_several_frames_is_said(project: Path, capsys: pytest.CaptureFi
 @pytest.fixture
 def photographed(project: Path, yunet_file: Path, root: Path) -> tuple[str, ...]:
     """A rendered face as photograph `face.png` (192 px); options that find it by a real detector."""
-    from styleblend.pixels import to_8bit
+    from styleblend.faces.pixels import to_8bit
     from styleblend.synthetic import factors, renderer
 
     made = to_8bit(renderer.render(factors.sample(3, [0, 1], [0, 0]), 192).images).permute(0, 2, 3, 1).numpy()

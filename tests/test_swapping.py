@@ -13,17 +13,24 @@ import pytest
 import torch
 from PIL import Image
 
-from styleblend import config, model, swapping, tracking
+from styleblend import model, swapping
+from styleblend.config.data import Align
+from styleblend.config.model import Model
+from styleblend.config.params import Config, load_params
+from styleblend.config.product import Swap
+from styleblend.config.sources import Download, FolderSource, RenderedSource
+from styleblend.config.tracking import Tracking
 from styleblend.data import manifest, sources
-from styleblend.data.pictures import Picture, as_picture, open_picture
 from styleblend.errors import StyleBlendError
+from styleblend.face_detector.detection import Detection, Yunet, annotated
+from styleblend.faces.alignment import from_aligned, quad_from_landmarks
+from styleblend.faces.pictures import Picture, as_picture, open_picture
 from styleblend.perception import identity
-from styleblend.perception.alignment import from_aligned, quad_from_landmarks
-from styleblend.perception.detection import Detection, Yunet, annotated
+from styleblend.registry import runs, versions
 from styleblend.swapping import Likeness, SwapError, Swapping, swap_faces
 from styleblend.synthetic import factors, renderer
 
-SIZES = config.Model(
+SIZES = Model(
     resolution=32,
     input_px=32,
     style_dim=8,
@@ -62,8 +69,8 @@ def swapper() -> model.Swapper:
 
 
 @pytest.fixture(scope="module")
-def cfg(root: Path) -> config.Config:
-    return config.load(root / "params.yaml")
+def cfg(root: Path) -> Config:
+    return load_params(root / "params.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +98,7 @@ def changed_thirds(before: Image.Image, after: Image.Image) -> list[int]:
 
 
 def test_swap_keeps_size_and_surroundings_and_repeats(
-    swapper: model.Swapper, renders: list[Render], cfg: config.Config
+    swapper: model.Swapper, renders: list[Render], cfg: Config
 ) -> None:
     """The result has the target's size, differs only in the face, and is the same each time."""
     (source, source_face), (target, target_face) = renders[:2]
@@ -109,7 +116,7 @@ def test_swap_keeps_size_and_surroundings_and_repeats(
 
 
 def test_several_faces_are_a_question(
-    swapper: model.Swapper, renders: list[Render], group: tuple[Image.Image, list[Detection]], cfg: config.Config
+    swapper: model.Swapper, renders: list[Render], group: tuple[Image.Image, list[Detection]], cfg: Config
 ) -> None:
     """One line names each face by number and place, and the ways to answer; the exception carries the faces."""
     source, face = renders[3]
@@ -127,7 +134,7 @@ def test_several_faces_are_a_question(
 
 
 def test_a_number_chooses_from_the_left(
-    swapper: model.Swapper, renders: list[Render], group: tuple[Image.Image, list[Detection]], cfg: config.Config
+    swapper: model.Swapper, renders: list[Render], group: tuple[Image.Image, list[Detection]], cfg: Config
 ) -> None:
     """In source and target; a number that no face has is refused."""
     source, face = renders[3]
@@ -150,7 +157,7 @@ def test_a_number_chooses_from_the_left(
 
 
 def test_all_faces_can_be_swapped(
-    swapper: model.Swapper, renders: list[Render], group: tuple[Image.Image, list[Detection]], cfg: config.Config
+    swapper: model.Swapper, renders: list[Render], group: tuple[Image.Image, list[Detection]], cfg: Config
 ) -> None:
     """Each face changes as it would alone."""
     source, face = renders[3]
@@ -164,7 +171,7 @@ def test_all_faces_can_be_swapped(
 
 @pytest.mark.parametrize("person", [0, 1, 2])
 def test_likeness_finds_the_person(
-    swapper: model.Swapper, renders: list[Render], group: tuple[Image.Image, list[Detection]], cfg: config.Config,
+    swapper: model.Swapper, renders: list[Render], group: tuple[Image.Image, list[Detection]], cfg: Config,
     person: int, root: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Another picture of the same person, with other pose and light, points at that person's face."""
@@ -181,7 +188,7 @@ def test_unclear_likeness_is_refused(
 ) -> None:
     """Nobody near enough, two about equally near, and a picture of several people: a line each."""
     network = identity.load(root / "data/pretrained/small", "identity")
-    limits = config.Swap()
+    limits = Swap()
     like, face = renders[3]
     faces = sorted(group[1], key=lambda each: each.box[0])
     likeness = Likeness.to(like, [face], network, limits)
@@ -202,10 +209,10 @@ def test_unclear_likeness_is_refused(
 
 def test_training_and_use_cut_the_same_face(swapper: model.Swapper, tmp_path: Path) -> None:
     """The face that the network gets from a photograph is, bit for bit, the one that the stage align writes."""
-    source = config.RenderedSource(kind="rendered", identities=6, pictures_per_identity=2, size_px=64, seed=1)
-    settings = config.Download(sources=(source,), workers=1, origin=Path("src/styleblend/synthetic"))
+    source = RenderedSource(kind="rendered", identities=6, pictures_per_identity=2, size_px=64, seed=1)
+    settings = Download(sources=(source,), workers=1, origin=Path("src/styleblend/synthetic"))
     sources.gather(settings, tmp_path / "raw", tmp_path / "state")
-    annotations = config.Align(detector="annotations", workers=1, min_face_px=16, size_px=SIZES.input_px)
+    annotations = Align(detector="annotations", workers=1, min_face_px=16, size_px=SIZES.input_px)
     faces, _ = manifest.align_faces(tmp_path / "raw", tmp_path, tmp_path / "faces", annotations)
     index = sources.read_index(tmp_path / "raw").set_index("path")
     for row in faces.head(4).itertuples():
@@ -232,10 +239,10 @@ def test_training_and_use_read_the_same_pixels(
     cut_out.save(tmp_path / "photos/cut_out.png")
     Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) << 8).save(tmp_path / "photos/deep.png")
     image.convert("CMYK").save(tmp_path / "photos/press.tif")
-    source = config.FolderSource(kind="folder", path=tmp_path / "photos", licence="mine", terms="agreed")
-    settings = config.Download(sources=(source,), workers=1, origin=tmp_path / "photos")
+    source = FolderSource(kind="folder", path=tmp_path / "photos", licence="mine", terms="agreed")
+    settings = Download(sources=(source,), workers=1, origin=tmp_path / "photos")
     sources.gather(settings, tmp_path / "raw", tmp_path / "state")
-    detected = config.Align(detector="yunet", workers=1, size_px=SIZES.input_px)
+    detected = Align(detector="yunet", workers=1, size_px=SIZES.input_px)
     faces, quarantine = manifest.align_faces(tmp_path / "raw", tmp_path / "networks", tmp_path / "faces", detected)
     assert len(faces) == 4 and quarantine.empty
     detector = Yunet(yunet_file, detected.min_score)
@@ -246,7 +253,7 @@ def test_training_and_use_read_the_same_pixels(
 
 
 def test_transparency_profile_and_colours_of_the_target_stay(
-    swapper: model.Swapper, renders: list[Render], cfg: config.Config
+    swapper: model.Swapper, renders: list[Render], cfg: Config
 ) -> None:
     """RGBA gives RGBA with the same alpha and, below it, the same colours outside the face; the profile is kept."""
     (source, source_face), (target, face) = renders[:2]
@@ -263,7 +270,7 @@ def test_transparency_profile_and_colours_of_the_target_stay(
     assert same[:8].all() and same[-8:].all() and 0.05 < (~same).mean() < 0.8
 
 
-def test_a_grey_photograph_stays_grey(swapper: model.Swapper, renders: list[Render], cfg: config.Config) -> None:
+def test_a_grey_photograph_stays_grey(swapper: model.Swapper, renders: list[Render], cfg: Config) -> None:
     """No coloured face appears in a picture that was stored without colour."""
     (source, source_face), (target, face) = renders[:2]
     grey = target.convert("L")
@@ -381,7 +388,7 @@ def test_unreadable_pictures_are_one_line(tmp_path: Path) -> None:
 
 
 def test_a_real_detector_finds_the_rendered_face(
-    yunet_file: Path, swapper: model.Swapper, renders: list[Render], cfg: config.Config
+    yunet_file: Path, swapper: model.Swapper, renders: list[Render], cfg: Config
 ) -> None:
     """With YuNet in place of annotations the whole way works, and the crop is nearly the annotated one."""
     (source, _), (target, face) = renders[:2]
@@ -394,7 +401,7 @@ def test_a_real_detector_finds_the_rendered_face(
 
 def test_without_a_detector_the_remedy_is_named(root: Path, tmp_path: Path) -> None:
     """No file, no mirror and no network: one line with all three ways out; a wrong file is named."""
-    cfg = config.load(root / "params.yaml")
+    cfg = load_params(root / "params.yaml")
     with pytest.raises(StyleBlendError, match=r"--detector-weights.*--aligned") as caught:
         swapping.find_detector(cfg, None, tmp_path / "networks", tmp_path / "state")
     assert "\n" not in str(caught.value)
@@ -404,7 +411,7 @@ def test_without_a_detector_the_remedy_is_named(root: Path, tmp_path: Path) -> N
 
 def test_a_mirror_serves_the_detector(root: Path, yunet_file: Path, tmp_path: Path) -> None:
     """A machine without internet takes it from pretrained.mirror, and keeps it."""
-    cfg = config.load(root / "params.yaml")
+    cfg = load_params(root / "params.yaml")
     pretrained = cfg.pretrained.model_copy(update={"mirror": yunet_file.parent})
     mirrored = cfg.model_copy(update={"pretrained": pretrained})
     swapping.find_detector(mirrored, None, tmp_path / "networks", tmp_path / "state")
@@ -417,22 +424,22 @@ def test_the_champion_is_used_and_else_the_candidate(
 ) -> None:
     """Without a champion the candidate serves and a line says so; once promoted, the champion does."""
     monkeypatch.chdir(tmp_path)
-    cfg = config.Tracking()
+    cfg = Tracking()
     with pytest.raises(StyleBlendError, match="run `dvc repro` first"):
         swapping.find_model(cfg, None)
-    parent = tracking.start_pipeline(cfg, "p", {})
+    parent = runs.start_pipeline(cfg, "p", {})
     for key in ("first", "second"):
         folder = tmp_path / key
         folder.mkdir()
         with torch.no_grad():
             swapper.decoder.rgb_bias.fill_(0.5 if key == "first" else -0.5)
         model.save(swapper, SIZES, folder)
-        with tracking.child_run(cfg, parent, "register", key, {}) as run:
-            tracking.register_version(cfg, folder, {}, {}, {}, "candidate", run=run, key=key)
+        with runs.child_run(cfg, parent, "register", key, {}) as run:
+            versions.register_version(cfg, folder, {}, {}, {}, "candidate", run=run, key=key)
     found, name = swapping.find_model(cfg, None)
     assert "using the candidate, version 2" in capsys.readouterr().out
     assert (name, float(found.decoder.rgb_bias.detach()[0])) == ("styleblend version 2", -0.5)
-    tracking.point_alias(cfg, "champion", "1")
+    versions.point_alias(cfg, "champion", "1")
     found, name = swapping.find_model(cfg, None)
     assert (name, float(found.decoder.rgb_bias.detach()[0])) == ("styleblend version 1", 0.5)
     found, name = swapping.find_model(cfg, str(tmp_path / "second"))

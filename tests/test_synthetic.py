@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from styleblend.perception.alignment import crop, quad_from_landmarks
-from styleblend.perception.detection import Yunet
+from styleblend.face_detector.detection import Yunet
+from styleblend.faces.alignment import crop, quad_from_landmarks
 from styleblend.synthetic import factors
 from styleblend.synthetic.factors import ATTRIBUTES, Factors
 from styleblend.synthetic.raster import rasterize

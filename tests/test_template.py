@@ -13,8 +13,8 @@ import pytest
 import tiny_training as tiny
 from styleblend import model
 from styleblend.errors import StyleBlendError
-from styleblend.perception import alignment, template
-from styleblend.perception.template import TEMPLATE, expect_template
+from styleblend.faces import alignment, template
+from styleblend.faces.template import TEMPLATE, expect_template
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 import tiny_training as tiny
-from styleblend import config, model
+from styleblend import model
+from styleblend.config.training import LossWeights, Training
 from styleblend.errors import StyleBlendError
 from styleblend.training import checkpoint, loop, probe
 from styleblend.training.batches import Faces, read_faces
@@ -52,7 +53,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Faces, probe.Pairs]:
     return train, probe.read_pairs(inputs["splits"] / "val_pairs.parquet", val, torch.device("cpu"))
 
 
-def new_learner(cfg: config.Training) -> Learner:
+def new_learner(cfg: Training) -> Learner:
     torch.manual_seed(0)
     swapper, discriminator = model.build(tiny.MODEL), model.build_discriminator(tiny.MODEL)
     learning = choose_what_learns(swapper, "train_encoder")
@@ -76,7 +77,7 @@ def states(learner: Learner) -> dict[str, Tensor]:
     return found
 
 
-def train(cfg: config.Training, data, folder: Path, notes: Notes, learner: Learner | None = None):
+def train(cfg: Training, data, folder: Path, notes: Notes, learner: Learner | None = None):
     learner = learner or new_learner(cfg)
     return learner, loop.train(cfg, learner, PERCEPTION, *data, folder, loop.Worker(), notes)
 
@@ -102,7 +103,7 @@ def test_what_a_run_records(data, tmp_path: Path) -> None:
     notes = Notes()
     train(cfg, data, tmp_path, notes)
     logged = {name for _, values in notes.figures for name in values}
-    terms = {f"loss/{name}" for name in (*config.LossWeights.model_fields, "discriminator")}
+    terms = {f"loss/{name}" for name in (*LossWeights.model_fields, "discriminator")}
     assert terms <= logged and {"same_person_probability", "seconds_per_step"} <= logged
     assert {f"probe/{name}" for name in ("identity_to_source", "identity_to_target", "pose_error_deg")} <= logged
     assert [step for step, _ in notes.pictures] == [0, 2]
@@ -215,7 +216,7 @@ def test_checkpoints_kept_are_the_last_two_and_the_newest_good(tmp_path: Path) -
 
 def test_a_loss_without_weights_is_refused(data, tmp_path: Path) -> None:
     """Nothing to learn from is a user's mistake."""
-    off = dict.fromkeys(config.LossWeights.model_fields, 0.0)
+    off = dict.fromkeys(LossWeights.model_fields, 0.0)
     with pytest.raises(StyleBlendError, match="give one a weight"):
         train(tiny.training(loss=off), data, tmp_path, Notes())
 

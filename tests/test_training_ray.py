@@ -17,11 +17,13 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import tiny_training as tiny
-from styleblend import config, model, tracking
+from styleblend import model
+from styleblend.config.tracking import Tracking
 from styleblend.errors import StyleBlendError
+from styleblend.registry import mlflow_store, runs
 from styleblend.training import loop, ray_trainer
 from styleblend.training.stage import CODE
-from styleblend.training.start import fill, start
+from styleblend.weights.start import fill, start
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -155,8 +157,8 @@ def test_both_stages_leave_models_and_runs(tmp_path: Path, monkeypatch: pytest.M
     """One worker without Ray: the first stage keeps D's synthesis, the second changes D alone; both are in MLflow."""
     inputs = tiny.write_inputs(tmp_path)
     monkeypatch.chdir(tmp_path)
-    store = tracking.resolved(config.Tracking())
-    parent = tracking.start_pipeline(store, "test", {})
+    store = mlflow_store.resolved(Tracking())
+    parent = runs.start_pipeline(store, "test", {})
     folders = []
     for stage in ("train_encoder", "finetune_decoder"):
         job = ray_trainer.Job(
@@ -181,11 +183,11 @@ def test_both_stages_leave_models_and_runs(tmp_path: Path, monkeypatch: pytest.M
 
     client = MlflowClient(store.uri)
     for folder in folders:
-        runs = json.loads((folder / "run.json").read_text())
-        logged = client.get_run(runs["run_id"])
-        assert runs["parent_run_id"] == parent == logged.data.tags["mlflow.parentRunId"]
+        ids = json.loads((folder / "run.json").read_text())
+        logged = client.get_run(ids["run_id"])
+        assert ids["parent_run_id"] == parent == logged.data.tags["mlflow.parentRunId"]
         assert logged.info.status == "FINISHED" and "loss/identity" in logged.data.metrics
-        assert len(client.list_artifacts(runs["run_id"], "probe")) == 2
+        assert len(client.list_artifacts(ids["run_id"], "probe")) == 2
 
 
 def test_a_second_trainer_on_the_same_state_is_refused(tmp_path: Path) -> None:
@@ -196,7 +198,7 @@ def test_a_second_trainer_on_the_same_state_is_refused(tmp_path: Path) -> None:
         fingerprint="0" * 16,
         model=tiny.MODEL,
         training=tiny.training(),
-        tracking=config.Tracking(),
+        tracking=Tracking(),
         parent_run_id="",
         state=state,
         splits=tmp_path,

@@ -8,10 +8,12 @@ import pytest
 import torch
 
 import tiny_training as tiny
-from styleblend import config, losses, model
+from styleblend import model
+from styleblend.config.training import LossWeights, Training
+from styleblend.faces.regions import face_region
 from styleblend.perception.landmarks import to_19
-from styleblend.perception.regions import face_region
 from styleblend.perception.shape import unposed
+from styleblend.training import losses
 from styleblend.training.batches import Batch, Batches, Faces, read_faces
 from styleblend.training.loop import alone
 from styleblend.training.steps import (
@@ -33,7 +35,7 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Faces:
     return read_faces(inputs["splits"] / "train.parquet", inputs["faces"], inputs["perceived"], 32)
 
 
-def new_learner(cfg: config.Training, stage: str = "train_encoder") -> Learner:
+def new_learner(cfg: Training, stage: str = "train_encoder") -> Learner:
     torch.manual_seed(0)
     swapper, discriminator = model.build(tiny.MODEL), model.build_discriminator(tiny.MODEL)
     for layer in swapper.decoder.layers:
@@ -48,7 +50,7 @@ def new_learner(cfg: config.Training, stage: str = "train_encoder") -> Learner:
     )
 
 
-def batch_of(cfg: config.Training, faces: Faces, step: int, rank: int = 0, world_size: int = 1) -> Batch:
+def batch_of(cfg: Training, faces: Faces, step: int, rank: int = 0, world_size: int = 1) -> Batch:
     batches = Batches(cfg, faces, rank, world_size)
     batch = batches.at(step, 0)
     batches.close()
@@ -124,7 +126,7 @@ def test_terms_are_those_of_the_equations(faces: Faces) -> None:
             ),
             "outside": losses.outside(plain, batch.target, face_region(batch.target_landmarks, 32, 0.5)),
         }
-    assert set(terms) == set(wanted) == set(config.LossWeights.model_fields)
+    assert set(terms) == set(wanted) == set(LossWeights.model_fields)
     for name, value in wanted.items():
         torch.testing.assert_close(terms[name], value, msg=name)
 
@@ -142,7 +144,7 @@ def test_the_rate_cools_down_at_the_end(faces: Faces) -> None:
 
 def test_terms_that_are_off_are_not_computed(faces: Faces) -> None:
     """Weight 0 leaves a term out; Eq. 12 is taken at every k-th step."""
-    off = dict.fromkeys(config.LossWeights.model_fields, 0.0)
+    off = dict.fromkeys(LossWeights.model_fields, 0.0)
     cfg = tiny.training(loss={**off, "swap_consistency": 1, "identity": 1}, swap_every=2)
     learner = new_learner(cfg)
     for step, names in ((0, {"swap_consistency", "identity"}), (1, {"identity"})):

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from styleblend.errors import StyleBlendError
-from styleblend.pixels import to_8bit
+from styleblend.faces.pixels import to_8bit
 from styleblend.provenance import watermark
 from styleblend.synthetic import factors, renderer
 

@@ -24,20 +24,24 @@ from playwright.sync_api import Page
 
 from browser import browser_page
 from local_servers import wait_for
-from styleblend import comparing, config, model, provenance, tracking
-from styleblend.data.pictures import as_picture
-from styleblend.following import Followed
-from styleblend.perception.detection import Detection, annotated
+from styleblend import model, provenance
+from styleblend.commands.serve import LOOPBACK, address
+from styleblend.config.product import Follow, Serve
+from styleblend.config.tracking import Tracking
+from styleblend.face_detector.detection import Detection, annotated
+from styleblend.faces.pictures import as_picture
 from styleblend.provenance import credentials, verification
+from styleblend.registry import runs, versions
+from styleblend.registry.follow import Followed
+from styleblend.reporting import comparison
 from styleblend.serving.app import MODEL_HEADER, build_app
-from styleblend.serving.command import LOOPBACK, address
 from styleblend.swapping import Swapping
 from styleblend.synthetic import factors, renderer
 from test_comparing import measured
 from test_swapping import SIZES, Annotations, moved
 
 SIDE = 192
-LIMITS = config.Serve(port=0, max_upload_mb=1, upload_seconds=2, swap_seconds=20, at_once=1, waiting=1)
+LIMITS = Serve(port=0, max_upload_mb=1, upload_seconds=2, swap_seconds=20, at_once=1, waiting=1)
 
 
 @dataclass
@@ -371,19 +375,19 @@ def test_a_person_promotes_a_version_in_mlflow_and_another_model_answers(
 
     Before that the person sees its figures beside the champion's there, and both on the same faces.
     """
-    track = config.Tracking(uri=mlflow_server[0])
+    track = Tracking(uri=mlflow_server[0])
     (source, its_face), (target, other) = face(0), face(1)
     for seed, alias in ((1, "champion"), (2, None)):
         torch.manual_seed(seed)
         folder = tmp_path / f"swapper{seed}"
         folder.mkdir()
         model.save(model.build(SIZES), SIZES, folder)
-        parent = tracking.start_pipeline(track, "p", {})
-        with tracking.child_run(track, parent, "register", f"{seed}", {}) as run:
-            tracking.register_version(track, folder, {}, {}, {}, alias, run=run, key=f"{seed}")
+        parent = runs.start_pipeline(track, "p", {})
+        with runs.child_run(track, parent, "register", f"{seed}", {}) as run:
+            versions.register_version(track, folder, {}, {}, {}, alias, run=run, key=f"{seed}")
             if alias is None:
                 beside_champion(run, track, tmp_path)
-    followed = Followed(track, model.load, config.Follow(every_s=0.2), tmp_path / "kept")
+    followed = Followed(track, model.load, Follow(every_s=0.2), tmp_path / "kept")
     detector = Annotations((source, [its_face]), (target, [other]))
     signing = credentials.of_this_machine(tmp_path / "certificate")
     app = build_app(LIMITS, 1_000_000, lambda: followed.current, detector, signing, followed)
@@ -412,15 +416,15 @@ def test_a_person_promotes_a_version_in_mlflow_and_another_model_answers(
         assert answer(url) == first
 
 
-def beside_champion(run: tracking.Run, track: config.Tracking, folder: Path) -> None:
+def beside_champion(run: runs.Run, track: Tracking, folder: Path) -> None:
     """Version 2's page says how it compares with version 1, as the stage register writes it."""
     new, old = measured(folder / "new", "version 2", 0.0), measured(folder / "old", "version 1", 0.3)
     file = folder / "version_2_and_1.png"
     provenance.save_picture(Image.new("RGB", (SIDE, SIDE)), file, model="both", kind="grid")
     run.log_artifact(file, "comparison")
-    shown = tracking.picture_markdown(run, f"comparison/{file.name}", "both versions on the same faces")
-    version = tracking.find_version(track, "2")
-    tracking.describe(track, version, f"Beside the champion:\n\n{comparing.table(new, old)}\n\n{shown}")
+    shown = runs.picture_markdown(run, f"comparison/{file.name}", "both versions on the same faces")
+    version = versions.find_version(track, "2")
+    versions.describe(track, version, f"Beside the champion:\n\n{comparison.table(new, old)}\n\n{shown}")
 
 
 def promote(page: Page, mlflow: str, version: str) -> None:

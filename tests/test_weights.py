@@ -21,15 +21,22 @@ import yaml
 import arcface_files
 import stylegan_files
 from local_servers import Files, files_served
-from styleblend import catalogue, cli, config, downloads
-from styleblend.catalogue import Archive, Catalogue, Entry
-from styleblend.config import ConfigError, Pretrained
+from styleblend.commands import cli
+from styleblend.config import catalogue
+from styleblend.config.base import ConfigError
+from styleblend.config.catalogue import Archive, Catalogue, Entry
+from styleblend.config.model import Model
+from styleblend.config.params import parse_params
+from styleblend.config.pretrained import Pretrained
 from styleblend.errors import StyleBlendError, TransientError
-from styleblend.files import is_web_page, sha256
-from styleblend.perception import frozen, inception
-from styleblend.pretrained_formats import arcface_onnx, onnx_graph, torch_file
-from styleblend.pretrained_formats.stylegan import load_stylegan
-from styleblend.weights import Store, collect, obtain, store_of
+from styleblend.evaluation import inception
+from styleblend.system import download
+from styleblend.system.download import is_web_page
+from styleblend.system.hashes import sha256
+from styleblend.weights import frozen
+from styleblend.weights.formats import arcface_onnx, onnx_graph, torch_file
+from styleblend.weights.formats.stylegan import load_stylegan
+from styleblend.weights.weight_files import Store, collect, obtain, store_of
 from torchscript_files import Metric, scripted
 
 WIDTHS = {4: 8, 8: 8, 16: 8, 32: 8}
@@ -121,11 +128,11 @@ def test_what_nobody_knows_the_state_of_is_fetched_anew(tmp_path: Path, served: 
     served.tags = False
     partial = tmp_path / "here/net.part"
     served.cut_at = 5000
-    with pytest.raises(downloads.Interrupted, match="ended at 5000 of"):
-        downloads.fetch(f"{served.address}/net.pth", partial)
-    assert downloads.begun(partial) == 0 and partial.stat().st_size == 5000
+    with pytest.raises(download.Interrupted, match="ended at 5000 of"):
+        download.fetch(f"{served.address}/net.pth", partial)
+    assert download.begun(partial) == 0 and partial.stat().st_size == 5000
     state_dict(served.folder / "net.pth", seed=1)
-    downloads.fetch(f"{served.address}/net.pth", partial)
+    download.fetch(f"{served.address}/net.pth", partial)
     assert [asked[1] for asked in served.asked] == [None, None]
     assert sha256(partial) == sha256(served.folder / "net.pth")
 
@@ -154,8 +161,8 @@ def test_a_fault_of_this_machine_is_no_interruption(tmp_path: Path, served: File
     assert one_line(error) and not isinstance(error.value, TransientError)
     full = tmp_path / "net.part"
     full.symlink_to("/dev/full")
-    with pytest.raises(downloads.DownloadError, match="No space left on device") as full_disk:
-        downloads.fetch(f"{served.address}/net.pth", full)
+    with pytest.raises(download.DownloadError, match="No space left on device") as full_disk:
+        download.fetch(f"{served.address}/net.pth", full)
     assert not isinstance(full_disk.value, TransientError)
 
 
@@ -502,9 +509,9 @@ def test_parameters_name_only_networks_that_fit(root: Path, tmp_path: Path) -> N
         ({"landmarks": "mine", "catalogue": str(tmp_path / "absent.yaml")}, "absent.yaml cannot be read"),
     ):
         with pytest.raises(ConfigError, match=message):
-            config.from_mapping(values | {"pretrained": given}, "params.yaml")
+            parse_params(values | {"pretrained": given}, "params.yaml")
     own = own_catalogue(tmp_path / "mine.yaml")
-    cfg = config.from_mapping(values | {"pretrained": {"landmarks": "mine", "catalogue": str(own)}}, "params.yaml")
+    cfg = parse_params(values | {"pretrained": {"landmarks": "mine", "catalogue": str(own)}}, "params.yaml")
     assert cfg.pretrained.chosen() == {"landmarks": "mine"}
 
 
@@ -584,7 +591,7 @@ def test_networks_of_others_fill_every_role(tmp_path: Path) -> None:
         assert (listed[role]["licence"], listed[role]["commercial"]) == ("theirs", False)
     assert not list(out.glob("decoder.safetensors")) + list(out.glob("encoder.*"))
     assert arcface_onnx.load(out / "identity.onnx").embedding == 16
-    load_stylegan(out / "decoder.pth", config.Model(resolution=32, style_dim=16, decoder_widths=WIDTHS))
+    load_stylegan(out / "decoder.pth", Model(resolution=32, style_dim=16, decoder_widths=WIDTHS))
     assert inception.load(out / "inception.pt", listed["inception"]["sha256"]).name == "inception"
     locked = json.loads((tmp_path / "weights.lock").read_text())
     assert set(locked) == set(forms) - {"metric"}, "what states its hash needs no lock"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from styleblend.data.workers import spread
 from styleblend.errors import StyleBlendError
+from styleblend.system.parallel import spread
 
 
 def square(number: int) -> int:

@@ -13,12 +13,15 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from styleblend import config, model
-from styleblend.perception import alignment, attributes, identity
-from styleblend.pixels import to_8bit
+from styleblend import model
+from styleblend.config.model import Model
+from styleblend.config.sources import RenderedSource
+from styleblend.faces import alignment
+from styleblend.faces.pixels import to_8bit
+from styleblend.perception import attributes, identity
 from styleblend.synthetic import factors, renderer
 
-SIZES = config.Model(
+SIZES = Model(
     resolution=32,
     input_px=32,
     style_dim=16,
@@ -32,7 +35,7 @@ SIZES = config.Model(
     discriminator_width=4,
     discriminator_scales=1,
 )
-SOURCE = config.RenderedSource(
+SOURCE = RenderedSource(
     kind="rendered", name="rendered", identities=6, pictures_per_identity=2, size_px=48, supersample=1, seed=5
 )
 

@@ -14,14 +14,16 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from styleblend import config, model
+from styleblend import model
+from styleblend.config.model import Model
+from styleblend.config.training import LossWeights, Training
 from styleblend.perception import attributes, identity, landmarks, shape
 from styleblend.synthetic.renderer import average_shape
 from styleblend.training.steps import Perception
 
 SIDE_PX = 32
 
-MODEL = config.Model(
+MODEL = Model(
     resolution=SIDE_PX,
     input_px=SIDE_PX,
     style_dim=16,
@@ -52,9 +54,9 @@ NETWORKS: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
-def training(**changes: Any) -> config.Training:
+def training(**changes: Any) -> Training:
     """Settings of a few tiny steps, every loss term on."""
-    weights = {name: 1.0 for name in config.LossWeights.model_fields}
+    weights = {name: 1.0 for name in LossWeights.model_fields}
     settings: dict[str, Any] = {
         "steps": 4,
         "batch_size": 4,
@@ -69,7 +71,7 @@ def training(**changes: Any) -> config.Training:
         "log_every": 1,
         "loss": weights,
     }
-    return config.Training.model_validate(settings | changes)
+    return Training.model_validate(settings | changes)
 
 
 def write_inputs(folder: Path) -> dict[str, Path]:

@@ -18,11 +18,11 @@ from typing import IO
 
 from tqdm import tqdm
 
-from styleblend import downloads
-from styleblend.config import PackedSource
-from styleblend.data.workers import spread
+from styleblend.config.sources import PackedSource
 from styleblend.errors import StyleBlendError, TransientError
-from styleblend.files import fingerprint, sha256
+from styleblend.system import download
+from styleblend.system.hashes import fingerprint, sha256
+from styleblend.system.parallel import spread
 
 BLOCK = 1 << 20
 # Parts of a zip that are unpacked one by one: enough for a bar, and few, for each reads the table of contents anew.
@@ -80,18 +80,18 @@ def fetched(url: str, wanted: str, state: Path) -> Path:
         return file
     partial = file.with_name(f"{file.name}.part")
     try:
-        downloads.fetch(url, partial)
-    except downloads.DownloadError as error:
+        download.fetch(url, partial)
+    except download.DownloadError as error:
         kind = TransientError if isinstance(error, TransientError) else StyleBlendError
         raise kind(
             f"{url} cannot be fetched ({error}): start again to go on from "
-            f"{downloads.begun(partial)} bytes, or fetch it by other means and set path"
+            f"{download.begun(partial)} bytes, or fetch it by other means and set path"
         ) from None
     found = sha256(partial)
     if found != wanted:
-        downloads.forget(partial)
+        download.forget(partial)
         raise StyleBlendError(f"{url} gives a file with sha256 {found}, wanted {wanted}: correct url or sha256")
-    downloads.finish(partial, file)
+    download.finish(partial, file)
     return file
 
 

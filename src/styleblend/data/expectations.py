@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from styleblend.config import Validate
+from styleblend.config.data import Validate
 
 EXAMPLES = 5
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from styleblend import licences
-from styleblend.config import CelebaHqSource, FfhqSource
+from styleblend.config.sources import CelebaHqSource, FfhqSource
+from styleblend.data import licences
 from styleblend.errors import StyleBlendError
 
 FFHQ_LICENCE = "CC BY-NC-SA 4.0 as a whole; each picture has a licence of its own"

@@ -18,11 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
-from styleblend.config import (
+from styleblend.config.sources import (
     ArchiveSource,
     CelebaHqSource,
     Download,
@@ -34,31 +32,15 @@ from styleblend.config import (
 from styleblend.data import published
 from styleblend.data.archives import unpacked
 from styleblend.data.folders import list_pictures
+from styleblend.data.index import INDEX, read_index, write_rows
 from styleblend.data.published import Listed
-from styleblend.data.workers import spread
 from styleblend.errors import StyleBlendError
-from styleblend.files import fingerprint, sha256, whole_file, whole_folder
 from styleblend.provenance import save_picture
+from styleblend.system.atomic import whole_file, whole_folder
+from styleblend.system.hashes import fingerprint, sha256
+from styleblend.system.parallel import spread
 
 PhotographSource = FolderSource | FfhqSource | CelebaHqSource | ArchiveSource
-
-INDEX = pa.schema(
-    [
-        ("source", pa.string()),
-        ("path", pa.string()),
-        ("sha256", pa.string()),
-        ("url", pa.string()),
-        ("licence", pa.string()),
-        ("terms", pa.string()),
-        ("person", pa.string()),
-        ("render_seed", pa.int64()),
-        ("render_person", pa.int64()),
-        ("render_picture", pa.int64()),
-        ("landmarks", pa.list_(pa.float32())),
-        ("author", pa.string()),
-        ("weight", pa.float64()),
-    ]
-)
 
 # Pictures a task. Fixed, so that a picture is always made in the same batch, and so bit for bit alike.
 RENDERED_TOGETHER = 12
@@ -111,34 +93,6 @@ def gather(cfg: Download, out: Path, state: Path) -> pd.DataFrame:
     for work in works.values():
         shutil.rmtree(work)
     return read_index(out)
-
-
-def read_index(raw: Path) -> pd.DataFrame:
-    """Rows of every source below `raw`, ordered by path.
-
-    Raises:
-        StyleBlendError: no index is there.
-    """
-    found = sorted(raw.glob("*/index.parquet"))
-    if not found:
-        raise StyleBlendError(f"{raw} holds no index.parquet: run the stage download first")
-    return pd.concat([pd.read_parquet(path) for path in found], ignore_index=True).sort_values(
-        "path", ignore_index=True
-    )
-
-
-def write_rows(rows: list[dict[str, Any]], schema: pa.Schema, path: Path) -> None:
-    """Write rows as parquet with exactly this schema, whole or not at all.
-
-    Whole numbers that may be missing are read back by pandas as Int64, not as floats.
-    """
-    columns = {field.name: [row.get(field.name) for row in rows] for field in schema}
-    frame = pd.DataFrame(columns, dtype=object)
-    for field in schema:
-        if pa.types.is_int64(field.type):
-            frame[field.name] = frame[field.name].astype("Int64")
-    with whole_file(path) as partial:
-        pq.write_table(pa.Table.from_pandas(frame, schema=schema, preserve_index=False), partial)
 
 
 def _fingerprint(source: Source) -> str:
@@ -256,7 +210,7 @@ def _render(task: RenderTask) -> list[dict[str, Any]]:
     # Imported here: a process that copies or aligns photographs starts several seconds sooner without torch.
     import torch
 
-    from styleblend.pixels import to_8bit
+    from styleblend.faces.pixels import to_8bit
     from styleblend.synthetic import factors, renderer
 
     # The workers are the parallelism; threads of several processes on the same cores slow one another down.

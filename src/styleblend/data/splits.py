@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from styleblend.config import Split
+from styleblend.config.data import Split
 from styleblend.errors import StyleBlendError
-from styleblend.files import whole_folder
+from styleblend.system.atomic import whole_folder
 
 FEWEST = 2  # persons in a split: a swap needs two
 BLOCK = 256

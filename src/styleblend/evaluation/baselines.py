@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -11,10 +12,14 @@ from numpy.typing import NDArray
 from scipy.spatial import Delaunay, QhullError
 from torch import Tensor
 
-from styleblend import config, model
+from styleblend import model
+from styleblend.config.model import Model
 from styleblend.evaluation.protocol import Batch
-from styleblend.pixels import from_8bit, to_8bit
-from styleblend.training.start import start
+from styleblend.faces.pixels import from_8bit, to_8bit
+from styleblend.weights.start import start
+
+if TYPE_CHECKING:
+    from styleblend.config.training import EncoderStart
 
 Pixels = NDArray[np.uint8]
 
@@ -79,7 +84,7 @@ def warp_blend_one(
 
 
 def untrained_mixing(
-    sizes: config.Model, networks: Path, seed: int, encoder_start: config.EncoderStart = "pretrained"
+    sizes: Model, networks: Path, seed: int, encoder_start: EncoderStart = "pretrained"
 ) -> model.Swapper:
     """A swapper as training begins with it: a pretrained decoder, an encoder as it starts, all else random from `seed`.
 

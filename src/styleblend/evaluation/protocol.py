@@ -34,10 +34,10 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from tqdm import tqdm
 
-from styleblend import metrics
 from styleblend.errors import StyleBlendError
-from styleblend.perception.regions import face_region
-from styleblend.pixels import from_8bit, to_8bit
+from styleblend.evaluation import metrics
+from styleblend.faces.pixels import from_8bit, to_8bit
+from styleblend.faces.regions import face_region
 
 MODEL = "model"
 TRUE_SWAP = "true_swap"

@@ -15,15 +15,7 @@ from styleblend.model.blending import Blending
 from styleblend.model.decoder import Decoder, Noise
 from styleblend.model.discriminator import Discriminator
 from styleblend.model.encoder import Encoder, Encoding
-from styleblend.model.swapper import (
-    Swapper,
-    build,
-    build_decoder,
-    build_discriminator,
-    build_encoder,
-    load,
-    save,
-)
+from styleblend.model.swapper import Swapper, build, build_decoder, build_discriminator, build_encoder, load, save
 
 __all__ = [
     "Blending",

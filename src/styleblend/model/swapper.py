@@ -11,14 +11,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from styleblend import config
+from styleblend.config.model import Model
 from styleblend.errors import StyleBlendError
+from styleblend.faces.template import TEMPLATE, expect_template
 from styleblend.model.blending import Blending
 from styleblend.model.decoder import Decoder, Noise
 from styleblend.model.discriminator import Discriminator
 from styleblend.model.encoder import Encoder
 from styleblend.model.layers import expect_shape
-from styleblend.perception.template import TEMPLATE, expect_template
 
 WEIGHTS_FILE = "swapper.safetensors"
 DESCRIPTION_FILE = "model.json"
@@ -66,7 +66,7 @@ class Swapper(nn.Module):
         return swapped
 
 
-def build_encoder(model: config.Model) -> Encoder:
+def build_encoder(model: Model) -> Encoder:
     """E with new weights."""
     return Encoder(
         input_px=model.input_px,
@@ -81,7 +81,7 @@ def build_encoder(model: config.Model) -> Encoder:
     )
 
 
-def build_decoder(model: config.Model) -> Decoder:
+def build_decoder(model: Model) -> Decoder:
     """D with its pathway, with new weights."""
     return Decoder(
         style_dim=model.style_dim,
@@ -93,12 +93,12 @@ def build_decoder(model: config.Model) -> Decoder:
     )
 
 
-def build_discriminator(model: config.Model) -> Discriminator:
+def build_discriminator(model: Model) -> Discriminator:
     """V with new weights. It sees pictures of the data set's side, whatever D draws."""
     return Discriminator(model.input_px, model.discriminator_width, model.discriminator_scales)
 
 
-def build(model: config.Model) -> Swapper:
+def build(model: Model) -> Swapper:
     """G with new weights from the section `model` of params.yaml."""
     blending = Blending(
         model.n_styles,
@@ -111,7 +111,7 @@ def build(model: config.Model) -> Swapper:
     return Swapper(build_encoder(model), blending, build_decoder(model))
 
 
-def save(swapper: Swapper, model: config.Model, folder: Path, **facts: Any) -> None:
+def save(swapper: Swapper, model: Model, folder: Path, **facts: Any) -> None:
     """Write swapper.safetensors and model.json into an existing folder.
 
     model.json holds the sizes as `model`, the template and the side of its faces as `alignment`, and the facts.
@@ -132,7 +132,7 @@ def load(folder: Path) -> Swapper:
     """
     try:
         description = json.loads((folder / DESCRIPTION_FILE).read_text())
-        sizes = config.Model.model_validate(description["model"])
+        sizes = Model.model_validate(description["model"])
         expect_template(description.get("alignment"), f"the model in {folder}")
         swapper = build(sizes)
         swapper.load_state_dict(load_file(folder / WEIGHTS_FILE), strict=True)

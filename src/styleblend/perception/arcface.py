@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from styleblend.perception.layers import at_most, expect_square
-from styleblend.pretrained_formats import arcface_onnx
-from styleblend.pretrained_formats.arcface_onnx import SIDE_PX, ArcFaceBody
+from styleblend.weights.formats import arcface_onnx
+from styleblend.weights.formats.arcface_onnx import SIDE_PX, ArcFaceBody
 
 # Window of an FFHQ-aligned face that ArcFace's 112 px template shows, as shares of the side: x 32.4 to 224.1 and
 # y 30.6 to 222.3 of 256 px. One for all faces, since a loss cannot detect points in every picture. The template's

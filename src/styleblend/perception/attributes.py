@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from torch import Tensor, nn
 
 from styleblend.errors import StyleBlendError
-from styleblend.perception import frozen
 from styleblend.perception.layers import linear_head, resized, trunk_of
+from styleblend.weights import frozen
 
 if TYPE_CHECKING:
     from styleblend.perception.pose_3d68 import Attributes3d68

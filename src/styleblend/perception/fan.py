@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from styleblend.errors import StyleBlendError
+from styleblend.faces.mean_box import MEAN_BOX, Box
 from styleblend.perception.layers import expect_square, resized
-from styleblend.perception.mean_box import MEAN_BOX, Box
-from styleblend.pretrained_formats.torch_file import kind_of, read_torch
+from styleblend.weights.formats.torch_file import kind_of, read_torch
 
 if TYPE_CHECKING:
     from face_alignment.models.fan import FAN

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from styleblend.perception import arcface, frozen
+from styleblend.perception import arcface
 from styleblend.perception.arcface import ArcFace
 from styleblend.perception.layers import central, trunk_of
+from styleblend.weights import frozen
 
 
 class IdentityNetwork(nn.Module):

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from styleblend.perception import fan, frozen
+from styleblend.perception import fan
 from styleblend.perception.fan import FanLandmarks
 from styleblend.perception.layers import linear_head, plain_trunk, resized
+from styleblend.weights import frozen
 
 # AFLW's 19 points from iBUG's 68 (0-based): means over each tuple. The choice of eye and mouth centres is ours.
 GROUPS_19: tuple[tuple[int, ...], ...] = (

@@ -17,11 +17,11 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor, nn
 
 from styleblend.errors import StyleBlendError
-from styleblend.perception import insightface_models
+from styleblend.faces.mean_box import MEAN_BOX
+from styleblend.faces.pixels import to_8bit
 from styleblend.perception.layers import at_most, expect_square
-from styleblend.perception.mean_box import MEAN_BOX
 from styleblend.perception.shape import RIGID
-from styleblend.pixels import to_8bit
+from styleblend.weights.formats import insightface_models
 
 GROUPS: dict[str, tuple[int, ...]] = {
     "mouth": tuple(range(48, 68)),

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from styleblend.perception import frozen
 from styleblend.perception.layers import linear_head, plain_trunk, resized
+from styleblend.weights import frozen
 
 RIGID = (*range(0, 4), *range(13, 17), *range(27, 36), 36, 39, 42, 45)
 """iBUG points (0-based) that an expression moves little: upper jaw line, nose, corners of the eyes."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric import ec
 
-    from styleblend import config
+    from styleblend.config.provenance import Provenance
 
 TEST_ISSUER = "StyleBlend test certificate"
 """Organisation of every test certificate: whoever reads it is not to believe it."""
@@ -47,7 +47,7 @@ class Credentials:
     timestamp_url: str | None = None
 
 
-def of(cfg: config.Provenance, test_folder: Path = TEST_FOLDER) -> Credentials:
+def of(cfg: Provenance, test_folder: Path = TEST_FOLDER) -> Credentials:
     """The user's credentials where they are configured, else this machine's test credentials.
 
     Raises:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Literal
 from PIL import Image, PngImagePlugin
 
 from styleblend.errors import StyleBlendError
-from styleblend.files import whole_file
 from styleblend.provenance import xmp
 from styleblend.provenance.xmp import Kind
+from styleblend.system.atomic import whole_file
 
 if TYPE_CHECKING:
     from styleblend.provenance.credentials import Credentials

@@ -22,11 +22,11 @@ from starlette.formparsers import MultiPartParser
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from swagger_ui_bundle import swagger_ui_path
 
-from styleblend import config
-from styleblend.data.pictures import Picture, UnusablePicture, as_picture, open_picture
+from styleblend.config.product import Serve
 from styleblend.errors import StyleBlendError
+from styleblend.face_detector.detection import Detection
+from styleblend.faces.pictures import Picture, UnusablePicture, as_picture, open_picture
 from styleblend.model import Swapper
-from styleblend.perception.detection import Detection
 from styleblend.provenance import marked_picture
 from styleblend.provenance.credentials import Credentials
 from styleblend.serving.limits import LimitedBody
@@ -79,7 +79,7 @@ class OneAtATime:
 
 
 def build_app(
-    cfg: config.Serve,
+    cfg: Serve,
     max_pixels: int,
     current: Callable[[], InUse],
     detector: Detector,

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from styleblend import config
-from styleblend.data import manifest
+from styleblend.config.data import Align
+from styleblend.data.align import align_faces
 from styleblend.stages.entry import run
+
+if TYPE_CHECKING:
+    from styleblend.config.params import Config
 
 SHOWN = 10
 
 
-def align(raw: Path, networks: Path, out: Path, cfg: config.Align) -> tuple[pd.DataFrame, pd.DataFrame]:
+def align(raw: Path, networks: Path, out: Path, cfg: Align) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Write faces, manifest and quarantine to `out`.
 
     Raises:
         StyleBlendError: no index, no detector, or no face in any picture.
     """
-    faces, quarantine = manifest.align_faces(raw, networks, out, cfg)
+    faces, quarantine = align_faces(raw, networks, out, cfg)
     pictures = faces["raw_path"].nunique()
     print(f"align: {len(faces)} faces from {pictures} pictures, {len(quarantine)} pictures in quarantine")
     for row in quarantine.head(SHOWN).itertuples():
@@ -30,15 +34,10 @@ def align(raw: Path, networks: Path, out: Path, cfg: config.Align) -> tuple[pd.D
     return faces, quarantine
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--raw", type=Path, required=True)
-    parser.add_argument("--networks", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    given = parser.parse_args()
-    align(given.raw, given.networks, given.out, config.load(given.params).align)
+def main(given: argparse.Namespace, cfg: Config) -> None:
+    """Stage align: find, crop and align the faces; what gives none goes into quarantine with the reason."""
+    align(given.raw, given.networks, given.out, cfg.align)
 
 
 if __name__ == "__main__":
-    run("align", main)
+    run("align", main, "raw", "networks", "out")

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from styleblend.files import whole_folder
-from styleblend.pixels import to_8bit
+from styleblend.faces.pixels import to_8bit
 from styleblend.provenance import save_picture
 from styleblend.stages.entry import run
 from styleblend.synthetic.factors import Factors, joined, sample, swap
 from styleblend.synthetic.renderer import render
+from styleblend.system.atomic import whole_folder
+
+if TYPE_CHECKING:
+    from styleblend.config.params import Config
 
 SIDE_PX = 128
 
@@ -44,14 +48,10 @@ def contact_sheet(seed: int, out: Path) -> None:
             save_picture(sheet(faces, 8), partial / f"{name}.png", model="StyleBlend renderer", kind="rendered")
 
 
-def main() -> None:
-    """Argument: where to write."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seed", type=int, default=1)
-    args = parser.parse_args()
-    contact_sheet(args.seed, args.out)
+def main(given: argparse.Namespace, cfg: Config) -> None:
+    """Stage `contact_sheet`: what rendered people look like, for a person to judge the renderer by."""
+    contact_sheet(1, given.out)
 
 
 if __name__ == "__main__":
-    run("contact_sheet", main)
+    run("contact_sheet", main, "out")

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from styleblend import config
+from styleblend.config.sources import Download
 from styleblend.data import sources
 from styleblend.stages.entry import run
 
+if TYPE_CHECKING:
+    from styleblend.config.params import Config
 
-def download(out: Path, cfg: config.Download, state: Path = Path(".state")) -> pd.DataFrame:
+
+def download(out: Path, cfg: Download, state: Path = Path(".state")) -> pd.DataFrame:
     """Fill `out`; a run that was killed goes on from what it left in `state`.
 
     Raises:
@@ -24,13 +28,10 @@ def download(out: Path, cfg: config.Download, state: Path = Path(".state")) -> p
     return index
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--out", type=Path, required=True)
-    given = parser.parse_args()
-    download(given.out, config.load(given.params).download)
+def main(given: argparse.Namespace, cfg: Config) -> None:
+    """Stage download: make or fetch every picture of `download.sources`, with an index of their origins."""
+    download(given.out, cfg.download)
 
 
 if __name__ == "__main__":
-    run("download", main)
+    run("download", main, "out")

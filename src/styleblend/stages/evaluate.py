@@ -6,22 +6,36 @@ import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
 from safetensors.torch import save_file
 
-from styleblend import config, metrics, model, reporting, tracking
-from styleblend.evaluation import baselines, benchmark, protocol
+from styleblend import model
+from styleblend.config.evaluation import Evaluate
+from styleblend.config.model import Model
+from styleblend.config.provenance import Provenance
+from styleblend.config.sources import Source
+from styleblend.config.tracking import Tracking
+from styleblend.evaluation import baselines, inception, metrics, protocol, true_swap
 from styleblend.evaluation.inside import look_inside
 from styleblend.evaluation.protocol import MODEL, TRUE_SWAP, Measured, Method, Pairs
-from styleblend.files import fingerprint, whole_file, whole_folder
-from styleblend.perception import attributes, frozen, identity, inception
-from styleblend.pixels import from_8bit, to_8bit
+from styleblend.faces.pixels import from_8bit, to_8bit
+from styleblend.perception import attributes, identity
 from styleblend.provenance import credentials
+from styleblend.registry import runs
+from styleblend.reporting.caveat import caveat
+from styleblend.reporting.charts import blending_chart, figure_chart, swap_grid
 from styleblend.stages.entry import run
+from styleblend.system.atomic import whole_file, whole_folder
+from styleblend.system.hashes import fingerprint
+from styleblend.weights import frozen
+
+if TYPE_CHECKING:
+    from styleblend.config.params import Config
+    from styleblend.config.training import EncoderStart
 
 
 def evaluate(
@@ -32,11 +46,11 @@ def evaluate(
     swapper: Path,
     out: Path,
     metrics_file: Path,
-    cfg: config.Evaluate,
-    sources: tuple[config.Source, ...],
-    track: config.Tracking,
-    provenance: config.Provenance,
-    encoder_start: config.EncoderStart = "pretrained",
+    cfg: Evaluate,
+    sources: tuple[Source, ...],
+    track: Tracking,
+    provenance: Provenance,
+    encoder_start: EncoderStart = "pretrained",
 ) -> dict[str, Any]:
     """Measure, write the report folder `out` and the flat `metrics_file`, and log both to MLflow.
 
@@ -60,7 +74,7 @@ def evaluate(
         program = frozen.foreign(networks, "inception") or networks / "inception.pt"
         describer = inception.load(program, inception_sha256, device)
     trained = model.load(swapper).to(device)
-    sizes = config.Model.model_validate(json.loads((swapper / "model.json").read_text())["model"])
+    sizes = Model.model_validate(json.loads((swapper / "model.json").read_text())["model"])
     untrained = baselines.untrained_mixing(sizes, networks, cfg.seed, encoder_start).to(device)
     methods = _methods(pairs, trained, untrained, sources)
     rows = min(cfg.grid_rows, len(pairs))
@@ -85,7 +99,7 @@ def evaluate(
     }
     manifest = pd.read_parquet(faces / "manifest.parquet")
     warnings = (
-        " ".join(reporting.caveat(manifest, listed).replace(">", "").replace("**", "").split()),
+        " ".join(caveat(manifest, listed).replace(">", "").replace("**", "").split()),
         metrics.frechet_caveat(len(pairs), *real.shape),
     )
     description: dict[str, Any] = {
@@ -107,20 +121,20 @@ def evaluate(
         retrieval = figures[figures["figure"].isin(["id_retrieval_top1", "target_retrieval_top1"])]
         retrieval.to_csv(folder / "retrieval.csv", index=False)
         (folder / "protocol.json").write_text(json.dumps(description, indent=1) + "\n")
-        reporting.figure_chart(figures, folder / "figures.png")
-        reporting.swap_grid(_grid(pairs, measured, keep), folder / "swap_grid.png", "evaluate", signing)
+        figure_chart(figures, folder / "figures.png")
+        swap_grid(_grid(pairs, measured, keep), folder / "swap_grid.png", "evaluate", signing)
         # A later version is shown on the same pairs, when the faces may be long gone.
         truth = {"true_swap": measured[TRUE_SWAP].kept} if TRUE_SWAP in measured else {}
         save_file({name: value.contiguous() for name, value in (shown | truth).items()}, folder / protocol.EXAMPLES)
         drawn = {name: to_8bit(pictures).cpu() for name, pictures in inside.pictures.items()}
-        reporting.swap_grid(shown | drawn, folder / "inside.png", "evaluate", signing)
-        reporting.blending_chart(inside.from_source, folder / "blending.png")
+        swap_grid(shown | drawn, folder / "inside.png", "evaluate", signing)
+        blending_chart(inside.from_source, folder / "blending.png")
     with whole_file(metrics_file) as partial:
         partial.write_text(json.dumps(flat, indent=1) + "\n")
 
     parent = json.loads((swapper / "run.json").read_text())["parent_run_id"]
     key = fingerprint(swapper, splits, cfg.model_dump_json())
-    with tracking.child_run(track, parent, "evaluate", key, cfg.model_dump()) as child:
+    with runs.child_run(track, parent, "evaluate", key, cfg.model_dump()) as child:
         child.log_metrics({name: value for name, value in flat.items() if not isinstance(value, str)})
         child.set_tags({name: value for name, value in flat.items() if isinstance(value, str)})
         child.log_artifact(out, "evaluate")
@@ -131,7 +145,7 @@ def evaluate(
 
 
 def _methods(
-    pairs: Pairs, trained: model.Swapper, untrained: model.Swapper, sources: tuple[config.Source, ...]
+    pairs: Pairs, trained: model.Swapper, untrained: model.Swapper, sources: tuple[Source, ...]
 ) -> dict[str, Method]:
     methods: dict[str, Method] = {
         MODEL: lambda batch: trained(batch.source, batch.target),
@@ -140,9 +154,9 @@ def _methods(
         "warp_blend": baselines.warp_blend,
         "untrained_mixing": lambda batch: untrained(batch.source, batch.target),
     }
-    if benchmark.has_true_swap(pairs):
+    if true_swap.has_true_swap(pairs):
         rendered = {each.name: each for each in sources if each.kind == "rendered"}
-        methods[TRUE_SWAP] = lambda batch: benchmark.true_swaps(batch, rendered)
+        methods[TRUE_SWAP] = lambda batch: true_swap.true_swaps(batch, rendered)
     return methods
 
 
@@ -153,7 +167,7 @@ def _frechet_name(describer: protocol.Describer) -> str:
     return "frechet_" + "".join(letter if letter.isalnum() else "_" for letter in describer.name.lower())
 
 
-def _by_group(pairs: Pairs, measured: Measured, cfg: config.Evaluate) -> pd.DataFrame:
+def _by_group(pairs: Pairs, measured: Measured, cfg: Evaluate) -> pd.DataFrame:
     """The model's figures in each pose group: columns group, figure, value, low, high, n."""
     member = protocol.groups(pairs, cfg.yaw_bins_deg)
     parts = {
@@ -196,13 +210,8 @@ def _grid(pairs: Pairs, measured: Mapping[str, Measured], keep: list[int]) -> di
     return columns | {"warp + blend": measured["warp_blend"].kept}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    for name in ("splits", "faces", "perceived", "networks", "swapper", "out", "metrics"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
-    given = parser.parse_args()
-    cfg = config.load(given.params)
+def main(given: argparse.Namespace, cfg: Config) -> None:
+    """Stage evaluate: every figure of the model, of the baselines and of the true swap on the written test pairs."""
     evaluate(
         given.splits,
         given.faces,
@@ -221,4 +230,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run("evaluate", main)
+    run("evaluate", main, "splits", "faces", "perceived", "networks", "swapper", "out", "metrics")

@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from styleblend import config
 from styleblend.errors import StyleBlendError
 from styleblend.stages.entry import run
 from styleblend.training.stage import train_stage
 
+if TYPE_CHECKING:
+    from styleblend.config.params import Config
+
 
 def finetune_decoder(
-    cfg: config.Config, splits: Path, faces: Path, perceived: Path, networks: Path, encoder: Path, out: Path
+    cfg: Config, splits: Path, faces: Path, perceived: Path, networks: Path, encoder: Path, out: Path
 ) -> None:
     """Go on from the model folder `encoder` of stage train_encoder, in the same pipeline run.
 
@@ -37,23 +40,10 @@ def finetune_decoder(
     )
 
 
-def main() -> None:
-    """Parse arguments and run the stage."""
-    parser = argparse.ArgumentParser(prog="styleblend finetune_decoder", description=__doc__)
-    for name in ("splits", "faces", "perceived", "networks", "encoder", "out"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    given = parser.parse_args()
-    finetune_decoder(
-        config.load(given.params),
-        given.splits,
-        given.faces,
-        given.perceived,
-        given.networks,
-        given.encoder,
-        given.out,
-    )
+def main(given: argparse.Namespace, cfg: Config) -> None:
+    """Stage finetune_decoder (paper, section 3): the decoder learns with a small rate; E and the SBM are frozen."""
+    finetune_decoder(cfg, given.splits, given.faces, given.perceived, given.networks, given.encoder, given.out)
 
 
 if __name__ == "__main__":
-    run("finetune_decoder", main)
+    run("finetune_decoder", main, "splits", "faces", "perceived", "networks", "encoder", "out")

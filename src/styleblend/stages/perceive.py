@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -18,13 +18,16 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from styleblend import config
+from styleblend.config.data import Perceive
 from styleblend.data.manifest import read_manifest
 from styleblend.errors import StyleBlendError
-from styleblend.files import whole_file
+from styleblend.faces.pixels import from_8bit
 from styleblend.perception import attributes, identity, landmarks
-from styleblend.pixels import from_8bit
 from styleblend.stages.entry import run
+from styleblend.system.atomic import whole_file
+
+if TYPE_CHECKING:
+    from styleblend.config.params import Config
 
 VECTORS = ("identity", "judge", "landmarks", "expression")
 NUMBERS = ("yaw_deg", "pitch_deg", "roll_deg", "sharpness")
@@ -57,7 +60,7 @@ def load(folder: Path, device: str) -> Networks:
 
 
 @torch.inference_mode()
-def perceive(faces: Path, networks: Networks, out: Path, cfg: config.Perceive, device: str = "cpu") -> pd.DataFrame:
+def perceive(faces: Path, networks: Networks, out: Path, cfg: Perceive, device: str = "cpu") -> pd.DataFrame:
     """Measure every face of the manifest and write one row a face, in the manifest's order.
 
     Raises:
@@ -105,17 +108,11 @@ def _pixels(path: Path) -> NDArray[np.uint8]:
         raise StyleBlendError(f"face {path} cannot be read ({error}): run the stage align again") from None
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--faces", type=Path, required=True)
-    parser.add_argument("--networks", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    given = parser.parse_args()
-    cfg = config.load(given.params).perceive
+def main(given: argparse.Namespace, cfg: Config) -> None:
+    """Stage perceive: what the frozen networks see in each face, once, for training and evaluation to read."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    perceive(given.faces, load(given.networks, device), given.out, cfg, device)
+    perceive(given.faces, load(given.networks, device), given.out, cfg.perceive, device)
 
 
 if __name__ == "__main__":
-    run("perceive", main)
+    run("perceive", main, "faces", "networks", "out")

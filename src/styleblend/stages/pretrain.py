@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
-from styleblend import config
-from styleblend.files import fingerprint
+from styleblend.pretraining.recipe import pretrain
 from styleblend.stages.entry import run
-from styleblend.training.pretraining import pretrain
+from styleblend.system.hashes import fingerprint
+
+if TYPE_CHECKING:
+    from styleblend.config.params import Config
 
 
-def main() -> None:
-    """Arguments: where to write, and where to keep what an interrupted run can continue from."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--state", type=Path, default=Path(".state"))
-    args = parser.parse_args()
-    settings = config.load(args.params)
+def main(given: argparse.Namespace, cfg: Config) -> None:
+    """Stage `pretrain` (frozen): makes this project's own small networks again, from rendered faces alone."""
     # Two threads a process gain nothing on small pictures; run the stage on a larger machine to gain time.
     torch.set_num_threads(1)
-    name = fingerprint(settings.pretrain.model_dump_json(), settings.model.model_dump_json())
-    pretrain(settings.pretrain, settings.model, args.state / f"pretrain-{name}", args.out)
+    name = fingerprint(cfg.pretrain.model_dump_json(), cfg.model.model_dump_json())
+    pretrain(cfg.pretrain, cfg.model, Path(".state") / f"pretrain-{name}", given.out)
 
 
 if __name__ == "__main__":
-    run("pretrain", main)
+    run("pretrain", main, "out")

@@ -8,16 +8,26 @@ import tempfile
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from styleblend import comparing, config, licences, lineage, reporting, tracking
+from styleblend.config.provenance import Provenance
+from styleblend.config.registry import Gate, Register
+from styleblend.config.tracking import Tracking
+from styleblend.data import licences
 from styleblend.errors import StyleBlendError
-from styleblend.files import fingerprint, sha256, whole_file
-from styleblend.perception import frozen
 from styleblend.provenance import credentials
+from styleblend.registry import lineage, mlflow_store, runs, versions
+from styleblend.reporting import comparison
+from styleblend.reporting.model_card import model_card
 from styleblend.stages.entry import run
+from styleblend.system.atomic import whole_file
+from styleblend.system.hashes import fingerprint, sha256
+from styleblend.weights import frozen
+
+if TYPE_CHECKING:
+    from styleblend.config.params import Config
 
 CHAMPION = "champion"
 
@@ -31,9 +41,9 @@ def register(
     out: Path,
     card: Path,
     params: Path,
-    cfg: config.Register,
-    track: config.Tracking,
-    provenance: config.Provenance,
+    cfg: Register,
+    track: Tracking,
+    provenance: Provenance,
 ) -> dict[str, Any]:
     """Register the swapper, write its card, give it the alias if the gate lets it pass, compare it with the champion.
 
@@ -61,7 +71,7 @@ def register(
         tags = {"gate": verdict, **made_with.facts, **_facts(faces, manifest, catalogue, model)}
         with whole_file(card) as partial:
             partial.write_text(
-                reporting.model_card(
+                model_card(
                     metrics=metrics,
                     protocol=json.loads((evaluation / "protocol.json").read_text()),
                     manifest=manifest,
@@ -74,8 +84,8 @@ def register(
         alias = None if reasons else cfg.alias
         key = fingerprint(swapper, metrics_file)
         parent = json.loads((swapper / "run.json").read_text())["parent_run_id"]
-        with tracking.child_run(track, parent, "register", key, {"gate": cfg.gate.model_dump()}) as child:
-            version = tracking.register_version(
+        with runs.child_run(track, parent, "register", key, {"gate": cfg.gate.model_dump()}) as child:
+            version = versions.register_version(
                 track,
                 swapper,
                 {name: value for name, value in metrics.items() if not isinstance(value, str)},
@@ -94,12 +104,12 @@ def register(
             )
             child.log_artifact(card)
             # What a version was made with never changes; how it stands does, with the gate and with the champion.
-            facts = comparing.facts(version) | {"gate": verdict}
-            new = comparing.Contender(f"version {version.version}", facts, swapper, evaluation, metrics)
-            text, comparison = _beside_champion(track, version, new, child, Path(scratch), signing)
-            tracking.set_tags(track, version, {"gate": verdict, "comparison": comparison})
-            tracking.describe(track, version, f"{sentence} {text}")
-    tracking.finish_pipeline(track, child.parent_run_id)
+            facts = comparison.facts(version) | {"gate": verdict}
+            new = comparison.Contender(f"version {version.version}", facts, swapper, evaluation, metrics)
+            text, beside = _beside_champion(track, version, new, child, Path(scratch), signing)
+            versions.set_tags(track, version, {"gate": verdict, "comparison": beside})
+            versions.describe(track, version, f"{sentence} {text}")
+    runs.finish_pipeline(track, child.parent_run_id)
     registered = {
         "name": version.name,
         "version": version.version,
@@ -116,7 +126,7 @@ def register(
     return registered
 
 
-def failures(gate: config.Gate, metrics: Mapping[str, Any]) -> list[str]:
+def failures(gate: Gate, metrics: Mapping[str, Any]) -> list[str]:
     """Why the gate stays shut, a clause a limit; empty when it opens. A figure that is not a number fails.
 
     Raises:
@@ -158,10 +168,10 @@ def _facts(
 
 
 def _beside_champion(
-    track: config.Tracking,
-    version: tracking.Version,
-    new: comparing.Contender,
-    run: tracking.Run,
+    track: Tracking,
+    version: versions.Version,
+    new: comparison.Contender,
+    run: runs.Run,
     scratch: Path,
     signing: credentials.Credentials,
 ) -> tuple[str, str]:
@@ -170,21 +180,21 @@ def _beside_champion(
     A champion that cannot be compared is no reason to keep a version out of the registry: the text says why.
     """
     try:
-        champion = tracking.find_version(track, CHAMPION)
-    except tracking.TrackingError:
+        champion = versions.find_version(track, CHAMPION)
+    except mlflow_store.TrackingError:
         return "No version has the alias champion yet, so there is nothing to compare with.", "no champion yet"
     if champion.version == version.version:
         return "This version is the champion.", "is the champion"
     try:
-        with comparing.contender(track, champion.version) as old:
-            table, verdict = comparing.table(new, old), comparing.verdict(new, old)
+        with comparison.contender(track, champion.version) as old:
+            table, verdict = comparison.table(new, old), comparison.verdict(new, old)
             file = scratch / f"version_{version.version}_and_{champion.version}.png"
-            comparing.picture(new, old, file, signing)
+            comparison.picture(new, old, file, signing)
     except StyleBlendError as error:
         print(f"register: not compared with the champion: {error}")
         return f"Not compared with the champion, version {champion.version}: {error}.", "not compared"
     run.log_artifact(file, "comparison")
-    shown = tracking.picture_markdown(run, f"comparison/{file.name}", "both versions on the same faces")
+    shown = runs.picture_markdown(run, f"comparison/{file.name}", "both versions on the same faces")
     return (
         f"To use this version, give it the alias `champion`. Beside the champion, version {champion.version}, when "
         f"this version was registered:\n\n{table}\n\n{shown}",
@@ -192,13 +202,8 @@ def _beside_champion(
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    for name in ("swapper", "evaluation", "metrics", "faces", "networks", "out", "card"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
-    given = parser.parse_args()
-    cfg = config.load(given.params)
+def main(given: argparse.Namespace, cfg: Config) -> None:
+    """Stage register: a model version in MLflow with all that is needed to repeat and to judge it, behind a gate."""
     register(
         given.swapper,
         given.evaluation,
@@ -215,4 +220,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run("register", main)
+    run("register", main, "swapper", "evaluation", "metrics", "faces", "networks", "out", "card")

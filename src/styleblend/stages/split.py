@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from styleblend import config
+from styleblend.config.data import Split
 from styleblend.data import splits
 from styleblend.data.manifest import read_manifest
 from styleblend.errors import StyleBlendError
 from styleblend.stages.entry import run
 
+if TYPE_CHECKING:
+    from styleblend.config.params import Config
 
-def split(faces: Path, perceived: Path, out: Path, cfg: config.Split) -> splits.Splits:
+
+def split(faces: Path, perceived: Path, out: Path, cfg: Split) -> splits.Splits:
     """Write train, val, test and the two pair lists to `out`.
 
     Raises:
@@ -32,15 +36,10 @@ def split(faces: Path, perceived: Path, out: Path, cfg: config.Split) -> splits.
     return made
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--faces", type=Path, required=True)
-    parser.add_argument("--perceived", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    given = parser.parse_args()
-    split(given.faces, given.perceived, given.out, config.load(given.params).split)
+def main(given: argparse.Namespace, cfg: Config) -> None:
+    """Stage split: training, validation and test faces of different persons, and the pairs of the evaluation."""
+    split(given.faces, given.perceived, given.out, cfg.split)
 
 
 if __name__ == "__main__":
-    run("split", main)
+    run("split", main, "faces", "perceived", "out")

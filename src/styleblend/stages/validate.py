@@ -6,18 +6,22 @@ import argparse
 import json
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from styleblend import config
+from styleblend.config.data import Validate
 from styleblend.data import expectations
 from styleblend.data.manifest import read_manifest, read_quarantine
 from styleblend.errors import StyleBlendError
-from styleblend.files import whole_file
 from styleblend.stages.entry import run
+from styleblend.system.atomic import whole_file
+
+if TYPE_CHECKING:
+    from styleblend.config.params import Config
 
 
-def validate(faces: Path, perceived: Path, docs: Path, out: Path, cfg: config.Validate) -> expectations.Report:
+def validate(faces: Path, perceived: Path, docs: Path, out: Path, cfg: Validate) -> expectations.Report:
     """Check the tables, write data docs and validation.json; both are written when a suite fails, too.
 
     Raises:
@@ -43,16 +47,10 @@ def validate(faces: Path, perceived: Path, docs: Path, out: Path, cfg: config.Va
     return report
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--faces", type=Path, required=True)
-    parser.add_argument("--perceived", type=Path, required=True)
-    parser.add_argument("--docs", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    given = parser.parse_args()
-    validate(given.faces, given.perceived, given.docs, given.out, config.load(given.params).validate_)
+def main(given: argparse.Namespace, cfg: Config) -> None:
+    """Stage validate: what the data must satisfy before anything learns from it; a failed suite ends the run."""
+    validate(given.faces, given.perceived, given.docs, given.out, cfg.validate_)
 
 
 if __name__ == "__main__":
-    run("validate", main)
+    run("validate", main, "faces", "perceived", "docs", "out")

@@ -7,11 +7,19 @@ One call does all of it; what is found once can be handed in again:
     swapped = swap_faces("source.jpg", "target.jpg")
 """
 
-from styleblend.perception.detection import Detector
+from styleblend.face_detector.detection import Detector
 from styleblend.swapping.core import Swapping, read_picture, swap_aligned, swap_faces
-from styleblend.swapping.faces import Choose, Likeness, SeveralFaces, SwapError, every_face, numbered, the_only_face
-from styleblend.swapping.finding import find_detector, find_identity, find_model
-from styleblend.swapping.pasting import match_colour, paste
+from styleblend.swapping.face_selector import (
+    Choose,
+    Likeness,
+    SeveralFaces,
+    SwapError,
+    every_face,
+    numbered,
+    the_only_face,
+)
+from styleblend.swapping.loaders import find_detector, find_identity, find_model
+from styleblend.swapping.paste import match_colour, paste
 
 __all__ = [
     "Choose",

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from styleblend.data.folders import SUFFIXES, pictures_below
-from styleblend.data.workers import spread
 from styleblend.errors import StyleBlendError
 from styleblend.provenance import picture_format
-from styleblend.swapping.faces import SwapError
+from styleblend.swapping.face_selector import SwapError
+from styleblend.system.parallel import spread
 
 _KEPT_SUFFIXES = (".png", ".jpg", ".jpeg")
 

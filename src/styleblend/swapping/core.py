@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from styleblend import config
-from styleblend.data.pictures import Picture, UnusablePicture, as_picture, open_picture
+from styleblend.config.params import Config, load_params
+from styleblend.face_detector.detection import Detector
+from styleblend.faces.alignment import align_face
+from styleblend.faces.pictures import Picture, UnusablePicture, as_picture, open_picture
+from styleblend.faces.pixels import from_8bit, to_8bit
 from styleblend.model import Swapper
-from styleblend.perception.alignment import align_face
-from styleblend.perception.detection import Detector
-from styleblend.pixels import from_8bit, to_8bit
-from styleblend.swapping.faces import (
+from styleblend.swapping.face_selector import (
     Choose,
     Likeness,
     SwapError,
@@ -25,8 +25,8 @@ from styleblend.swapping.faces import (
     numbered,
     the_only_face,
 )
-from styleblend.swapping.finding import find_detector, find_identity, find_model
-from styleblend.swapping.pasting import match_colour, paste
+from styleblend.swapping.loaders import find_detector, find_identity, find_model
+from styleblend.swapping.paste import match_colour, paste
 
 Photograph = str | Path | Image.Image | Picture
 
@@ -95,7 +95,7 @@ def swap_faces(
     target_face: int | None = None,
     target_like: Photograph | None = None,
     all_faces: bool = False,
-    settings: config.Config | Path = Path("params.yaml"),
+    settings: Config | Path = Path("params.yaml"),
 ) -> Image.Image:
     """The target photograph with the source's identity in its face.
 
@@ -115,7 +115,7 @@ def swap_faces(
         StyleBlendError: a picture, the model or the detector cannot be used, no face was found, or it is not clear
             which face is meant; the message says what to do.
     """
-    cfg = settings if isinstance(settings, config.Config) else config.load(settings)
+    cfg = settings if isinstance(settings, Config) else load_params(settings)
     limit = cfg.align.max_pixels
     pictures = [_as_picture(each, limit) for each in (source, target)]
     if detector is None or isinstance(detector, Path):
@@ -128,9 +128,7 @@ def swap_faces(
     return Swapping.of(pictures[0], model, detector, out_of).into(pictures[1], into)
 
 
-def choose_target(
-    cfg: config.Config, detector: Detector, *, number: int | None, like: Picture | None, every: bool
-) -> Choose:
+def choose_target(cfg: Config, detector: Detector, *, number: int | None, like: Picture | None, every: bool) -> Choose:
     """How the face of a target is chosen, by the one way that was given; without any it must be the only one.
 
     Raises:

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from styleblend import config
+from styleblend.config.training import Training
 from styleblend.errors import StyleBlendError
-from styleblend.pixels import from_8bit
+from styleblend.faces.pixels import from_8bit
 
 Indices = NDArray[np.int64]
 Chances = NDArray[np.float64] | None
@@ -130,7 +130,7 @@ class Batch(NamedTuple):
         return self._replace(**tensors)
 
 
-def same_person_probability(cfg: config.Training, step: int) -> float:
+def same_person_probability(cfg: Training, step: int) -> float:
     """The curriculum P of section 2.4: linear from start to end over curriculum_steps, then constant."""
     if step >= cfg.curriculum_steps:
         return cfg.curriculum_end
@@ -138,7 +138,7 @@ def same_person_probability(cfg: config.Training, step: int) -> float:
 
 
 def draw(
-    cfg: config.Training,
+    cfg: Training,
     persons: Indices,
     step: int,
     samples: Sequence[int],
@@ -206,7 +206,7 @@ def _block(persons: Indices, face: int) -> tuple[int, int]:
 class Batches:
     """The share of one worker of every step's batch, read one step ahead in a thread."""
 
-    def __init__(self, cfg: config.Training, faces: Faces, rank: int, world_size: int) -> None:
+    def __init__(self, cfg: Training, faces: Faces, rank: int, world_size: int) -> None:
         if cfg.batch_size % world_size:
             raise StyleBlendError(f"batch_size {cfg.batch_size} does not divide evenly over {world_size} workers")
         self.cfg, self.faces = cfg, faces

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from styleblend.errors import StyleBlendError
-from styleblend.files import whole_file
+from styleblend.system.atomic import whole_file
 
 _NAME = re.compile(r"^step-(\d+)-(\d+)-(good|doubtful)\.pt$")
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from styleblend import config
+from styleblend.config.training import Training
 from styleblend.errors import StyleBlendError
 from styleblend.training import checkpoint, probe
 from styleblend.training.batches import Batches, Faces, same_person_probability
@@ -86,7 +86,7 @@ class Progress:
 
 
 def train(
-    cfg: config.Training,
+    cfg: Training,
     learner: Learner,
     perception: Perception,
     faces: Faces,
@@ -189,7 +189,7 @@ def train(
 
 
 def _log_terms(
-    cfg: config.Training,
+    cfg: Training,
     terms: dict[str, Tensor],
     worker: Worker,
     recorder: Recorder,
@@ -211,7 +211,7 @@ def _log_terms(
 
 
 def _probe(
-    cfg: config.Training,
+    cfg: Training,
     learner: Learner,
     perception: Perception,
     pairs: probe.Pairs,

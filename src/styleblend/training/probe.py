@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from styleblend.errors import StyleBlendError
+from styleblend.faces.pixels import to_8bit
+from styleblend.faces.regions import face_region
 from styleblend.model.swapper import Swapper
-from styleblend.perception.regions import face_region
-from styleblend.pixels import to_8bit
 from styleblend.training.batches import Faces
 from styleblend.training.steps import Average, Perception, resized
 

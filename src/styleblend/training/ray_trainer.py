@@ -28,15 +28,18 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from styleblend import config, tracking
+from styleblend.config.model import Model
+from styleblend.config.tracking import Tracking
+from styleblend.config.training import Training
 from styleblend.errors import StyleBlendError
-from styleblend.files import whole_file, whole_folder
 from styleblend.model import build, build_discriminator, load, save
 from styleblend.provenance import save_picture
+from styleblend.registry import runs
+from styleblend.system.atomic import whole_file, whole_folder
 from styleblend.training import loop, probe
 from styleblend.training.batches import read_faces
-from styleblend.training.start import fill, start
 from styleblend.training.steps import Learner, Stage, choose_what_learns, load_perception
+from styleblend.weights.start import fill, start
 
 RESULT = "result"
 _ERROR = "error.txt"
@@ -50,9 +53,9 @@ class Job:
 
     stage: Stage
     fingerprint: str
-    model: config.Model
-    training: config.Training
-    tracking: config.Tracking
+    model: Model
+    training: Training
+    tracking: Tracking
     parent_run_id: str
     state: Path
     splits: Path
@@ -255,7 +258,7 @@ def _new_learner(job: Job, device: torch.device) -> Learner:
 class MlflowRecorder:
     """A loop.Recorder that logs to a run and writes lines for the stage to show."""
 
-    def __init__(self, run: tracking.Run, job: Job) -> None:
+    def __init__(self, run: runs.Run, job: Job) -> None:
         self.run, self.job = run, job
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
@@ -275,7 +278,7 @@ class MlflowRecorder:
 @contextmanager
 def _recorded(job: Job) -> Iterator[MlflowRecorder]:
     params = {"model": job.model.model_dump(mode="json"), job.stage: job.training.model_dump(mode="json")}
-    with tracking.child_run(job.tracking, job.parent_run_id, job.stage, job.fingerprint, params) as run:
+    with runs.child_run(job.tracking, job.parent_run_id, job.stage, job.fingerprint, params) as run:
         yield MlflowRecorder(run, job)
 
 

@@ -4,20 +4,34 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import styleblend
-from styleblend import config, tracking
-from styleblend.files import fingerprint, whole_folder
+from styleblend.registry import mlflow_store, runs
+from styleblend.system.atomic import whole_folder
+from styleblend.system.hashes import fingerprint
 from styleblend.training import ray_trainer
 from styleblend.training.steps import Stage
 
-CODE = ("model", "training", "losses.py", "perception", "pixels.py", "pretrained_formats")
+if TYPE_CHECKING:
+    from styleblend.config.params import Config
+
+CODE = (
+    "model",
+    "training",
+    "faces",
+    "perception",
+    "weights",
+    "config/base.py",
+    "config/model.py",
+    "config/training.py",
+)
 """Changing these begins the training anew. Comments count too: a run half of old code would be worth nothing."""
 
 
 def train_stage(
     stage: Stage,
-    cfg: config.Config,
+    cfg: Config,
     *,
     splits: Path,
     faces: Path,
@@ -51,14 +65,14 @@ def train_stage(
         *([encoder] if encoder else []),
         *(package / name for name in CODE),
     )
-    store = tracking.resolved(cfg.tracking)
+    store = mlflow_store.resolved(cfg.tracking)
     job = ray_trainer.Job(
         stage=stage,
         fingerprint=key,
         model=cfg.model,
         training=training,
         tracking=store,
-        parent_run_id=parent_run_id or tracking.start_pipeline(store, key, cfg.model_dump(mode="json")),
+        parent_run_id=parent_run_id or runs.start_pipeline(store, key, cfg.model_dump(mode="json")),
         state=Path(".state", f"{stage}-{key}").resolve(),
         splits=splits.resolve(),
         faces=faces.resolve(),

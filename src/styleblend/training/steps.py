@@ -12,14 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from styleblend import config, losses
+from styleblend.config.training import LossWeights, Training
+from styleblend.faces.regions import face_region
 from styleblend.model.discriminator import Discriminator
 from styleblend.model.swapper import Swapper
 from styleblend.perception import attributes, identity, landmarks, shape
 from styleblend.perception.identity import FaceNetwork
 from styleblend.perception.landmarks import to_19
-from styleblend.perception.regions import face_region
 from styleblend.perception.shape import ShapeNetwork, unposed
+from styleblend.training import losses
 from styleblend.training.batches import Batch
 
 Stage = Literal["train_encoder", "finetune_decoder"]
@@ -39,7 +40,7 @@ class Perception(NamedTuple):
     landmarks_3d: ShapeNetwork | None
 
 
-def load_perception(networks: Path, weights: config.LossWeights, device: torch.device) -> Perception:
+def load_perception(networks: Path, weights: LossWeights, device: torch.device) -> Perception:
     """The frozen networks that a stage with these loss weights looks through, on the device.
 
     Raises:
@@ -106,7 +107,7 @@ def generator_terms(
     discriminator: Discriminator,
     perception: Perception,
     batch: Batch,
-    cfg: config.Training,
+    cfg: Training,
     step: int,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """The terms of Eq. 13, unweighted, and the swapped pictures. A term of weight 0 is not computed.
@@ -175,14 +176,14 @@ def generator_terms(
     return terms, swapped
 
 
-def learning_rate(cfg: config.Training, step: int) -> float:
+def learning_rate(cfg: Training, step: int) -> float:
     """G's rate at a step: constant, then a straight line to zero over the last share `cool_down` of the steps."""
     left = (cfg.steps - step) / cfg.steps
     return cfg.learning_rate * min(1.0, left / cfg.cool_down) if cfg.cool_down else cfg.learning_rate
 
 
 def generator_step(
-    learner: Learner, perception: Perception, batch: Batch, cfg: config.Training, step: int, average: Average
+    learner: Learner, perception: Perception, batch: Batch, cfg: Training, step: int, average: Average
 ) -> Outcome:
     """Learn one step of Eq. 13, then move the averaged weights. Nothing moves if a gradient is not finite."""
     with _as_judge(learner.discriminator):
@@ -196,9 +197,7 @@ def generator_step(
     return Outcome({name: value.detach() for name, value in terms.items()}, swapped.detach(), finite)
 
 
-def discriminator_step(
-    learner: Learner, batch: Batch, swapped: Tensor, cfg: config.Training, average: Average
-) -> Outcome:
+def discriminator_step(learner: Learner, batch: Batch, swapped: Tensor, cfg: Training, average: Average) -> Outcome:
     """Learn one step of Eq. 6 and 7.
 
     The sources are the real pictures, `swapped` of the generator step the fakes.
@@ -209,7 +208,7 @@ def discriminator_step(
 
 
 def discriminator_terms(
-    discriminator: Discriminator, real: Tensor, swapped: Tensor, cfg: config.Training
+    discriminator: Discriminator, real: Tensor, swapped: Tensor, cfg: Training
 ) -> tuple[dict[str, Tensor], Tensor]:
     """The terms that V learns from, unweighted, and their weighted sum; pictures are [N, 3, S, S]."""
     real = real.requires_grad_(cfg.r1_gamma > 0)

@@ -1,0 +1,112 @@
+"""`styleblend weights`: what pretrained networks there are, which are here, and getting those that a run needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from styleblend.config.catalogue import Entry
+from styleblend.config.pretrained import Pretrained
+from styleblend.errors import StyleBlendError
+from styleblend.weights import weight_files
+from styleblend.weights.weight_files import Store
+
+HERE, MISSING, WRONG = "here", "missing", "wrong"
+
+
+def table(cfg: Pretrained, project: Path = Path()) -> str:
+    """A line a network of the catalogue: its state, size, use in this run, licence and consequence."""
+    store = weight_files.store_of(cfg, project=project)
+    used = _roles_by_name(cfg)
+    rows = [("name", "state", "MB", "used as", "may be", "licence", "that means")]
+    for name, entry in store.catalogue.networks.items():
+        size = f"{entry.size_bytes / 1e6:.1f}" if entry.size_bytes else "?"
+        uses, roles = ", ".join(used.get(name, [])), ", ".join(entry.roles)
+        rows.append((name, state(entry, store), size, uses, roles, entry.licence, entry.consequence))
+    return "\n".join(_aligned(rows))
+
+
+def fetch(cfg: Pretrained, names: Sequence[str], mirror: Path | None = None, project: Path = Path()) -> list[Path]:
+    """Obtain the named networks, or all that the parameters ask for; prints a line a network, also of those that fail.
+
+    Args:
+        mirror: in place of pretrained.mirror, relative to the current folder.
+    Raises:
+        StyleBlendError: a name is not in the catalogue, or, once all were tried, a file was not to be had.
+    """
+    store = weight_files.store_of(
+        cfg if mirror is None else cfg.model_copy(update={"mirror": mirror.absolute()}), project=project
+    )
+    entries = [store.catalogue.get(name) for name in names or _roles_by_name(cfg)]
+    if not entries:
+        print("params.yaml asks for small networks alone, which are here: nothing to fetch")
+    found, failed = [], []
+    for entry in entries:
+        try:
+            path = weight_files.obtain(entry, store)
+        except StyleBlendError as error:
+            if len(entries) == 1:
+                raise
+            print(f"{entry.name}: {error}")
+            failed.append(entry.name)
+        else:
+            print(f"{entry.name}: {path} ({entry.licence}: {entry.consequence})")
+            found.append(path)
+    if failed:
+        raise StyleBlendError(f"{', '.join(failed)} were not obtained: the lines above say why, and what to do")
+    return found
+
+
+def verify(cfg: Pretrained, project: Path = Path()) -> bool:
+    """Whether every network that is here is the right one; prints a line each.
+
+    A file that nothing is known to compare with counts as wrong: it did not come through `fetch`.
+    """
+    store = replace(weight_files.store_of(cfg, project=project), mirror=None)
+    right, seen = True, False
+    for entry in store.catalogue.networks.values():
+        found = state(entry, store)
+        if found != MISSING:
+            remedy = f"; remove {store.place(entry)} and fetch it again" if found == WRONG else ""
+            print(f"{entry.name}: {'right' if found == HERE else found}{remedy}")
+            right, seen = right and found == HERE, True
+    if not seen:
+        print(f"no network of the catalogue is in {store.cache}: `styleblend weights fetch` gets those of params.yaml")
+    return right
+
+
+def where(cfg: Pretrained, name: str, project: Path = Path()) -> Path:
+    """Path of a network's file.
+
+    Raises:
+        StyleBlendError: there is no such network, or it is not here, or its file is a wrong one.
+    """
+    store = weight_files.store_of(cfg, project=project)
+    entry = store.catalogue.get(name)
+    found = state(entry, store)
+    if found != HERE:
+        raise StyleBlendError(f"{name} is {found}: run `styleblend weights fetch {name}`")
+    return store.place(entry)
+
+
+def state(entry: Entry, store: Store) -> str:
+    """`here`, `missing` or `wrong`, by the file in the store and its SHA-256."""
+    path = store.place(entry)
+    if not path.is_file():
+        return MISSING
+    return HERE if weight_files.is_right(path, entry, store) else WRONG
+
+
+def _roles_by_name(cfg: Pretrained) -> dict[str, list[str]]:
+    """What the parameters use, each network once, with its roles."""
+    used: dict[str, list[str]] = {}
+    for role, name in cfg.chosen().items():
+        used.setdefault(name, []).append(role)
+    return used
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [lines[0], "  ".join("-" * width for width in widths), *lines[1:]]

@@ -1,0 +1,209 @@
+"""The catalogue of pretrained networks: what there is, where from, what it may be used for, and for which roles.
+
+catalogue.yaml holds the networks that this project knows; a file of the same form adds a person's own
+(pretrained.catalogue in params.yaml).
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from styleblend.config.base import Finder
+from styleblend.config.model import Variant
+from styleblend.errors import StyleBlendError
+
+Role = Literal[
+    "identity", "identity_judge", "landmarks", "attributes_judge", "decoder", "encoder_body", "inception", "detector",
+]  # fmt: skip
+"""What a network of others can be in a run; `landmarks_3d`, `attributes` and `encoder` are this project's alone."""
+
+_FORMATS: dict[str, tuple[str, ...]] = {
+    "decoder": ("torch", "pickle"),
+    "detector": ("onnx", "torch"),
+    "encoder_body": ("torch",),
+    "identity": ("onnx",),
+    "identity_judge": ("onnx",),
+    "inception": ("torchscript",),
+    "landmarks": ("torch",),
+    "attributes_judge": ("onnx",),
+}
+"""What the loader of each role reads; a pickle is NVIDIA's StyleGAN alone."""
+
+SUFFIXES = {"onnx": ".onnx", "torch": ".pth", "pickle": ".pkl", "torchscript": ".pt"}
+"""Endings of the formats in the folder of a run's networks."""
+
+_FILE = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Url = Annotated[str, Field(pattern=r"^https?://\S+$")]
+
+
+class Part(BaseModel):
+    """Base of the catalogue's parts: immutable, unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Archive(Part):
+    """A zip file with networks in it, in a folder or not; each is known by its file name."""
+
+    file: str = Field(pattern=_FILE, description="published name, also in a mirror")
+    urls: tuple[Url, ...] = Field((), description="tried in this order")
+    sha256: Sha256 | None = Field(None, description="where none is published it is recorded at first use")
+    size_bytes: int | None = Field(None, ge=1)
+
+
+class Entry(Part):
+    """One network: one file."""
+
+    name: str = Field(pattern=_FILE, description="what params.yaml says")
+    roles: tuple[Role, ...] = Field(min_length=1, description="what it may be in a run")
+    file: str = Field(pattern=_FILE, description="published name, also in a mirror and in an archive")
+    urls: tuple[Url, ...] = Field((), description="of the file itself, tried in this order")
+    archives: tuple[str, ...] = Field((), description="names of archives that hold it, tried after the urls")
+    page: Url | None = Field(None, description="where a person gets it, for what no program can fetch")
+    sha256: Sha256 | None = Field(None, description="where none is published it is recorded at first use")
+    sha256_begins: str | None = Field(
+        None, pattern=r"^[0-9a-f]{6,64}$", description="first digits, where the file's name states them"
+    )
+    size_bytes: int | None = Field(None, ge=1)
+    licence: str = Field(min_length=1, max_length=200)
+    commercial: bool = Field(description="whether the licence allows commercial use")
+    consequence: str = Field(min_length=1, max_length=200, description="what that means for a user, in one line")
+    format: Literal["onnx", "torch", "pickle", "torchscript"]
+    outputs: int | None = Field(None, ge=1, description="of an ONNX graph")
+    tensors: dict[str, tuple[int, ...]] = Field({}, description="some of a state dict, with their shapes")
+    detects: tuple[Finder, ...] = Field((), description="values of align.detector that find faces with it")
+    resolution: int | None = Field(None, ge=4, description="side of a decoder's picture in pixels")
+    variants: tuple[Variant, ...] = Field((), description="values of model.decoder_variant that can draw it; any: none")
+    expects: str = Field("", description="what it is and what goes in and out, for people")
+    project: str = Field("", description="where it comes from")
+
+    @property
+    def suffix(self) -> str:
+        """Ending of its file in the folder of a run's networks."""
+        return SUFFIXES[self.format]
+
+    @model_validator(mode="after")
+    def says_enough(self) -> Entry:
+        if self.sha256 and self.sha256_begins and not self.sha256.startswith(self.sha256_begins):
+            raise ValueError(f"sha256 {self.sha256} does not begin with sha256_begins {self.sha256_begins}")
+        for role in self.roles:
+            if self.format not in _FORMATS[role]:
+                wanted = " or ".join(_FORMATS[role])
+                raise ValueError(f"format {self.format} does not fit the role {role}: its loader reads {wanted}")
+        if self.variants and "decoder" not in self.roles:
+            raise ValueError(f"variants {list(self.variants)} do not fit roles {list(self.roles)}: a decoder has them")
+        if self.format == "torchscript" and self.sha256 is None:
+            raise ValueError("TorchScript is a program, and only a known one is run: state its sha256")
+        if bool(self.detects) != ("detector" in self.roles):
+            raise ValueError(f"detects {list(self.detects)} does not fit roles {list(self.roles)}: a detector has both")
+        return self
+
+
+class Catalogue(Part):
+    """Networks and the archives that they come in, by name."""
+
+    archives: dict[str, Archive] = {}
+    networks: dict[str, Entry]
+
+    @model_validator(mode="before")
+    @classmethod
+    def entries_know_their_names(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("networks"), dict):
+            named = {
+                str(name): {"name": str(name), **entry} if isinstance(entry, dict) else entry
+                for name, entry in values["networks"].items()
+            }
+            values = {**values, "networks": named}
+        return values
+
+    @model_validator(mode="after")
+    def names_fit(self) -> Catalogue:
+        for name, entry in self.networks.items():
+            if entry.name != name:
+                raise ValueError(f"network '{name}' says that its name is '{entry.name}': leave name out")
+            if name in ("small", "none"):
+                raise ValueError(f"'{name}' means something else in params.yaml: give the network another name")
+            if unknown := [archive for archive in entry.archives if archive not in self.archives]:
+                raise ValueError(f"network '{name}' names the archives {unknown}, which are not described")
+        return self
+
+    def fitting(self, role: str) -> list[str]:
+        """Names of the networks that may fill a role."""
+        return [name for name, entry in self.networks.items() if role in entry.roles]
+
+    def get(self, name: str) -> Entry:
+        """The entry of a name.
+
+        Raises:
+            StyleBlendError: there is none; names those that there are.
+        """
+        if name not in self.networks:
+            raise StyleBlendError(f"the catalogue has no network '{name}': choose from {', '.join(self.networks)}")
+        return self.networks[name]
+
+
+@cache
+def built_in() -> Catalogue:
+    """The networks that this project knows."""
+    return _parsed(resources.files("styleblend.config").joinpath("catalogue.yaml").read_text(), "catalogue.yaml")
+
+
+def load(own: Path | None = None, folder: Path = Path()) -> Catalogue:
+    """The built-in catalogue, with a person's own file added to it.
+
+    Args:
+        folder: where a relative `own` begins.
+    Raises:
+        StyleBlendError: the file is missing or wrong, or one of its names is taken.
+    """
+    known = built_in()
+    if own is None:
+        return known
+    try:
+        text = (folder / own).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise StyleBlendError(
+            f"pretrained.catalogue {folder / own} cannot be read ({reason}): name a file in the form of catalogue.yaml"
+        ) from None
+    added = _parsed(text, str(own), known.archives)
+    taken = [name for name in added.networks if name in known.networks]
+    if taken:
+        raise StyleBlendError(f"{own} has networks with the names {taken}, which are taken: give them others")
+    return Catalogue(archives=added.archives, networks={**known.networks, **added.networks})
+
+
+def _parsed(text: str, origin: str, archives: dict[str, Archive] | None = None) -> Catalogue:
+    try:
+        values = yaml.safe_load(text)
+        if isinstance(values, dict) and archives:
+            own = values.get("archives") or {}
+            # What is no mapping is left to pydantic, which says what is wrong.
+            if isinstance(own, dict):
+                if taken := [name for name in own if name in archives]:
+                    raise StyleBlendError(
+                        f"{origin} has archives with the names {taken}, which are taken: give them others"
+                    )
+                values = {**values, "archives": {**archives, **own}}
+        return Catalogue.model_validate(values)
+    except yaml.YAMLError as error:
+        raise StyleBlendError(f"{origin} is not valid YAML: {' '.join(str(error).split())}") from None
+    except ValidationError as error:
+        lines = []
+        for mistake in error.errors():
+            where = ".".join(map(str, mistake["loc"]))
+            message = mistake["msg"].removeprefix("Value error, ")
+            lines.append(f"{where}: {message}" if where else message)
+        raise StyleBlendError(f"{origin}: {'; '.join(lines)}") from None
+
+
+def is_inside(member: str, file: str) -> bool:
+    """Whether a path inside an archive is the file of that name."""
+    return PurePosixPath(member).name == file

@@ -1,0 +1,19 @@
+"""Section `tracking`: where MLflow keeps runs and model versions."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from styleblend.config.base import Section, expect_no_password
+
+
+class Tracking(Section):
+    uri: str = Field("sqlite:///mlflow.db", description="MLflow tracking and registry store; no password")
+    experiment: str = "styleblend"
+    model_name: str = Field("styleblend", pattern=r"^[A-Za-z0-9_-]+$")
+
+    @model_validator(mode="after")
+    def no_password(self) -> Tracking:
+        remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, and put a database behind MLflow's server"
+        expect_no_password("tracking.uri", self.uri, remedy)
+        return self

@@ -1,0 +1,134 @@
+"""A decoder that draws faces and the encoder that inverts it, learned from rendered faces whose factors are known.
+
+It stands where a production run loads a StyleGAN and the encoder of a face network. StyleGAN learns its mapping from
+noise against a critic, which takes weeks of GPU time. Here every picture comes with the factors it was made of, so
+the mapping starts from those, each picture has one right answer, and an hour of a CPU is enough for soft faces.
+
+The identity factors are mapped to the first half of the channels of W+ and all others to the second half, because an
+extended latent space whose directions do not mix is what the paper takes from StyleGAN (section 2.1). The blending
+module is told nothing of this: it learns which channels to take from whom.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from styleblend.faces.regions import face_region
+from styleblend.model.decoder import Decoder
+from styleblend.model.encoder import Encoder
+from styleblend.model.layers import EqualLinear
+from styleblend.perception.attributes import POSE_SCALE_DEG, AttributeNetwork
+from styleblend.perception.identity import IdentityNetwork
+
+_BESIDE_FACE = 0.2
+"""Weight of pixels beside the face: in a swap they come through the pathway of target features."""
+
+
+def framing(quads: Tensor, reference: Tensor) -> Tensor:
+    """Where crops lie, as shift, zoom and turn against reference crops: [N, 4], each about [-1, 1].
+
+    Args:
+        quads, reference: [N, 4, 2], corners top-left, bottom-left, bottom-right, top-right
+    """
+    right, reference_right = quads[:, 3] - quads[:, 0], reference[:, 3] - reference[:, 0]
+    side, reference_side = right.norm(dim=1, keepdim=True), reference_right.norm(dim=1, keepdim=True)
+    shift = (quads.mean(1) - reference.mean(1)) / reference_side
+    turn = torch.atan2(right[:, 1], right[:, 0]) - torch.atan2(reference_right[:, 1], reference_right[:, 0])
+    turn = torch.remainder(turn + math.pi, 2 * math.pi) - math.pi
+    return 10 * torch.cat([shift, (side / reference_side).log(), turn[:, None]], dim=1)
+
+
+class Mapping(nn.Module):
+    """Factors [N, identity + others] to codes [N, n_styles, style_dim], identity in the first half of the channels."""
+
+    def __init__(self, identity: int, others: int, n_styles: int, style_dim: int, hidden: int = 256) -> None:
+        super().__init__()
+        self.counts = (identity, others)
+        self.n_styles = n_styles
+
+        def branch(inputs: int) -> nn.Sequential:
+            return nn.Sequential(
+                EqualLinear(inputs, hidden, math.sqrt(2)), nn.LeakyReLU(0.2),
+                EqualLinear(hidden, hidden, math.sqrt(2)), nn.LeakyReLU(0.2),
+                EqualLinear(hidden, n_styles * style_dim // 2),
+            )  # fmt: skip
+
+        self.identity, self.others = branch(identity), branch(others)
+
+    def forward(self, factors: Tensor) -> Tensor:
+        who, rest = factors.split(self.counts, dim=1)
+        shape = (len(factors), self.n_styles, -1)
+        return torch.cat([self.identity(who).reshape(shape), self.others(rest).reshape(shape)], dim=2)
+
+
+class Generator(nn.Module):
+    """Mapping and decoder: what draws a face from its factors."""
+
+    def __init__(self, decoder: Decoder, identity: int, others: int) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.mapping = Mapping(identity, others, decoder.n_styles, decoder.style_dim)
+
+    def forward(self, factors: Tensor) -> Tensor:
+        drawn: Tensor = self.decoder(self.mapping(factors))
+        return drawn
+
+
+class Judges(NamedTuple):
+    """Frozen networks that look at what is drawn."""
+
+    identity: IdentityNetwork
+    attributes: AttributeNetwork
+
+
+def drawing_loss(drawn: Tensor, images: Tensor, landmarks: Tensor, judges: Judges) -> Tensor:
+    """How far drawn pictures [N, 3, S, S] are from the true ones: pixels and edges, mostly of the face; person; pose.
+
+    Squared errors alone leave eyes and mouths blurred; without the identity term nothing says which of the small
+    differences make a person, and without the pose term turned heads come late.
+    """
+    weight = _BESIDE_FACE + (1 - _BESIDE_FACE) * face_region(landmarks, images.shape[-1], soften_px=1.0)
+    error = weight * (drawn - images)
+    edges = (error[..., 1:] - error[..., :-1]).abs().mean() + (error[..., 1:, :] - error[..., :-1, :]).abs().mean()
+    with torch.no_grad():
+        wanted, (wanted_pose, wanted_expression) = judges.identity(images), judges.attributes(images)
+    person = 1 - functional.cosine_similarity(judges.identity(drawn), wanted).mean()
+    pose, expression = judges.attributes(drawn)
+    posed = functional.mse_loss(pose, wanted_pose) / POSE_SCALE_DEG**2
+    posed = posed + 0.25 * functional.mse_loss(expression, wanted_expression)
+    return 2 * error.abs().mean() + 4 * error.square().mean() + 2 * edges + person + posed
+
+
+class Inverter(nn.Module):
+    """Encoder and frozen generator, joined through the style codes alone: the pathway of target features stays out."""
+
+    def __init__(self, encoder: Encoder, generator: Generator) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self._frozen = (generator.eval().requires_grad_(False),)  # in a tuple, so that it is not among what learns
+
+    @property
+    def generator(self) -> Generator:
+        return self._frozen[0]
+
+    @torch.no_grad()
+    def centre(self, factors: Tensor) -> None:
+        """Set the encoder's mean code, and the scale in which errors of a channel are counted."""
+        codes = torch.cat([self.generator.mapping(chunk) for chunk in factors.split(1000)])
+        self.encoder.mean_code.copy_(codes.mean(0))
+        self.register_buffer("spread", codes.std(0).clamp_min(1e-3), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        drawn: Tensor = self.generator.decoder(self.encoder(images).codes)
+        return drawn
+
+    def code_loss(self, codes: Tensor, factors: Tensor) -> Tensor:
+        """Mean squared error of codes [N, n_styles, style_dim], in standard deviations of each channel."""
+        with torch.no_grad():
+            wanted = self.generator.mapping(factors)
+        return ((codes - wanted) / self.spread).square().mean()

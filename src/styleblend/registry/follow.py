@@ -1,0 +1,130 @@
+"""The model behind an alias, kept current while a program runs: set the alias in MLflow and the program follows.
+
+    with Followed(cfg.tracking, model.load, cfg.follow) as followed:
+        in_use = followed.current               # take it once a request: model and version belong together
+        picture = swap(source, target, in_use.model)
+        print(in_use.name)                      # "styleblend version 3"
+
+Rolling back is setting the alias back.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Generic, Self, TypeVar
+
+from styleblend.config.product import Follow
+from styleblend.config.tracking import Tracking
+from styleblend.errors import StyleBlendError
+from styleblend.registry import mlflow_store, versions
+
+_log = logging.getLogger(__name__)
+_PATIENCE_S = 5.0
+
+Model = TypeVar("Model")
+
+
+@dataclass(frozen=True)
+class InUse(Generic[Model]):
+    """A loaded model and the version that it came from."""
+
+    model: Model
+    version: versions.Version
+
+    @property
+    def name(self) -> str:
+        """As in marks and answers: `styleblend version 3`."""
+        return self.version.title
+
+
+class Followed(Generic[Model]):
+    """Asks the registry every few seconds which version has the alias, and brings in another one when it moved.
+
+    The new version is fetched and loaded beside the one in use, which serves until then; one assignment replaces
+    it, so whoever took `current` before keeps a whole model. A version that cannot be loaded, an alias that was
+    removed and a registry that does not answer leave the model in use as it is and give one line in the log.
+    """
+
+    def __init__(
+        self,
+        track: Tracking,
+        load: Callable[[Path], Model],
+        cfg: Follow,
+        kept: Path = Path(".state/versions"),
+    ) -> None:
+        """Args:
+        load: makes a model from a version's folder, as `styleblend.model.load` does; runs in another thread.
+        kept: folder where fetched versions stay, so that going back needs no download.
+        """
+        # The current folder may change while the program runs.
+        self._track = mlflow_store.resolved(track)
+        self._load = load
+        self._cfg = cfg
+        self._kept = kept.resolve()
+        self._in_use: InUse[Model] | None = None
+        self._complaint = ""
+        self._refreshing = threading.Lock()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name=f"follow-{cfg.alias}", daemon=True)
+
+    def __enter__(self) -> Self:
+        """Load the first version, then follow in the background.
+
+        Raises:
+            StyleBlendError: no version has the alias, or it cannot be loaded.
+        """
+        self.refresh()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop following; a version that is just being loaded is not waited for long."""
+        self._closing.set()
+        self._thread.join(_PATIENCE_S)
+
+    @property
+    def current(self) -> InUse[Model]:
+        """What is used now. Take it once for a piece of work and keep it until that is done."""
+        if self._in_use is None:
+            raise StyleBlendError("no model is loaded yet: enter the `with` block first")
+        return self._in_use
+
+    def refresh(self) -> bool:
+        """Ask now, and take over another version if there is one; for a webhook, or who will not wait.
+
+        Returns:
+            whether the model in use changed.
+        Raises:
+            StyleBlendError: the registry cannot be asked or the version not be loaded; the old one stays in use.
+        """
+        with self._refreshing:
+            wanted = versions.alias_holder(self._track, self._cfg.alias)
+            if self._in_use is not None and wanted.identity == self._in_use.version.identity:
+                return False
+            replacement = InUse(self._load(versions.kept_version(self._track, wanted, self._kept)), wanted)
+            before, self._in_use = self._in_use, replacement
+        _log.info("using %s%s", replacement.name, f" in place of version {before.version.version}" if before else "")
+        return True
+
+    def _watch(self) -> None:
+        while not self._closing.wait(self._cfg.every_s):
+            try:
+                self.refresh()
+            # Whatever a new version brings with it, the program goes on with the old one.
+            except Exception as error:
+                self._complain(f"still using {self.current.name}: {' '.join(str(error).split()) or repr(error)}")
+            else:
+                self._complaint = ""
+
+    def _complain(self, text: str) -> None:
+        """Log it, unless it was the last word already."""
+        if text != self._complaint:
+            _log.warning("%s", text)
+        self._complaint = text

@@ -1,0 +1,299 @@
+"""Model versions in MLflow's registry: register, find, fetch, and the aliases that people choose."""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import tempfile
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from styleblend.config.provenance import Provenance
+from styleblend.config.tracking import Tracking
+from styleblend.system.atomic import whole_folder
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+from styleblend.registry.mlflow_store import KEY, TrackingError, connect, mlflow_at, resolved, sqlite_file
+from styleblend.registry.runs import Run
+
+SWAPPER = "swapper"
+"""Name of the folder with the model among a version's artifacts."""
+
+# The column of MLflow's database is that wide.
+_DESCRIPTION_LIMIT = 5000
+
+
+@dataclass(frozen=True)
+class Version:
+    """A model version of the registry. `aliases` are those it had when it was read."""
+
+    name: str
+    version: str
+    run_id: str
+    tags: Mapping[str, str]
+    aliases: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        """As in marks and answers: `styleblend version 3`."""
+        return f"{self.name} version {self.version}"
+
+    @property
+    def identity(self) -> str:
+        """A folder's name. Numbers begin at 1 again in a registry that was made anew; the run tells them apart."""
+        return f"{self.name}-{self.version}-{self.run_id[:8]}"
+
+
+def register_version(
+    cfg: Tracking,
+    swapper_folder: Path,
+    metrics: Mapping[str, float],
+    tags: Mapping[str, str],
+    artifacts: Mapping[str, Path],
+    alias: str | None,
+    provenance: Provenance | None = None,
+    *,
+    run: Run,
+    key: str,
+) -> Version:
+    """Register a swapper as a model version that carries its code and its weights, and nothing pickled.
+
+    The version holds the package's source beside safetensors weights, so it loads without this checkout.
+    What was already registered under `key` is not made twice: it keeps what it was made with and gets the alias.
+
+    Args:
+        swapper_folder: what `styleblend.model.load` reads.
+        metrics: logged on the registering run and shown with the version.
+        tags: what the version was made with; `set_tags` is for what may change later.
+        artifacts: further files of the version (card, grid, figures), by name.
+        alias: name that will point at this version, or None.
+        provenance: who signs pictures of the version where MLflow itself serves it; whoever loads it can say another.
+        run: the run that the version belongs to.
+    """
+    client, _ = connect(cfg)
+    run.log_metrics(metrics)
+    known = {version.tags.get(KEY): version for version in _versions(client, cfg.model_name)}
+    version = known.get(key) or _make_version(
+        client, cfg, swapper_folder, tags, artifacts, provenance or Provenance(), run, key
+    )
+    if alias is not None:
+        client.set_registered_model_alias(cfg.model_name, alias, version.version)
+    return find_version(cfg, str(version.version))
+
+
+def find_version(cfg: Tracking, reference: str) -> Version:
+    """Look up a model version by alias or number.
+
+    Raises:
+        TrackingError: there is no such version; the message names what there is.
+    """
+    file = sqlite_file(cfg.uri, Path.cwd())
+    if file is not None and not file.exists():
+        raise TrackingError(f"no model registry at {file}: run `dvc repro` first, or correct tracking.uri")
+    client, _ = connect(cfg)
+    versions = _versions(client, cfg.model_name)
+    aliases = client.get_registered_model(cfg.model_name).aliases if versions else {}
+    number = aliases.get(reference, reference)
+    for version in versions:
+        if str(version.version) == str(number):
+            return Version(
+                name=cfg.model_name,
+                version=str(version.version),
+                run_id=str(version.run_id),
+                tags=dict(version.tags),
+                aliases=tuple(sorted(name for name, target in aliases.items() if str(target) == str(number))),
+            )
+    if not versions:
+        raise TrackingError(f"model '{cfg.model_name}' has no version in {cfg.uri}: run `dvc repro` first")
+    numbers = sorted((str(version.version) for version in versions), key=int)
+    raise TrackingError(
+        f"model '{cfg.model_name}' has no version or alias '{reference}': "
+        f"there are versions {', '.join(numbers)} and aliases {', '.join(sorted(aliases)) or '(none)'}"
+    )
+
+
+def point_alias(cfg: Tracking, alias: str, reference: str) -> Version:
+    """Point an alias ("champion") at a version, which is named by another alias or its number.
+
+    Raises:
+        TrackingError: there is no such version.
+    """
+    version = find_version(cfg, reference)
+    client, _ = connect(cfg)
+    client.set_registered_model_alias(cfg.model_name, alias, version.version)
+    return find_version(cfg, version.version)
+
+
+def kept_version(cfg: Tracking, version: Version, kept: Path) -> Path:
+    """The version's swapper in a folder below `kept`: fetched at first use, so that going back needs no download.
+
+    Raises:
+        TrackingError: its files are gone.
+    """
+    folder = kept / version.identity
+    return folder if folder.exists() else fetch_version(cfg, version.version, folder)
+
+
+def fetch_version(cfg: Tracking, reference: str, destination: Path) -> Path:
+    """Copy the swapper of a model version into `destination`, which is replaced as a whole.
+
+    Args:
+        reference: an alias ("champion") or a number ("3").
+    Returns:
+        `destination`, ready for `styleblend.model.load`.
+    Raises:
+        TrackingError: there is no such version, or its files are gone.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        record = fetch_record(cfg, reference, Path(scratch) / "record")
+        with whole_folder(destination) as partial:
+            shutil.copytree(record / SWAPPER, partial, dirs_exist_ok=True)
+    return destination
+
+
+def fetch_record(cfg: Tracking, reference: str, destination: Path) -> Path:
+    """Copy all that was registered with a model version into `destination`, which is replaced as a whole.
+
+    Args:
+        reference: an alias ("champion") or a number ("3").
+    Returns:
+        `destination`, with the swapper in the folder SWAPPER and the other artifacts under their files' names.
+    Raises:
+        TrackingError: there is no such version, or its files are gone.
+    """
+    version = find_version(cfg, reference)
+    mlflow = mlflow_at(resolved(cfg).uri)
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            found = mlflow.artifacts.download_artifacts(
+                artifact_uri=f"models:/{version.name}/{version.version}", dst_path=scratch
+            )
+            with whole_folder(destination) as partial:
+                shutil.copytree(Path(found) / "artifacts", partial, dirs_exist_ok=True)
+        except (mlflow.MlflowException, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise TrackingError(
+                f"{version.name} version {version.version} has lost its files ({reason}): register it again"
+            ) from error
+    return destination
+
+
+def alias_holder(cfg: Tracking, alias: str) -> Version:
+    """The version that an alias points at now, in one request: for those who ask again and again.
+
+    `aliases` of the result names this one only.
+
+    Raises:
+        TrackingError: no version has the alias, or the store does not answer.
+    """
+    file = sqlite_file(cfg.uri, Path.cwd())
+    if file is not None and not file.exists():
+        raise TrackingError(f"no model registry at {file}: run `dvc repro` first, or correct tracking.uri")
+    cfg = resolved(cfg)
+    mlflow = mlflow_at(cfg.uri)
+    try:
+        found = mlflow.MlflowClient(cfg.uri, cfg.uri).get_model_version_by_alias(cfg.model_name, alias)
+    except mlflow.MlflowException as error:
+        reason = str(error).splitlines()[0]
+        raise TrackingError(
+            f"alias '{alias}' of model '{cfg.model_name}' could not be read ({reason}): set it in MLflow, or see to it "
+            f"that {cfg.uri} answers"
+        ) from error
+    return Version(cfg.model_name, str(found.version), str(found.run_id), dict(found.tags), (alias,))
+
+
+def set_tags(cfg: Tracking, version: Version, tags: Mapping[str, str]) -> None:
+    """Set tags of a model version, in place of those of the same name."""
+    client, _ = connect(cfg)
+    for name, value in tags.items():
+        client.set_model_version_tag(version.name, version.version, name, value)
+
+
+def describe(cfg: Tracking, version: Version, markdown: str) -> None:
+    """Put a text on the version's page in MLflow, in place of what stood there; what is too long is cut."""
+    client, _ = connect(cfg)
+    client.update_model_version(version.name, version.version, markdown[:_DESCRIPTION_LIMIT])
+
+
+def _make_version(
+    client: MlflowClient,
+    cfg: Tracking,
+    swapper_folder: Path,
+    tags: Mapping[str, str],
+    artifacts: Mapping[str, Path],
+    provenance: Provenance,
+    run: Run,
+    key: str,
+) -> ModelVersion:
+    mlflow = mlflow_at(resolved(cfg).uri)
+    package = Path(__file__).parents[1]
+    # Whoever loads the version stands in another folder.
+    signing = {name: path.resolve() for name, path in provenance if isinstance(path, Path)}
+    with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
+        # MLflow's own classes set off the first of these when they are imported; for the second: a signature is
+        # given, and an example would be two faces.
+        warnings.filterwarnings("ignore", message=".*Any type hint is inferred as AnyType")
+        warnings.filterwarnings("ignore", message=".*An input example was not provided")
+        importlib.import_module("mlflow.pyfunc")
+        # MLflow keeps an artifact under the name of its folder (and follows no links): `fetch_version` needs it.
+        named = shutil.copytree(swapper_folder, Path(scratch) / SWAPPER)
+        files = {SWAPPER: str(named)} | {name: str(path.resolve()) for name, path in artifacts.items()}
+        with mlflow.start_run(run_id=run.run_id):
+            info = mlflow.pyfunc.log_model(
+                name="model",
+                python_model=str(package / "registry/pyfunc_model.py"),
+                artifacts=files,
+                code_paths=[str(package)],
+                # The version's number comes when all this is logged; its run has no other version.
+                model_config={
+                    "made_by": f"{cfg.model_name} run {run.run_id}",
+                    "provenance": provenance.model_copy(update=signing).model_dump(mode="json"),
+                },
+                signature=_signature(),
+                pip_requirements=_requirements(),
+            )
+    if not _registered(client, cfg.model_name):
+        client.create_registered_model(cfg.model_name, description="Face swapping by style blending")
+    return client.create_model_version(
+        cfg.model_name, info.model_uri, run.run_id, tags={**tags, KEY: key}, model_id=info.model_id
+    )
+
+
+def _signature() -> Any:
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+
+    def pictures(*names: str) -> Schema:
+        return Schema([ColSpec(DataType.binary, name) for name in names])
+
+    return ModelSignature(inputs=pictures("source", "target"), outputs=pictures("swapped"))
+
+
+def _requirements() -> list[str]:
+    from importlib.metadata import version
+
+    # A local build tag (+cpu) names a wheel that the package index does not have.
+    names = ("torch", "numpy", "pandas", "pillow", "pydantic", "pyyaml", "safetensors", "mlflow")
+    # They mark the pictures that a served version draws.
+    marking = ("blind-watermark", "c2pa-python", "cryptography")
+    return [f"{name}=={version(name).split('+')[0]}" for name in names + marking]
+
+
+def _registered(client: MlflowClient, name: str) -> bool:
+    return bool(client.search_registered_models(f"name = '{name}'"))
+
+
+def _versions(client: MlflowClient, name: str) -> list[ModelVersion]:
+    found: list[ModelVersion] = []
+    token: str | None = None
+    while True:
+        page = client.search_model_versions(f"name = '{name}'", page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found

@@ -1,0 +1,42 @@
+"""What a finished run made, in a few lines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from styleblend.errors import StyleBlendError
+from styleblend.evaluation.protocol import TRUE_SWAP
+from styleblend.reporting.figures import KEY_FIGURES
+
+
+def closing_lines(reports: Path) -> str:
+    """What a finished run made, how good it is and where to look, in a few lines.
+
+    Raises:
+        StyleBlendError: the run has not come to its end.
+    """
+    try:
+        metrics = json.loads((reports / "metrics.json").read_text())
+        protocol = json.loads((reports / "evaluate" / "protocol.json").read_text())
+        registered = json.loads((reports / "registered.json").read_text())
+    except FileNotFoundError as error:
+        raise StyleBlendError(f"{error.filename} is missing: run `dvc repro` to its end first") from None
+    alias = f", alias {registered['alias']}" if registered["alias"] else ""
+    lines = [
+        f"Made: {registered['name']} version {registered['version']}{alias} (gate {registered['gate']})",
+        f"How good, on {int(metrics['n_pairs'])} pairs of unseen people:",
+    ]
+    ceiling = TRUE_SWAP in protocol["methods"]
+    for name, words, _ in KEY_FIGURES:
+        if name not in metrics:
+            continue
+        beside = [("copy of the target", f"copy_target/{name}")] + [("true swap", f"{TRUE_SWAP}/{name}")] * ceiling
+        known = ", ".join(f"{label} {metrics[key]:.3g}" for label, key in beside if key in metrics)
+        lines.append(f"  {words:<28} {metrics[name]:>8.3g}   ({known})")
+    lines += protocol["warnings"]
+    lines.append(
+        f"Look at: {reports / 'evaluate' / 'swap_grid.png'}, {reports / 'model_card.md'}, "
+        f"{reports / 'evaluate' / 'figures.png'}; `make ui` opens MLflow"
+    )
+    return "\n".join(lines)

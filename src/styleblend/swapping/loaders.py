@@ -1,0 +1,89 @@
+"""What a swap needs and where it is: the model in a folder or the registry, the face detector, who-is-it network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from styleblend.config import catalogue
+from styleblend.config.base import Finder
+from styleblend.config.params import Config
+from styleblend.config.tracking import Tracking
+from styleblend.errors import StyleBlendError
+from styleblend.face_detector import detectors
+from styleblend.face_detector.detection import Detector
+from styleblend.model import Swapper, load
+from styleblend.perception import identity
+from styleblend.registry import mlflow_store, versions
+from styleblend.swapping.face_selector import SwapError
+from styleblend.weights import frozen
+from styleblend.weights.weight_files import SMALL, obtain, store_of
+
+NETWORKS = Path("data/pretrained/networks")
+STATE = Path(".state")
+
+
+def find_model(cfg: Tracking, reference: str | None, state: Path = STATE) -> tuple[Swapper, str]:
+    """The model to use and its name for the marks.
+
+    Args:
+        reference: a folder with a model, or an alias or number of the registry; None is the `champion`, or
+            where none was chosen yet the `candidate`.
+        state: where versions of the registry are kept after the first use.
+    Raises:
+        StyleBlendError: there is no such model.
+    """
+    if reference is not None and Path(reference).is_dir():
+        return load(Path(reference)), f"model folder {Path(reference).resolve().name}"
+    if reference is not None:
+        version = versions.find_version(cfg, reference)
+    else:
+        try:
+            version = versions.find_version(cfg, "champion")
+        except mlflow_store.TrackingError:
+            version = versions.find_version(cfg, "candidate")
+            print(f"no version has the alias champion yet: using the candidate, version {version.version}")
+    return load(versions.kept_version(cfg, version, state / "versions")), version.title
+
+
+def find_detector(cfg: Config, weights: Path | None, networks: Path = NETWORKS, state: Path = STATE) -> Detector:
+    """The face detector that align.detector names (YuNet for annotations): a given file, or the run's own; YuNet is
+    else fetched once from the mirror or its origin.
+
+    Raises:
+        StyleBlendError: none of these is to be had, or the file is for another kind of detector.
+    """
+    kind = _kind(cfg)
+    yunet = catalogue.built_in().get("yunet")
+    if weights is not None and not weights.is_file():
+        raise SwapError(
+            f"{weights} does not exist: --detector-weights names the file of the detector that align.detector names "
+            f"({kind}; YuNet's is {yunet.file})"
+        )
+    if kind != "yunet":
+        return detectors.load(kind, networks, cfg.align.min_score, weights)
+    if weights is None and not (networks / f"detector{yunet.suffix}").is_file():
+        try:
+            weights = obtain(yunet, store_of(cfg.pretrained, state / "weights"))
+        except StyleBlendError as error:
+            raise SwapError(
+                f"{error}, or name it with --detector-weights, or give aligned faces and --aligned"
+            ) from None
+    return detectors.load(kind, networks, cfg.align.min_score, weights)
+
+
+def find_identity(networks: Path = NETWORKS, small: Path = SMALL) -> identity.FaceNetwork:
+    """The network that tells people apart: the run's own, or else the committed small one.
+
+    Raises:
+        StyleBlendError: neither is there, or it is damaged.
+    """
+    own = (networks / "identity.json").is_file() or frozen.foreign(networks, "identity") is not None
+    return identity.load(networks if own else small, "identity")
+
+
+def _kind(cfg: Config) -> Finder:
+    """How faces are found in use: as the stage align finds them, or by what its detector's file is for."""
+    if cfg.align.detector != "annotations":
+        return cfg.align.detector
+    chosen = cfg.pretrained.chosen().get("detector")
+    return catalogue.load(cfg.pretrained.catalogue).get(chosen).detects[0] if chosen else "yunet"

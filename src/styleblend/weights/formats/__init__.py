@@ -1,0 +1,1 @@
+"""Readers of the file formats in which other projects publish their networks."""

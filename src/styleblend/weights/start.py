@@ -1,0 +1,113 @@
+"""What training begins with: the pretrained decoder, and an encoder that starts from one of three things."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from styleblend.config.model import Model
+from styleblend.errors import StyleBlendError
+from styleblend.model import Encoder, Swapper
+from styleblend.weights import frozen
+from styleblend.weights.formats.ir_se50 import load_body
+from styleblend.weights.formats.stylegan import load_stylegan
+
+if TYPE_CHECKING:
+    from styleblend.config.training import EncoderStart
+
+_PATHWAY = ("pathway.",)
+
+
+def start(swapper: Swapper, model: Model, networks: Path, encoder_start: EncoderStart) -> None:
+    """Put what is pretrained into a new swapper; its blending and its decoder's pathway stay new.
+
+    The decoder is the StyleGAN that networks.json names, or else the small one; either draws as before, for the
+    pathway begins at zero. The encoder gives codes as differences from that decoder's mean code and starts as
+    config.Training.encoder_start says.
+
+    Args:
+        model: the sizes that `swapper` was built with. networks: folder of the stage `pretrained`.
+
+    Raises:
+        StyleBlendError: a file is missing, damaged or made for other sizes, or this start needs another decoder.
+    """
+    stylegan = frozen.foreign(networks, "decoder")
+    inversion = networks / "encoder.safetensors"
+    if stylegan is None:
+        fill(swapper.decoder, networks / "decoder.safetensors", new=_PATHWAY)
+    elif encoder_start == "pretrained":
+        raise StyleBlendError(
+            f"train_encoder.encoder_start is 'pretrained', which inverts the small decoder, but the decoder is"
+            f" {frozen.foreign_name(networks, 'decoder')}: set it to 'body' or 'new'"
+        )
+    else:
+        weights = load_stylegan(stylegan, model)
+        _take(swapper.decoder, weights.decoder, stylegan, _PATHWAY)
+        swapper.encoder.mean_code.copy_(weights.mean_code)
+    if encoder_start == "pretrained":
+        if not inversion.is_file():
+            raise StyleBlendError(
+                f"train_encoder.encoder_start is 'pretrained', but {inversion} is missing: run `dvc repro pretrained`"
+            )
+        fill(swapper.encoder, inversion, new=())
+        return
+    if stylegan is None:
+        swapper.encoder.mean_code.copy_(_mean_code(inversion, swapper.encoder))
+    if encoder_start == "body":
+        body = frozen.foreign(networks, "encoder_body")
+        if body is None:
+            raise StyleBlendError(
+                f"train_encoder.encoder_start is 'body', but {networks} has no encoder_body: name model_ir_se50.pth in"
+                " the section pretrained, or set it to 'new'"
+            )
+        load_body(swapper.encoder, body)
+
+
+def fill(network: nn.Module, file: Path, new: tuple[str, ...]) -> None:
+    """Load weights strictly; only names that begin with one of `new` may be missing.
+
+    Raises:
+        StyleBlendError: the file is missing or damaged, or its weights do not fit.
+    """
+    _take(network, _read(file), file, new)
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
+    except FileNotFoundError:
+        raise StyleBlendError(f"{file} is missing: run `dvc repro` for the stage that makes it") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise StyleBlendError(f"{file} is damaged ({reason}): run `dvc repro` for the stage that makes it") from None
+
+
+def _take(network: nn.Module, weights: Mapping[str, Tensor], file: Path, new: tuple[str, ...]) -> None:
+    try:
+        missing, unexpected = network.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise StyleBlendError(f"{file} does not fit the section model of params.yaml: {reason}") from None
+    missing = [name for name in missing if not name.startswith(new)] if new else missing
+    if missing or unexpected:
+        raise StyleBlendError(
+            f"{file} does not fit the section model of params.yaml: missing {missing[:3]}, unexpected"
+            f" {unexpected[:3]}; use the sizes that its network was made with"
+        )
+
+
+def _mean_code(inversion: Path, encoder: Encoder) -> Tensor:
+    """The small decoder's mean code, which its inversion's file holds, whatever else is in there."""
+    code = _read(inversion).get("mean_code")
+    if code is None or code.shape != encoder.mean_code.shape:
+        found = "no mean_code" if code is None else f"a mean_code of {list(code.shape)}"
+        raise StyleBlendError(
+            f"{inversion} has {found}, the section model of params.yaml needs {list(encoder.mean_code.shape)}: use the"
+            " sizes that its network was made with"
+        )
+    return code

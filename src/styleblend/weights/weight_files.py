@@ -1,0 +1,381 @@
+"""Obtaining pretrained networks: from a mirror folder or their urls, checked before they get their names.
+
+What networks there are says the catalogue. A file comes once into a folder of its own, outside of git and DVC, and
+the stage `pretrained` copies from there what a run needs.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from styleblend.config import catalogue
+from styleblend.config.catalogue import Archive, Catalogue, Entry, Part, Sha256
+from styleblend.config.pretrained import ROLES, Pretrained
+from styleblend.errors import StyleBlendError, TransientError
+from styleblend.system import download
+from styleblend.system.atomic import whole_file, whole_folder
+from styleblend.system.download import is_web_page
+from styleblend.system.hashes import fingerprint, sha256
+from styleblend.weights.judge import require_another_judge
+
+SMALL = Path("data/pretrained/small")
+"""Networks that this project made, each with its card; git holds them."""
+
+CACHE = Path(".state/weights")
+LOCK = Path("data/pretrained/weights.lock")
+
+
+class Locked(Part):
+    """A line of the lock: what a file was at first use."""
+
+    sha256: Sha256
+    size_bytes: int
+
+
+_LOCKED = TypeAdapter(dict[str, Locked])
+
+Failures = list[tuple[str, StyleBlendError]]
+"""Urls that were tried, each with what went wrong."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """Where files of the catalogue are kept and looked for.
+
+    cache: folder of files that were obtained. lock: JSON file with the SHA-256 of those whose entry states none, as
+    they were at first use. mirror: folder that is looked into before any url.
+    """
+
+    catalogue: Catalogue
+    cache: Path = CACHE
+    lock: Path = LOCK
+    mirror: Path | None = None
+
+    def place(self, entry: Entry) -> Path:
+        """Where the network's file is, once it is there."""
+        return self.cache / f"{entry.name}{entry.suffix}"
+
+    def wanted(self, item: Entry | Archive) -> str | None:
+        """The SHA-256 that a file must have: stated, or recorded at first use, or not known yet.
+
+        Raises:
+            StyleBlendError: the lock is damaged.
+        """
+        locked = self._locked().get(_key(item))
+        return item.sha256 or (locked.sha256 if locked else None)
+
+    def record(self, item: Entry | Archive, digest: str, size_bytes: int) -> None:
+        """Hold a file that states no SHA-256 to this one from now on."""
+        if item.sha256 is None:
+            known = self._locked() | {_key(item): Locked(sha256=digest, size_bytes=size_bytes)}
+            with whole_file(self.lock) as partial:
+                lines = {name: line.model_dump() for name, line in sorted(known.items())}
+                partial.write_text(json.dumps(lines, indent=1) + "\n")
+
+    def _locked(self) -> dict[str, Locked]:
+        if not self.lock.is_file():
+            return {}
+        try:
+            return _LOCKED.validate_json(self.lock.read_bytes())
+        except ValidationError:
+            raise StyleBlendError(f"{self.lock} is damaged: restore it with `git checkout {self.lock}`") from None
+
+
+def archives_of(entry: Entry, store: Store) -> list[Archive]:
+    """The archives that hold the network's file."""
+    return [store.catalogue.archives[name] for name in entry.archives]
+
+
+def _pack(found: Path, entry: Entry, store: Store) -> Archive | None:
+    """The archive that a file is by its name; None for the network's own file."""
+    return next((archive for archive in archives_of(entry, store) if archive.file == found.name), None)
+
+
+def _key(item: Entry | Archive) -> str:
+    return item.name if isinstance(item, Entry) else item.file
+
+
+def store_of(cfg: Pretrained, cache: Path = CACHE, lock: Path = LOCK, project: Path = Path()) -> Store:
+    """The store with the catalogue and the mirror that the parameters name.
+
+    Args:
+        project: where all four paths begin, as far as they are relative.
+    Raises:
+        StyleBlendError: the catalogue cannot be read, or the mirror is no folder.
+    """
+    mirror = None if cfg.mirror is None else project / cfg.mirror
+    if mirror is not None and not mirror.is_dir():
+        raise StyleBlendError(f"pretrained.mirror {mirror} is no folder: name one with pretrained files, or null")
+    return Store(catalogue.load(cfg.catalogue, project), project / cache, project / lock, mirror)
+
+
+def obtain(entry: Entry, store: Store) -> Path:
+    """The network's file in the store, fetched if it is not there; a right file that is there is kept.
+
+    Looked for in this order: in the mirror as a file, in the mirror in the folder or the archive of its pack, at the
+    entry's urls, at the urls of its packs. Downloads that were interrupted go on. A file whose SHA-256 is not known
+    is recorded in the lock, and held to that from then on.
+
+    Raises:
+        StyleBlendError: it is not to be had (a TransientError if a server may do better later), has another SHA-256
+            than stated or recorded, or is not what its entry describes. Nothing is left under the final name.
+    """
+    path = store.place(entry)
+    if is_right(path, entry, store):
+        return path
+    if (found := in_mirror(entry, store)) is not None:
+        pack = _pack(found, entry, store)
+        if pack is not None and store.wanted(entry) is None:
+            _expect_hash(found, pack, store, str(found))
+        return _take(found, entry, store)
+    failures: Failures = []
+    if _first(entry.urls, path, lambda partial, url: _admit(partial, entry, store, url), failures):
+        return path
+    for archive in archives_of(entry, store):
+        packed = _archive(archive, store, failures)
+        if packed is not None:
+            return _take(packed, entry, store)
+    raise _not_to_be_had(entry, store, failures)
+
+
+def is_right(path: Path, entry: Entry, store: Store) -> bool:
+    """Whether a file is there and has the SHA-256 that is stated or was recorded for it; not, if none is known."""
+    wanted = store.wanted(entry)
+    return wanted is not None and path.is_file() and sha256(path) == wanted
+
+
+def in_mirror(entry: Entry, store: Store) -> Path | None:
+    """The file, or the archive with it, in the mirror; packs may lie there unpacked, as insightface lays them out.
+
+    None if it is not there, or there is no mirror.
+    """
+    mirror = store.mirror
+    if mirror is None:
+        return None
+    packs = [archive.file for archive in archives_of(entry, store)]
+    # antelopev2.zip has a folder inside, which insightface unpacks into another of the same name.
+    places = ("{0}", "models/{0}", "{0}/{0}", "models/{0}/{0}")
+    folders = [place.format(Path(pack).stem) for pack in packs for place in places]
+    files = [entry.file, *(f"{folder}/{entry.file}" for folder in folders), *packs]
+    return next((mirror / file for file in files if (mirror / file).is_file()), None)
+
+
+def _take(found: Path, entry: Entry, store: Store) -> Path:
+    """Let a file on this machine, or the one in an archive, into the store."""
+    path = store.place(entry)
+    with whole_file(path) as partial:
+        _copy(found, entry, partial)
+        _admit(partial, entry, store, str(found))
+    return path
+
+
+def _copy(found: Path, entry: Entry, partial: Path) -> None:
+    """Copy a file, or the one of its name out of an archive."""
+    try:
+        if found.name == entry.file:
+            shutil.copyfile(found, partial)
+            return
+        with zipfile.ZipFile(found) as archive:
+            members = [each for each in archive.infolist() if catalogue.is_inside(each.filename, entry.file)]
+            if len(members) != 1:
+                raise StyleBlendError(f"{found} holds {len(members)} files {entry.file}, wanted one: get it again")
+            with archive.open(members[0]) as content, partial.open("wb") as stream:
+                shutil.copyfileobj(content, stream, download.BLOCK)
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # not the file's fault: a full disk, as a rule
+            raise StyleBlendError(
+                f"{found} cannot be copied to {partial.parent} ({error.strerror}): mend that and start again"
+            ) from None
+        what = "a web page" if is_web_page(found) else f"no whole zip file ({error})"
+        raise StyleBlendError(f"{found} is {what}: get {found.name} again") from None
+
+
+def _first(urls: Iterable[str], path: Path, admit: Callable[[Path, str], None], failures: Failures) -> Path | None:
+    """`path` with what the first url gives that can be reached and is let in; None, and why, if none does.
+
+    Each url has an unfinished file of its own: two servers may call different files alike.
+    """
+    partials = {url: path.with_name(f"{path.name}.{fingerprint(url)}.part") for url in urls}
+    for url, partial in partials.items():
+        try:
+            download.fetch(url, partial)
+        except download.DownloadError as error:
+            failures.append((url, error))
+            continue
+        try:
+            admit(partial, url)
+        except StyleBlendError as error:
+            download.forget(partial)
+            failures.append((url, error))
+            continue
+        download.finish(partial, path)
+        for other in partials.values():
+            download.forget(other)
+        return path
+    return None
+
+
+def _archive(archive: Archive, store: Store, failures: Failures) -> Path | None:
+    """The archive in the store, where it stays, for it holds other networks, too; None if no url gives it."""
+    path = store.cache / archive.file
+    if path.is_file() and sha256(path) == store.wanted(archive):
+        return path
+
+    def admit(partial: Path, origin: str) -> None:
+        digest = _expect_hash(partial, archive, store, origin)
+        if not zipfile.is_zipfile(partial):
+            raise StyleBlendError(f"{origin} gives no zip file: get {archive.file} in another way")
+        store.record(archive, digest, partial.stat().st_size)
+
+    return _first(archive.urls, path, admit, failures)
+
+
+def expect(found: Path, entry: Entry, store: Store) -> None:
+    """Look at a file of the mirror, or at the archive with it, as `obtain` would; nothing is kept.
+
+    Raises:
+        StyleBlendError: it has another SHA-256 or size than it must have, or, where neither is known, other content.
+    """
+    pack = _pack(found, entry, store)
+    _expect_hash(found, pack or entry, store, str(found))
+    if pack is None and store.wanted(entry) is None:
+        from styleblend.weights import content
+
+        content.expect(found, entry)
+
+
+def _admit(partial: Path, entry: Entry, store: Store, origin: str) -> None:
+    """Let a file in, if its hash and its content are right; else say what it is, by its origin's name."""
+    digest = _expect_hash(partial, entry, store, origin)
+    # torch takes seconds to import, and most runs find all files in the store.
+    from styleblend.weights import content
+
+    try:
+        content.expect(partial, entry)
+    except StyleBlendError as error:
+        raise StyleBlendError(str(error).replace(str(partial), origin)) from None
+    store.record(entry, digest, partial.stat().st_size)
+
+
+def _expect_hash(path: Path, item: Entry | Archive, store: Store, origin: str) -> str:
+    digest, wanted, size = sha256(path), store.wanted(item), path.stat().st_size
+    begins = item.sha256_begins if isinstance(item, Entry) else None
+    what = "a web page" if is_web_page(path) else f"a file of {size} bytes"
+    again = f"get {item.file} again"
+    if item.sha256 is None and wanted is not None:
+        again += f", or take its line out of {store.lock} if it was replaced on purpose"
+    if wanted is not None and digest != wanted:
+        expected = f"{item.size_bytes} bytes with {wanted}" if item.size_bytes else wanted
+        raise StyleBlendError(f"{origin} gives {what} with sha256 {digest}, wanted {expected}: {again}")
+    if begins is not None and not digest.startswith(begins):
+        raise StyleBlendError(f"{origin} gives {what} with sha256 {digest}, wanted one that begins {begins}: {again}")
+    if wanted is None and (what == "a web page" or (item.size_bytes is not None and size != item.size_bytes)):
+        expected = f"{item.size_bytes} bytes" if item.size_bytes else item.file
+        raise StyleBlendError(f"{origin} gives {what} with sha256 {digest}, wanted {expected}: {again}")
+    return digest
+
+
+def _not_to_be_had(entry: Entry, store: Store, failures: Failures) -> StyleBlendError:
+    looked = "" if store.mirror is None else f"not in the mirror {store.mirror} and "
+    names = " or ".join((entry.file, *(archive.file for archive in archives_of(entry, store))))
+    source = f" from {entry.page}" if entry.page else ""
+    remedy = f"get {names}{source}, put it into a folder and name that folder in pretrained.mirror"
+    if not failures:
+        return StyleBlendError(f"{entry.name} is {looked}not to be fetched by a program: {remedy}")
+    for _, error in failures:
+        if not isinstance(error, download.DownloadError):
+            return error
+    tried = ", ".join(f"from {place} ({error})" for place, error in failures)
+    message = f"{entry.name} is {looked}not to be had {tried}: run it again to go on, or {remedy}"
+    may_pass = any(isinstance(error, TransientError) for _, error in failures)
+    return TransientError(message) if may_pass else StyleBlendError(message)
+
+
+def collect(small: Path, out: Path, cfg: Pretrained, store: Store | None = None) -> dict[str, dict[str, Any]]:
+    """Fill `out` with every frozen network of a run, and networks.json with what each is.
+
+    A network of the catalogue is named after its role, with the ending of its format; one of this project's is
+    <role>.safetensors with its card beside it. networks.json maps a role to its file, name in the catalogue (or
+    `small`), format, sha256, licence, whether that allows commercial use, its consequence, and origin.
+
+    Raises:
+        StyleBlendError: a file is missing, its content is not what its card or the catalogue says, or one
+            network would both train and judge.
+    """
+    store = store_of(cfg) if store is None else store
+    with whole_folder(out) as partial:
+        networks: dict[str, dict[str, Any]] = {}
+        for role in ROLES:
+            name = getattr(cfg, role)
+            if name == "small":
+                networks[role] = _copy_small(role, small, partial)
+            elif name != "none":
+                networks[role] = _copy_listed(role, store.catalogue.get(name), store, partial)
+        require_another_judge(networks["identity"], networks["identity_judge"], cfg.same_judge)
+        (partial / "networks.json").write_text(json.dumps(networks, indent=2) + "\n")
+    return networks
+
+
+def _copy_listed(role: str, entry: Entry, store: Store, folder: Path) -> dict[str, Any]:
+    name = f"{role}{entry.suffix}"
+    found = obtain(entry, store)
+    shutil.copyfile(found, folder / name)
+    archives = [url for archive in archives_of(entry, store) for url in archive.urls]
+    return {
+        "file": name,
+        "name": entry.name,
+        "format": entry.format,
+        "sha256": store.wanted(entry),
+        "licence": entry.licence,
+        "commercial": entry.commercial,
+        "consequence": entry.consequence,
+        "origin": next((place for place in (*entry.urls, *archives, entry.page, entry.project) if place), entry.file),
+    }
+
+
+def _copy_small(role: str, small: Path, folder: Path) -> dict[str, Any]:
+    name = f"{role}.safetensors"
+    card = _read_card(small / f"{role}.json")
+    if not (small / name).is_file():
+        raise StyleBlendError(f"{name} is missing in {small}: {_RESTORE}")
+    found = sha256(small / name)
+    if found != card.get("sha256"):
+        raise StyleBlendError(
+            f"{small / name} has sha256 {found}, its card says {card.get('sha256')}: one was changed; {_RESTORE}"
+        )
+    shutil.copyfile(small / name, folder / name)
+    shutil.copyfile(small / f"{role}.json", folder / f"{role}.json")
+    return {
+        "file": name,
+        "name": "small",
+        "format": "safetensors",
+        "sha256": found,
+        "licence": str(card.get("licence", "MIT")),
+        "commercial": True,
+        "consequence": "any use",
+        "origin": "made by this project, see its card",
+    }
+
+
+_RESTORE = "restore it with `git checkout data/pretrained/small`, or make it again by the stage pretrain"
+
+
+def _read_card(path: Path) -> dict[str, Any]:
+    try:
+        card = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise StyleBlendError(f"{path.name} is missing in {path.parent}: {_RESTORE}") from None
+    except ValueError as error:
+        raise StyleBlendError(f"{path} is not valid JSON ({error}): {_RESTORE}") from None
+    if not isinstance(card, dict):
+        raise StyleBlendError(f"{path} is no card but {type(card).__name__}: {_RESTORE}")
+    return card
