@@ -144,7 +144,7 @@ def watched(root: Path) -> dict[str, list[str]]:
     source = f"src/{PACKAGE}/"
     found = {}
     for stage, described in stages.items():
-        deps = [dep for dep in described["deps"] if dep.startswith(source)]
+        deps = [dep for dep in described["deps"] if dep.startswith(source) and not dep.endswith(".yaml")]
         assert not [dep for dep in deps if not (root / dep).exists()], f"{stage} names code that is not there"
         found[stage] = [dep.removeprefix(source).removesuffix(".py").replace("/", ".") for dep in deps]
     return found
@@ -160,7 +160,7 @@ def test_dvc_watches_the_code_that_a_stage_uses(root: Path) -> None:
     trees = modules(root)
     for stage, places in watched(root).items():
         for module in reached(f"stages.{stage}", trees, UNWATCHED):
-            if not within(module, UNWATCHED) and trees[module].body:
+            if not within(module, UNWATCHED) and len(trees[module].body) > 1:
                 assert within(module, places), f"stage {stage} uses {module}, which is not among its deps"
 
 
@@ -171,8 +171,6 @@ def test_dvc_watches_no_code_that_a_stage_does_not_use(root: Path) -> None:
         # register also keeps the code that draws its pictures and that MLflow runs.
         own = reached(f"stages.{stage}", trees, frozenset({"stages.entry"}))
         for place in places:
-            if place.endswith(".yaml"):
-                continue
             assert any(within(module, [place]) for module in own), f"stage {stage} watches {place} and does not use it"
         for one, other in pairwise(sorted(places)):
             assert not within(other, [one]), f"stage {stage} watches {other} twice"

@@ -84,7 +84,7 @@ def test_a_wrong_command_line_is_exit_code_2(project: Path) -> None:
 def test_help_needs_no_torch(project: Path) -> None:
     """Asking for help takes no seconds: neither torch nor MLflow is imported for it."""
     program = (
-        "import sys\nfrom styleblend import cli\n"
+        "import sys\nfrom styleblend.commands import cli\n"
         "try: cli.main(['--help'])\nexcept SystemExit: pass\n"
         "assert not {'torch', 'mlflow', 'pandas'} & set(sys.modules), 'slow'"
     )
@@ -236,7 +236,7 @@ def test_swap_on_real_photographs(
 
 def test_a_reader_that_has_seen_enough_is_no_error(project: Path) -> None:
     """A pipe that is closed before the command has written, as by `head`, gives no traceback."""
-    command = f"'{sys.executable}' -m styleblend.cli check | true"
+    command = f"'{sys.executable}' -m styleblend.commands.cli check | true"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert done.stderr == ""
 

@@ -197,7 +197,7 @@ def test_the_paper_preset_is_described_without_allocating_it(project: Path) -> N
     """
     program = (
         "import resource, torch\n"
-        "from styleblend import cli, describe\n"
+        "from styleblend.commands import cli, describe\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "cli.main(['describe', '--preset', 'paper', '--gpus', '16'])\n"
         "print('grown', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from styleblend.faces.alignment import crop, to_aligned
-from styleblend.swapping import match_colour, paste
+from styleblend.swapping import match_colour, paste, paste_back
 
 QUAD = np.array([[30.0, 20.0], [40.0, 90.0], [110.0, 80.0], [100.0, 10.0]])
 """A square turned by about 8 degrees, 70.7 px a side."""
@@ -30,7 +30,7 @@ def ellipse(width: int, height: int) -> NDArray[np.float64]:
     radius = np.zeros((height, width))
     for y in range(height):
         for x in range(width):
-            across, down = (to_aligned([x, y], QUAD) - paste.CENTRE) / paste.RADII
+            across, down = (to_aligned([x, y], QUAD) - paste_back.CENTRE) / paste_back.RADII
             radius[y, x] = (across**2 + down**2) ** 0.5
     return radius
 
@@ -47,7 +47,7 @@ def test_a_face_lands_where_it_was_cut_out() -> None:
     truth = waves(to_aligned(grid, QUAD))
     there = Image.fromarray(np.rint(np.clip(truth, 0, 255)).astype(np.uint8))
     pasted = np.asarray(paste(face, there, QUAD), dtype=float)
-    inside = ellipse(140, 120) < paste.SOLID
+    inside = ellipse(140, 120) < paste_back.SOLID
     assert inside.sum() > 500
     assert np.abs(pasted - truth)[inside].mean() < 1
     # The check is sharp: a tenth of a pixel would show.
@@ -62,7 +62,7 @@ def test_outside_the_ellipse_every_pixel_stays() -> None:
     changed = (np.asarray(before) != np.asarray(after)).any(-1)
     radius = ellipse(140, 120)
     assert not changed[radius >= 1].any()
-    assert changed[radius < paste.SOLID].mean() > 0.95
+    assert changed[radius < paste_back.SOLID].mean() > 0.95
     assert np.array_equal(np.asarray(before), np.asarray(photograph())), "the given picture is left alone"
 
 
@@ -70,7 +70,7 @@ def test_strips_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     """Mixed one row at a time or all at once, the picture is the same, up to the rounding of a value or two."""
     face = Image.fromarray(np.rint(waves(aligned_grid(64))).astype(np.uint8))
     whole = np.asarray(paste(face, photograph(), QUAD), dtype=int)
-    monkeypatch.setattr(paste, "STRIP_PIXELS", 1)
+    monkeypatch.setattr(paste_back, "STRIP_PIXELS", 1)
     differs = np.abs(np.asarray(paste(face, photograph(), QUAD)) - whole)
     assert differs.max() <= 1 and (differs > 0).mean() < 1e-3
 
@@ -83,7 +83,7 @@ def test_a_face_at_the_picture_s_edge_is_pasted_as_far_as_it_goes(shift: tuple[f
     after = paste(Image.new("RGB", (32, 32), (255, 0, 0)), before, quad)
     assert after.size == before.size
     grid = np.stack(np.meshgrid(np.arange(-100, 240), np.arange(-100, 220)), -1)
-    everywhere = np.hypot(*np.moveaxis((to_aligned(grid, quad) - paste.CENTRE) / paste.RADII, -1, 0)) < 1
+    everywhere = np.hypot(*np.moveaxis((to_aligned(grid, quad) - paste_back.CENTRE) / paste_back.RADII, -1, 0)) < 1
     there = everywhere[100:220, 100:240]
     assert 0 < there.sum() < everywhere.sum()
     assert np.array_equal(np.asarray(after)[~there], np.asarray(before)[~there])
@@ -119,9 +119,9 @@ def test_light_from_one_side_leaves_no_seam() -> None:
     ramp = (80 + 100 * aligned_grid(64)[..., :1]).repeat(3, -1)
     there = Image.fromarray(np.rint(ramp).astype(np.uint8))
     matched = np.asarray(match_colour(Image.new("RGB", (64, 64), (130, 130, 130)), there), dtype=float)
-    across = (aligned_grid(64) - paste.CENTRE) / paste.RADII
+    across = (aligned_grid(64) - paste_back.CENTRE) / paste_back.RADII
     radius = np.hypot(across[..., 0], across[..., 1])
-    seam = (radius > paste.SOLID) & (radius < 1) & (np.abs(across[..., 0]) > 0.7)
+    seam = (radius > paste_back.SOLID) & (radius < 1) & (np.abs(across[..., 0]) > 0.7)
     assert seam.sum() > 50
     # The mean over the ring is right already: an even shift leaves the whole difference of the sides.
     assert np.abs(130 - ramp)[seam].mean() > 25

@@ -244,7 +244,7 @@ time.sleep(600)
 """
     caller = f"""
 import sys, pathlib
-from styleblend import guard, overriding
+from styleblend.experiments import guard, overriding
 project = pathlib.Path({str(project)!r})
 with overriding.overridden(project, {{"evaluate": {{"seed": 9}}}}), open("/dev/null") as lock:
     with guard.guarded(project, [sys.executable, "-c", {command!r}], lock.fileno()) as process:
@@ -282,11 +282,11 @@ def test_the_page_of_a_run_has_its_figures_and_why_the_gate_is_shut(root: Path, 
 
 
 @pytest.mark.parametrize(("error", "code"), [("StyleBlendError", 1), ("TransientError", os.EX_TEMPFAIL)])
-def test_a_stage_says_by_its_exit_code_what_may_pass(error: str, code: int) -> None:
+def test_a_stage_says_by_its_exit_code_what_may_pass(error: str, code: int, root: Path) -> None:
     """The one line is the same; DVC passes the code on, and the flow tries again or does not."""
     program = (
         "from styleblend import errors\nfrom styleblend.stages.entry import run\n"
-        f"def main():\n    raise errors.{error}('no answer')\nrun('register', main)"
+        f"def main(given, cfg):\n    raise errors.{error}('no answer')\nrun('register', main)"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (code, "styleblend register: no answer\n")

@@ -88,7 +88,7 @@ def test_a_killed_download_goes_on(tmp_path: Path) -> None:
     """After SIGKILL the finished pictures are kept, a damaged one is made again, and the result is the same."""
     code = (
         "from pathlib import Path\n"
-        "from styleblend.config import Download, RenderedSource\n"
+        "from styleblend.config.sources import Download, RenderedSource\n"
         "from styleblend.data.sources import gather\n"
         "source = RenderedSource(kind='rendered', identities=60, pictures_per_identity=3, size_px=48, "
         "supersample=1, seed=5)\n"

@@ -20,7 +20,8 @@ from styleblend.config.params import Config, load_params
 from styleblend.config.product import Swap
 from styleblend.config.sources import Download, FolderSource, RenderedSource
 from styleblend.config.tracking import Tracking
-from styleblend.data import manifest, sources
+from styleblend.data import sources
+from styleblend.data.align import align_faces
 from styleblend.errors import StyleBlendError
 from styleblend.face_detector.detection import Detection, Yunet, annotated
 from styleblend.faces.alignment import from_aligned, quad_from_landmarks
@@ -213,7 +214,7 @@ def test_training_and_use_cut_the_same_face(swapper: model.Swapper, tmp_path: Pa
     settings = Download(sources=(source,), workers=1, origin=Path("src/styleblend/synthetic"))
     sources.gather(settings, tmp_path / "raw", tmp_path / "state")
     annotations = Align(detector="annotations", workers=1, min_face_px=16, size_px=SIZES.input_px)
-    faces, _ = manifest.align_faces(tmp_path / "raw", tmp_path, tmp_path / "faces", annotations)
+    faces, _ = align_faces(tmp_path / "raw", tmp_path, tmp_path / "faces", annotations)
     index = sources.read_index(tmp_path / "raw").set_index("path")
     for row in faces.head(4).itertuples():
         photograph = open_picture(tmp_path / "raw" / row.raw_path, 10**6)
@@ -243,7 +244,7 @@ def test_training_and_use_read_the_same_pixels(
     settings = Download(sources=(source,), workers=1, origin=tmp_path / "photos")
     sources.gather(settings, tmp_path / "raw", tmp_path / "state")
     detected = Align(detector="yunet", workers=1, size_px=SIZES.input_px)
-    faces, quarantine = manifest.align_faces(tmp_path / "raw", tmp_path / "networks", tmp_path / "faces", detected)
+    faces, quarantine = align_faces(tmp_path / "raw", tmp_path / "networks", tmp_path / "faces", detected)
     assert len(faces) == 4 and quarantine.empty
     detector = Yunet(yunet_file, detected.min_score)
     for row in faces.itertuples():
@@ -287,10 +288,10 @@ from PIL import Image, ImageChops
 sys.path.insert(0, sys.argv[1])
 from test_swapping import SIZES, moved
 from styleblend import model
-from styleblend.data.pictures import Picture
-from styleblend.perception.alignment import quad_from_landmarks, to_aligned
-from styleblend.perception.detection import annotated
-from styleblend.swapping import Swapping, pasting
+from styleblend.faces.pictures import Picture
+from styleblend.faces.alignment import quad_from_landmarks, to_aligned
+from styleblend.face_detector.detection import annotated
+from styleblend.swapping import Swapping, paste_back
 
 face = annotated(np.array(json.loads(sys.argv[2])))
 source = Image.effect_noise((192, 192), 60).convert("RGB")
@@ -312,7 +313,7 @@ for left in (1500, -900):
     box = difference.getbbox()
     x, y = np.arange(box[0], box[2]), np.arange(box[1], box[3])
     place = to_aligned(np.stack(np.meshgrid(x, y), -1), quad)
-    radius = np.hypot(*np.moveaxis((place - pasting.CENTRE) / pasting.RADII, -1, 0))
+    radius = np.hypot(*np.moveaxis((place - paste_back.CENTRE) / paste_back.RADII, -1, 0))
     differs = np.asarray(difference.crop(box)).any(-1)
     print(json.dumps({"used_mb": used / 1024, "size": after.size, "inside": int(differs[radius < 1].sum()),
                       "outside": int(differs[radius >= 1].sum())}))

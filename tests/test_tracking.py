@@ -84,9 +84,9 @@ def test_unknown_parent_is_made_once(cfg: Tracking) -> None:
 def test_telemetry_is_off_and_import_is_free_of_mlflow() -> None:
     """Importing the module neither imports MLflow nor changes the environment; using it turns telemetry off."""
     code = (
-        "import os, sys; before = dict(os.environ); from styleblend import tracking;"
+        "import os, sys; before = dict(os.environ); from styleblend.registry import mlflow_store;"
         "assert 'mlflow' not in sys.modules and dict(os.environ) == before;"
-        "tracking._mlflow('sqlite:///unused.db');"
+        "mlflow_store.mlflow_at('sqlite:///unused.db');"
         "from mlflow.telemetry import get_telemetry_client; assert get_telemetry_client() is None"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

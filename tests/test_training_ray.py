@@ -236,10 +236,9 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
 def test_code_that_makes_dvc_train_again_makes_training_begin_anew(root: Path) -> None:
     """A stage that was killed never goes on with other code: what dvc.yaml names for training is in its fingerprint.
 
-    config.py is not: settings count by their values.
+    The modules of config are not: settings count by their values.
     """
     stages = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]
     for name in ("train_encoder", "finetune_decoder"):
-        own = {"config.py", f"stages/{name}.py"}
         code = {dep.removeprefix("src/styleblend/") for dep in stages[name]["deps"] if dep.startswith("src/")}
-        assert code - own == set(CODE)
+        assert {dep for dep in code if not dep.startswith(("config/", "stages/"))} == set(CODE)

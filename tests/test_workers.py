@@ -60,7 +60,7 @@ def test_workers_end_with_their_parent(tmp_path: Path) -> None:
     """After SIGKILL of the stage its processes are gone within seconds, though their tasks were not done."""
     code = (
         "from test_workers import sleep_and_say\n"
-        "from styleblend.data.workers import spread\n"
+        "from styleblend.system.parallel import spread\n"
         f"if __name__ == '__main__': list(spread(sleep_and_say, [{str(tmp_path)!r}] * 4, 2, 'sleep'))\n"
     )
     script = tmp_path.parent / f"{tmp_path.name}_stage.py"

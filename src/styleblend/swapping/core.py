@@ -26,7 +26,7 @@ from styleblend.swapping.face_selector import (
     the_only_face,
 )
 from styleblend.swapping.loaders import find_detector, find_identity, find_model
-from styleblend.swapping.paste import match_colour, paste
+from styleblend.swapping.paste_back import match_colour, paste
 
 Photograph = str | Path | Image.Image | Picture
 

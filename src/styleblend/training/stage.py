@@ -17,14 +17,16 @@ if TYPE_CHECKING:
     from styleblend.config.params import Config
 
 CODE = (
+    "faces/mean_box.py",
+    "faces/pixels.py",
+    "faces/regions.py",
+    "faces/template.py",
     "model",
-    "training",
-    "faces",
     "perception",
-    "weights",
-    "config/base.py",
-    "config/model.py",
-    "config/training.py",
+    "training",
+    "weights/formats",
+    "weights/frozen.py",
+    "weights/start.py",
 )
 """Changing these begins the training anew. Comments count too: a run half of old code would be worth nothing."""
 
