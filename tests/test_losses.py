@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from styleblend.config.training import LossWeights
 from styleblend.training import losses
 
 
@@ -48,3 +49,8 @@ def test_attributes_count_pose_in_twenties_of_degrees_and_expression_alike() -> 
     of_expression = ((expression - wanted_expression).numpy() ** 2).mean()
     found = losses.attributes(pose, wanted_pose, expression, wanted_expression)
     assert found.item() == pytest.approx(0.5 * of_pose + 0.5 * of_expression)
+
+
+def test_every_weight_of_the_settings_has_its_term() -> None:
+    """A weight without a term would be accepted and do nothing; a term without a weight could not be switched on."""
+    assert set(losses.TERMS) == set(LossWeights.model_fields)

@@ -1,4 +1,4 @@
-"""Training objectives (paper, section 2.4): one pure function an equation.
+"""Training objectives (paper, section 2.4): one pure function an equation, and the table of terms that steps sum.
 
 Squared errors are means over their elements, not sums: a sum over pixels grows with the resolution and would
 swamp the identity terms. Each function returns a scalar, the mean over the batch, so the mean over workers
@@ -7,11 +7,17 @@ with equally many samples is the loss of the whole batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from styleblend.perception.landmarks import to_19
+
+if TYPE_CHECKING:
+    from styleblend.training.steps import Generated
 
 
 def _mean_over_maps(values: Sequence[Tensor]) -> Tensor:
@@ -129,3 +135,28 @@ def outside(swapped: Tensor, target: Tensor, face: Tensor) -> Tensor:
     distance = ((swapped - target).abs().mean(1, keepdim=True) * weight).sum((1, 2, 3))
     # A face that fills the picture leaves nothing to compare: 0, not 0 / 0.
     return (distance / weight.sum((1, 2, 3)).clamp_min(1)).mean()
+
+
+# A term's name is its weight in the section loss of params.yaml, and what is logged.
+TERMS: dict[str, Callable[[Generated], Tensor]] = {
+    "swap_consistency": lambda g: swap_consistency(
+        g.swapped_back[0], g.batch.source, g.swapped_back[1], g.batch.target
+    ),
+    "adversarial": lambda g: adversarial(g.scores),
+    "identity": lambda g: identity(g.embedding, g.batch.source_identity),
+    "contrastive": lambda g: contrastive(
+        g.embedding,
+        g.batch.source_identity,
+        g.batch.target_identity,
+        g.batch.negatives,
+        ~g.batch.same_person,
+        g.cfg.temperature,
+    ),
+    "reconstruction": lambda g: reconstruction(g.swapped, g.batch.target, g.batch.same_person),
+    "perceptual": lambda g: perceptual(*g.features, g.batch.same_person),
+    "landmarks": lambda g: landmarks(g.points, to_19(g.batch.target_landmarks)),
+    "attributes": lambda g: attributes(*g.attributes),
+    "shape_3d": lambda g: shape_3d(*g.shapes),
+    "outside": lambda g: outside(g.swapped, g.batch.target, g.face),
+}
+"""The terms of Eq. 13 in the order in which they are computed."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -102,6 +103,99 @@ def resized(images: Tensor, side: int) -> Tensor:
     return F.interpolate(images, size=(side, side), mode="bilinear", align_corners=False)
 
 
+class Generated:
+    """One generator step's swap, and what loss terms look at: computed at first use, once, in the terms' order.
+
+    Three encodings (I_s, I_t, swapped) and three decodings (the swap and the two of Eq. 12) serve all terms. The
+    frozen networks judge in float32: cosines near 1 have no digits left in bfloat16.
+    """
+
+    batch: Batch
+    cfg: Training
+    swapped: Tensor
+
+    def __init__(
+        self,
+        swapper: Swapper,
+        discriminator: Discriminator,
+        perception: Perception,
+        batch: Batch,
+        cfg: Training,
+    ) -> None:
+        self.swapper, self.discriminator, self.perception = swapper, discriminator, perception
+        self.batch, self.cfg = batch, cfg
+        self._noise = swapper.decoder.make_noise(batch.noise_seeds, batch.source.device)
+        with self._autocast():
+            self._source, self._target = swapper.encoder(batch.source), swapper.encoder(batch.target)
+        self.swapped = self._swap(self._source.codes, self._target.codes, self._target.features)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.batch.source.device.type, torch.bfloat16, enabled=self.cfg.precision == "bfloat16")
+
+    def _swap(self, source_codes: Tensor, target_codes: Tensor, features: tuple[Tensor, ...]) -> Tensor:
+        with self._autocast():
+            codes = self.swapper.blending(source_codes, target_codes)
+            return resized(self.swapper.decoder(codes, features, self._noise), self.swapper.encoder.input_px).float()
+
+    @cached_property
+    def swapped_back(self) -> tuple[Tensor, Tensor]:
+        """Eq. 12: G(swapped, I_s) and G(I_t, swapped)."""
+        with self._autocast():
+            again = self.swapper.encoder(self.swapped)
+        return (
+            self._swap(again.codes, self._source.codes, self._source.features),
+            self._swap(self._target.codes, again.codes, again.features),
+        )
+
+    @cached_property
+    def scores(self) -> list[Tensor]:
+        """What V gives for the swap, a map a scale."""
+        with self._autocast():
+            return [scores.float() for scores in self.discriminator(self.swapped)]
+
+    @cached_property
+    def embedding(self) -> Tensor:
+        """F_id(swapped), [N, D]."""
+        return self.perception.identity(self.swapped)
+
+    @cached_property
+    def features(self) -> tuple[Tensor, Tensor]:
+        """Features of the identity network, [N, F] each: of the swap and of the target, the latter without gradient."""
+        with torch.no_grad():
+            wanted = self.perception.identity.features(self.batch.target)
+        return self.perception.identity.features(self.swapped), wanted
+
+    @cached_property
+    def points(self) -> Tensor:
+        """F_lm(swapped), [N, 19, 2]."""
+        assert self.perception.landmarks is not None
+        return to_19(self.perception.landmarks(self.swapped))
+
+    @cached_property
+    def attributes(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Pose in degrees [N, 3] of the swap and of the target, then expression [N, E] of the two."""
+        with torch.no_grad():
+            pose, expression = self.perception.attributes(self.batch.target)
+        swapped_pose, swapped_expression = self.perception.attributes(self.swapped)
+        return swapped_pose, pose, swapped_expression, expression
+
+    @cached_property
+    def shapes(self) -> tuple[Tensor, Tensor]:
+        """Rigid landmarks [N, K, 3]: of the swap, turned back by the target's pose, and of the source by its own."""
+        solid = self.perception.landmarks_3d
+        assert solid is not None
+        with torch.no_grad():
+            own = solid(self.batch.source)
+            wanted, turn = unposed(own, solid.turn(own)), solid.turn(solid(self.batch.target))
+        return unposed(solid(self.swapped), turn), wanted
+
+    @cached_property
+    def face(self) -> Tensor:
+        """Soft mask of the target's face, [N, 1, S, S]."""
+        side = self.swapper.encoder.input_px
+        return face_region(self.batch.target_landmarks, side, soften_px=side / 64)
+
+
 def generator_terms(
     swapper: Swapper,
     discriminator: Discriminator,
@@ -110,70 +204,13 @@ def generator_terms(
     cfg: Training,
     step: int,
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """The terms of Eq. 13, unweighted, and the swapped pictures. A term of weight 0 is not computed.
-
-    Three encodings (I_s, I_t, swapped) and three decodings (the swap and the two of Eq. 12) serve all terms.
-    """
-    weight = cfg.loss
-    side = swapper.encoder.input_px
-    noise = swapper.decoder.make_noise(batch.noise_seeds, batch.source.device)
-    with torch.autocast(batch.source.device.type, torch.bfloat16, enabled=cfg.precision == "bfloat16"):
-        source, target = swapper.encoder(batch.source), swapper.encoder(batch.target)
-
-        def swap(source_codes: Tensor, target_codes: Tensor, features: tuple[Tensor, ...]) -> Tensor:
-            codes = swapper.blending(source_codes, target_codes)
-            return resized(swapper.decoder(codes, features, noise), side).float()
-
-        swapped = swap(source.codes, target.codes, target.features)
-        terms: dict[str, Tensor] = {}
-        if weight.swap_consistency and step % cfg.swap_every == 0:
-            again = swapper.encoder(swapped)
-            source_again = swap(again.codes, source.codes, source.features)
-            target_again = swap(target.codes, again.codes, again.features)
-            terms["swap_consistency"] = losses.swap_consistency(source_again, batch.source, target_again, batch.target)
-        if weight.adversarial:
-            terms["adversarial"] = losses.adversarial([scores.float() for scores in discriminator(swapped)])
-    # The perception networks judge in float32: cosines near 1 have no digits left in bfloat16.
-    if weight.identity or weight.contrastive:
-        embedding = perception.identity(swapped)
-        if weight.identity:
-            terms["identity"] = losses.identity(embedding, batch.source_identity)
-        if weight.contrastive:
-            terms["contrastive"] = losses.contrastive(
-                embedding,
-                batch.source_identity,
-                batch.target_identity,
-                batch.negatives,
-                ~batch.same_person,
-                cfg.temperature,
-            )
-    if weight.reconstruction:
-        terms["reconstruction"] = losses.reconstruction(swapped, batch.target, batch.same_person)
-    if weight.perceptual:
-        with torch.no_grad():
-            wanted = perception.identity.features(batch.target)
-        seen = perception.identity.features(swapped)
-        terms["perceptual"] = losses.perceptual(seen, wanted, batch.same_person)
-    if weight.landmarks:
-        assert perception.landmarks is not None
-        points = to_19(perception.landmarks(swapped))
-        terms["landmarks"] = losses.landmarks(points, to_19(batch.target_landmarks))
-    if weight.attributes:
-        with torch.no_grad():
-            pose, expression = perception.attributes(batch.target)
-        swapped_pose, swapped_expression = perception.attributes(swapped)
-        terms["attributes"] = losses.attributes(swapped_pose, pose, swapped_expression, expression)
-    if weight.shape_3d:
-        solid = perception.landmarks_3d
-        assert solid is not None
-        with torch.no_grad():
-            own = solid(batch.source)
-            wanted, turn = unposed(own, solid.turn(own)), solid.turn(solid(batch.target))
-        terms["shape_3d"] = losses.shape_3d(unposed(solid(swapped), turn), wanted)
-    if weight.outside:
-        face = face_region(batch.target_landmarks, side, soften_px=side / 64)
-        terms["outside"] = losses.outside(swapped, batch.target, face)
-    return terms, swapped
+    """The terms of Eq. 13, unweighted, and the swapped pictures. A term of weight 0 is not computed."""
+    generated = Generated(swapper, discriminator, perception, batch, cfg)
+    due = {name for name, weight in cfg.loss if weight}
+    if step % cfg.swap_every:
+        due.discard("swap_consistency")
+    terms = {name: term(generated) for name, term in losses.TERMS.items() if name in due}
+    return terms, generated.swapped
 
 
 def learning_rate(cfg: Training, step: int) -> float:
