@@ -1,6 +1,6 @@
 """Where the faces of a photograph are: found by YuNet, or taken from the landmarks that a data set ships.
 
-insightface's and face-alignment's detectors are in `scrfd` and `fan_detector`; `detectors` builds the one of a run.
+insightface's and face-alignment's detectors are in `scrfd` and `face_alignment`; `loader` builds the one of a run.
 """
 
 from __future__ import annotations

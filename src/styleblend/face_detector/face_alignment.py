@@ -42,7 +42,7 @@ _MODULES = 4
 """Of the library's own FAN, into which it loads the file."""
 
 
-class FanDetector:
+class FaceAlignmentDetector:
     """All faces of a picture with 68 landmarks each.
 
     Attributes:

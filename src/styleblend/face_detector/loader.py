@@ -31,7 +31,7 @@ def load(kind: Finder, networks: Path, min_score: float, file: Path | None = Non
         from styleblend.face_detector.scrfd import Scrfd
 
         return Scrfd(file, min_score, threads)
-    from styleblend.face_detector.fan_detector import FanDetector
+    from styleblend.face_detector.face_alignment import FaceAlignmentDetector
 
     landmarks = frozen.foreign(networks, "landmarks")
     if landmarks is None:
@@ -41,4 +41,4 @@ def load(kind: Finder, networks: Path, min_score: float, file: Path | None = Non
         )
     if threads:
         torch.set_num_threads(threads)
-    return FanDetector(file, landmarks, min_score)
+    return FaceAlignmentDetector(file, landmarks, min_score)
