@@ -29,7 +29,7 @@ from styleblend.data.folders import present
 from styleblend.errors import StyleBlendError, TransientError
 from styleblend.experiments import overriding
 from styleblend.registry import mlflow_store, versions
-from styleblend.system.lock import Busy, only_one
+from styleblend.system.lock import ProjectLocked, only_one
 
 
 def _may_pass(task: Task[..., Any], run: TaskRun, state: State) -> bool:
@@ -144,7 +144,7 @@ def retrain(
     try:
         with only_one(project, "a retraining") as lock:
             return _retrain(project, lock, overrides or {}, promotion, force)
-    except Busy as error:
+    except ProjectLocked as error:
         # Nobody watches a scheduled run, and it is not made up for.
         _tell(project, _settings(project), f"not run: {error}")
         return _failed(error)

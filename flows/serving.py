@@ -22,7 +22,7 @@ import watching
 from styleblend.config.retraining import Retrain
 from styleblend.errors import StyleBlendError
 from styleblend.experiments import overriding
-from styleblend.system.lock import Busy, only_one
+from styleblend.system.lock import ProjectLocked, only_one
 
 NAME = "retrain/scheduled"
 CHANGED = "photographs changed"
@@ -44,7 +44,7 @@ def serve(flow: Flow[..., Any], project: Path) -> None:
             if line := overriding.restore(project):
                 print(f"retrain: {line}")
             _bury_dead_runs()
-    except Busy as error:
+    except ProjectLocked as error:
         print(f"retrain: {error}")
     watched = (project, lambda: _start(project), schedule.follow)
     threading.Thread(target=watching.watch, args=watched, daemon=True).start()

@@ -27,7 +27,7 @@ from styleblend.data.folders import list_pictures
 from styleblend.errors import StyleBlendError
 from styleblend.experiments import overriding
 from styleblend.system.atomic import whole_file
-from styleblend.system.lock import Busy, only_one
+from styleblend.system.lock import ProjectLocked, only_one
 
 log = logging.getLogger("retrain.watch")
 
@@ -132,7 +132,7 @@ def _update(project: Path, cfg: Download) -> None:
         with only_one(project, "an update of imported photographs"):
             for file in files:
                 subprocess.run(update_command(file), cwd=project, check=True, capture_output=True, text=True)
-    except Busy:
+    except ProjectLocked:
         return
     except subprocess.CalledProcessError as error:
         log.warning("%s could not be brought up to date: %s", ", ".join(map(str, files)), error.stderr.strip())

@@ -20,7 +20,7 @@ from retraining_project import alive, make_project
 from styleblend.config.params import load_params
 from styleblend.errors import StyleBlendError
 from styleblend.experiments import ablations, overriding
-from styleblend.system.lock import Busy, only_one
+from styleblend.system.lock import ProjectLocked, only_one
 
 
 @pytest.fixture
@@ -207,7 +207,7 @@ def test_ending_it_ends_its_training(tmp_path: Path, sign: signal.Signals) -> No
     try:
         wait_for(lambda: (project / "pid").is_file() and (project / "pid").read_text(), 120)
         assert yaml.safe_load((project / "params.yaml").read_text())["evaluate"]["seed"] == 5
-        with pytest.raises(Busy, match="styleblend ablate"), only_one(project, "a retraining"):
+        with pytest.raises(ProjectLocked, match="styleblend ablate"), only_one(project, "a retraining"):
             pass
         stage = int((project / "pid").read_text())
         family = [each.pid for each in psutil.Process(process.pid).children(recursive=True)]

@@ -247,7 +247,7 @@ def test_points_are_those_of_the_library(tmp_path: Path) -> None:
     checkpoints = tmp_path / "hub" / "checkpoints"
     checkpoints.mkdir(parents=True)
     path = files.write(files.network(4), checkpoints / files.PUBLISHED)
-    # Not by TORCH_HOME, which counts no more once somebody in this process has set the folder, as FanDetector does.
+    # Not by TORCH_HOME, which counts no more once somebody in this process has set the folder, as that detector does.
     before = torch.hub.get_dir()
     torch.hub.set_dir(str(tmp_path / "hub"))
     try:

@@ -43,8 +43,7 @@ from styleblend.stages.evaluate import evaluate
 from styleblend.stages.perceive import load as load_to_perceive
 from styleblend.stages.perceive import perceive
 from styleblend.stages.split import split
-from styleblend.swapping import find_identity
-from styleblend.swapping.face_selector import Likeness
+from styleblend.swapping import ReferenceSelector, find_identity
 from styleblend.system.hashes import sha256
 from styleblend.training import loop, ray_trainer
 from styleblend.training.batches import Batch
@@ -222,7 +221,7 @@ def test_use_tells_people_apart_with_the_runs_network(run: Run, tmp_path: Path) 
     here, there = (
         Detection((64.0 * place, 0.0, 64.0, 64.0), points + np.float32([64 * place, 0]), 1.0) for place in (0, 1)
     )
-    likeness = Likeness.to(people[1], [here], network, Swap(min_likeness=0.9, likeness_margin=0))
+    likeness = ReferenceSelector.from_picture(people[1], [here], network, Swap(min_likeness=0.9, likeness_margin=0))
     assert likeness(group, [here, there]) == [there]
 
 

@@ -16,7 +16,7 @@ from styleblend.config.data import Align
 from styleblend.config.params import load_params
 from styleblend.data.align import align_faces
 from styleblend.errors import StyleBlendError
-from styleblend.face_detector import detectors
+from styleblend.face_detector import loader
 from styleblend.face_detector.detection import Detection, Yunet
 from styleblend.face_detector.scrfd import Scrfd
 from styleblend.faces.alignment import quad_from_landmarks
@@ -34,7 +34,7 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def detector(networks: Path) -> Scrfd:
-    found = detectors.load("insightface", networks, 0.6)
+    found = loader.load("insightface", networks, 0.6)
     assert isinstance(found, Scrfd)
     return found
 
@@ -127,7 +127,7 @@ def test_where_nothing_is_nothing_is_found(networks: Path, detector: Scrfd) -> N
     plain = (Image.new("RGB", (1, 1)), Image.new("RGB", (1, 3000)), Image.new("L", (9, 9)))
     for image in (Image.fromarray(noise), *plain):
         assert detector.detect(image) == []
-    assert detectors.load("insightface", networks, 0.9).detect(red((640, 640), (96, 160, 32))) == []
+    assert loader.load("insightface", networks, 0.9).detect(red((640, 640), (96, 160, 32))) == []
 
 
 @pytest.mark.parametrize("form", ["batched", "fixed", "bytes"])
@@ -153,20 +153,20 @@ def test_wrong_files_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "half.onnx").write_bytes(write(scrfd(), tmp_path / "whole.onnx").read_bytes()[:-100])
     for reason, path in wrong.items():
         with pytest.raises(StyleBlendError, match=reason) as caught:
-            detectors.load("insightface", folder, 0.6, path)
+            loader.load("insightface", folder, 0.6, path)
         assert "\n" not in str(caught.value) and str(path) in str(caught.value)
 
 
 def test_insightface_refuses_yunets_file(yunet_file: Path, tmp_path: Path) -> None:
     """It is an ONNX detector, too, but of another kind."""
     with pytest.raises(StyleBlendError, match="no SCRFD detector.*set align.detector to yunet"):
-        detectors.load("insightface", tmp_path, 0.6, yunet_file)
+        loader.load("insightface", tmp_path, 0.6, yunet_file)
 
 
 def test_yunet_refuses_insightfaces_file(networks: Path) -> None:
     """The reverse mistake is named as well, and how to use the file."""
     with pytest.raises(StyleBlendError, match="another network than YuNet.*align.detector to insightface") as caught:
-        detectors.load("yunet", networks, 0.6)
+        loader.load("yunet", networks, 0.6)
     assert "\n" not in str(caught.value)
     with pytest.raises(StyleBlendError, match="another network than YuNet"):
         Yunet(networks / "detector.onnx")

@@ -12,7 +12,10 @@ from PIL import Image
 
 from styleblend import model, provenance
 from styleblend.commands import cli
-from styleblend.swapping import batch
+from styleblend.commands.swap import in_options
+from styleblend.errors import StyleBlendError
+from styleblend.face_detector.detection import Detection
+from styleblend.swapping import batch, errors
 from styleblend.swapping.batch import Task
 from tiny_project import SIZES
 
@@ -150,6 +153,70 @@ def test_two_ways_to_choose_are_a_wrong_command_line(project: Path) -> None:
     with pytest.raises(SystemExit) as caught:
         swap("a.png", "-o", "b.png", "--all-faces")
     assert caught.value.code == 2
+
+
+BOX = Detection((10.0, 20.0, 30.0, 40.0), np.zeros((5, 2)), 1.0)
+PLACE = "30x40 px at x 10 y 20"
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (errors.NoFace("source"), "no face found in the source picture: give one where the face is larger or clearer"),
+        (
+            errors.NoFace("target_like"),
+            "no face found in the picture of --target-like: give one where the face is larger or clearer",
+        ),
+        (
+            errors.SeveralFaces("source", [BOX, BOX]),
+            f"which of the 2 faces in the source picture (0: {PLACE}, 1: {PLACE})? give --source-face NUMBER",
+        ),
+        (
+            errors.SeveralFaces("target", [BOX, BOX]),
+            f"which of the 2 faces in the target picture (0: {PLACE}, 1: {PLACE})? "
+            "give --target-face NUMBER, --target-like PICTURE or --all-faces",
+        ),
+        (
+            errors.SeveralFaces("target_like", [BOX, BOX]),
+            "the picture of --target-like has 2 faces: give one with that person alone",
+        ),
+        (
+            errors.FaceNumberOutOfRange("target", 3, 3),
+            "--target-face 3: the target picture has 3 faces, counted from 0",
+        ),
+        (errors.FaceNumberOutOfRange("source", -1, 1), "--source-face -1: the source picture has 1 face, number 0"),
+        (
+            errors.NotAlike(1, BOX, 0.2, 0.45),
+            "no face in the target picture is like the wanted person's (nearest is 1: "
+            f"{PLACE}, likeness 0.20, under swap.min_likeness 0.45): "
+            "give another picture of that person, or --target-face NUMBER",
+        ),
+        (
+            errors.AmbiguousLikeness([(1, BOX, 0.9), (0, BOX, 0.85)], 0.1),
+            f"two faces in the target picture are about equally like the wanted person's (1: {PLACE}, 0.90 and 0: "
+            f"{PLACE}, 0.85; swap.likeness_margin is 0.1): "
+            "give another picture of that person, or --target-face NUMBER",
+        ),
+        (StyleBlendError("another matter: mend it"), "another matter: mend it"),
+    ],
+)
+def test_remedies_are_options(error: StyleBlendError, message: str) -> None:
+    """What the core says in types and fields, a person reads as options of this command."""
+    assert in_options(error) == message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "remedies"),
+    [
+        (("swap", "source.png", "source.png", "-o", "out.png"), r"name it with --detector-weights, or .*--aligned$"),
+        (("serve", "--model", "model"), r"name it with --detector-weights$"),
+    ],
+)
+def test_without_a_detector_the_remedy_is_named(project: Path, arguments: tuple[str, ...], remedies: str) -> None:
+    """No file, no mirror and no network: one line with the ways out that the command has."""
+    with pytest.raises(SystemExit, match=remedies) as caught:
+        cli.main([*arguments])
+    assert "\n" not in str(caught.value.code)
 
 
 def test_first_of_several_frames_is_said(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

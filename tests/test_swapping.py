@@ -28,7 +28,7 @@ from styleblend.faces.alignment import from_aligned, quad_from_landmarks
 from styleblend.faces.pictures import Picture, as_picture, open_picture
 from styleblend.perception import identity
 from styleblend.registry import runs, versions
-from styleblend.swapping import Likeness, SwapError, Swapping, swap_faces
+from styleblend.swapping import FaceSwapper, ReferenceSelector, SwapError, errors, swap_faces
 from styleblend.synthetic import factors, renderer
 
 SIZES = Model(
@@ -126,11 +126,11 @@ def test_several_faces_are_a_question(
         swap_faces(source, group[0], model=swapper, detector=detector, settings=cfg)
     message = str(caught.value)
     assert "\n" not in message and "which of the 3 faces in the target picture" in message
-    assert "--target-face NUMBER, --target-like PICTURE or --all-faces" in message
+    assert "target_face=NUMBER, target_like=PICTURE or all_faces=True" in message
     assert [each.box[0] for each in caught.value.faces] == sorted(each.box[0] for each in group[1])
     for number, each in enumerate(caught.value.faces):
         assert f"{number}: {each.box[2]:.0f}x{each.box[3]:.0f} px at x {each.box[0]:.0f} y {each.box[1]:.0f}" in message
-    with pytest.raises(swapping.SeveralFaces, match=r"in the source picture .*give --source-face NUMBER$"):
+    with pytest.raises(swapping.SeveralFaces, match=r"in the source picture .*give source_face=NUMBER$"):
         swap_faces(group[0], source, model=swapper, detector=detector, settings=cfg)
 
 
@@ -149,9 +149,9 @@ def test_a_number_chooses_from_the_left(
     from_picture = swap_faces(renders[1][0], source, **tools)
     difference = np.abs(np.asarray(from_group, dtype=int) - np.asarray(from_picture))
     assert difference.mean() < 0.5, "face 1 of the group is person 1"
-    with pytest.raises(SwapError, match=r"--target-face 3: the target picture has 3 faces, counted from 0"):
+    with pytest.raises(SwapError, match=r"^target_face 3: the target picture has 3 faces, counted from 0"):
         swap_faces(source, group[0], target_face=3, **tools)
-    with pytest.raises(SwapError, match=r"--source-face -1: the source picture has 1 face, number 0"):
+    with pytest.raises(SwapError, match=r"^source_face -1: the source picture has 1 face, number 0"):
         swap_faces(source, group[0], source_face=-1, target_face=0, **tools)
     with pytest.raises(SwapError, match="exclude one another"):
         swap_faces(source, group[0], target_face=0, all_faces=True, **tools)
@@ -192,20 +192,60 @@ def test_unclear_likeness_is_refused(
     limits = Swap()
     like, face = renders[3]
     faces = sorted(group[1], key=lambda each: each.box[0])
-    likeness = Likeness.to(like, [face], network, limits)
+    likeness = ReferenceSelector.from_picture(like, [face], network, limits)
     assert likeness(group[0], faces) == [faces[0]]
     with pytest.raises(SwapError, match=r"nearest is \d: \d+x\d+ px at .*under swap.min_likeness 0.45") as caught:
         likeness(group[0], faces[1:])
-    assert "\n" not in str(caught.value) and "--target-face NUMBER" in str(caught.value)
+    assert "\n" not in str(caught.value) and "target_face=NUMBER" in str(caught.value)
     twins = Image.new("RGB", (2 * SIDE, SIDE))
     for place in range(2):
         twins.paste(renders[0][0], (place * SIDE, 0))
     with pytest.raises(SwapError, match=r"two faces .* are about equally like .*0: .* and 1: |1: .* and 0: "):
         likeness(twins, [renders[0][1], moved(renders[0][1], SIDE)])
-    with pytest.raises(SwapError, match="the picture of --target-like has 3 faces"):
-        Likeness.to(group[0], group[1], network, limits)
-    with pytest.raises(SwapError, match="no face found in the picture of --target-like"):
-        Likeness.to(like, [], network, limits)
+    with pytest.raises(SwapError, match="the picture of target_like has 3 faces"):
+        ReferenceSelector.from_picture(group[0], group[1], network, limits)
+    with pytest.raises(SwapError, match="no face found in the picture of target_like"):
+        ReferenceSelector.from_picture(like, [], network, limits)
+
+
+def test_messages_of_the_python_interface_name_its_parameters(
+    swapper: model.Swapper, renders: list[Render], group: tuple[Image.Image, list[Detection]], cfg: Config,
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Every refusal of swap_faces is one line that names no option of the command line, and has its type and fields."""
+    (tmp_path / "data/pretrained").mkdir(parents=True)
+    (tmp_path / "data/pretrained/small").symlink_to(root / "data/pretrained/small")
+    monkeypatch.chdir(tmp_path)
+    (source, face), (other, other_face) = renders[3], renders[4]
+    blank, pair = Image.new("RGB", (9, 9)), Image.new("RGB", (2 * SIDE, SIDE))
+    for place in range(2):
+        pair.paste(renders[0][0], (place * SIDE, 0))
+    twins = [renders[0][1], moved(renders[0][1], SIDE)]
+    detector = Annotations((source, [face]), (other, [other_face]), (blank, []), (pair, twins), group)
+    refusals: list[tuple[type[SwapError], dict[str, object], dict[str, object]]] = [
+        (errors.NoFace, {"source": blank}, {"role": "source"}),
+        (errors.NoFace, {"target": blank}, {"role": "target"}),
+        (errors.NoFace, {"target_like": blank}, {"role": "target_like"}),
+        (errors.SeveralFaces, {"source": group[0]}, {"role": "source"}),
+        (errors.SeveralFaces, {"target": group[0]}, {"role": "target"}),
+        (errors.SeveralFaces, {"target_like": group[0]}, {"role": "target_like"}),
+        (errors.FaceNumberOutOfRange, {"target_face": 1}, {"role": "target", "number": 1, "count": 1}),
+        (errors.NotAlike, {"target_like": other}, {"number": 0, "minimum": 0.45}),
+        (errors.AmbiguousLikeness, {"target": pair, "target_like": source}, {"margin": 0.1}),
+        (errors.ConflictingChoice, {"target_face": 0, "all_faces": True}, {"given": ("target_face", "all_faces")}),
+        (errors.DetectorMissing, {"detector": None}, {}),
+        (SwapError, {"detector": Path("absent.onnx")}, {}),
+        (SwapError, {"target": "absent.png"}, {}),
+        (SwapError, {"target": Image.new("F", (9, 9))}, {}),
+    ]
+    usual = {"source": source, "target": source, "model": swapper, "detector": detector, "settings": cfg}
+    for kind, given, fields in refusals:
+        with pytest.raises(SwapError) as caught:
+            swap_faces(**(usual | given))
+        message = str(caught.value)
+        assert type(caught.value) is kind, message
+        assert "--" not in message and "\n" not in message
+        assert {name: getattr(caught.value, name) for name in fields} == fields
 
 
 def test_training_and_use_cut_the_same_face(swapper: model.Swapper, tmp_path: Path) -> None:
@@ -219,7 +259,7 @@ def test_training_and_use_cut_the_same_face(swapper: model.Swapper, tmp_path: Pa
     for row in faces.head(4).itertuples():
         photograph = open_picture(tmp_path / "raw" / row.raw_path, 10**6)
         detector = Annotations((photograph.rgb, [annotated(index.loc[row.raw_path, "landmarks"])]))
-        used = Swapping.of(photograph, swapper, detector).face
+        used = FaceSwapper.from_source(photograph, swapper, detector).face
         with Image.open(tmp_path / "faces" / row.path) as trained:
             assert np.array_equal(np.asarray(used), np.asarray(trained))
 
@@ -248,7 +288,7 @@ def test_training_and_use_read_the_same_pixels(
     assert len(faces) == 4 and quarantine.empty
     detector = Yunet(yunet_file, detected.min_score)
     for row in faces.itertuples():
-        used = Swapping.of(open_picture(tmp_path / "raw" / row.raw_path, 10**6), swapper, detector).face
+        used = FaceSwapper.from_source(open_picture(tmp_path / "raw" / row.raw_path, 10**6), swapper, detector).face
         with Image.open(tmp_path / "faces" / row.path) as trained:
             assert np.array_equal(np.asarray(used), np.asarray(trained)), row.raw_path
 
@@ -264,7 +304,7 @@ def test_transparency_profile_and_colours_of_the_target_stay(
     target.info["icc_profile"] = b"whatever it says"
     given = Picture(target.convert("RGB"), alpha)
     detector = Annotations((source, [source_face]), (given.opaque(), [face]))
-    after = Swapping.of(as_picture(source, 10**6), swapper, detector).into(given)
+    after = FaceSwapper.from_source(as_picture(source, 10**6), swapper, detector).swap_into(given)
     assert after.mode == "RGBA" and after.info == given.rgb.info
     assert np.array_equal(np.asarray(after.getchannel("A")), np.asarray(alpha))
     same = (np.asarray(after)[..., :3] == np.asarray(given.rgb)).all(-1)
@@ -291,7 +331,7 @@ from styleblend import model
 from styleblend.faces.pictures import Picture
 from styleblend.faces.alignment import quad_from_landmarks, to_aligned
 from styleblend.face_detector.detection import annotated
-from styleblend.swapping import Swapping, paste_back
+from styleblend.swapping import FaceSwapper, paste_back
 
 face = annotated(np.array(json.loads(sys.argv[2])))
 source = Image.effect_noise((192, 192), 60).convert("RGB")
@@ -301,12 +341,12 @@ class Places:
     def detect(self, image):
         return [large if image is target else face]
 
-swapping = Swapping.of(Picture(source), model.build(SIZES).eval(), Places())
-swapping.into(Picture(source))  # what is loaded once is loaded now
+swapper = FaceSwapper.from_source(Picture(source), model.build(SIZES).eval(), Places())
+swapper.swap_into(Picture(source))  # what is loaded once is loaded now
 for left in (1500, -900):
     large = moved(face, left, 400, scale=16)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    after = swapping.into(Picture(target))
+    after = swapper.swap_into(Picture(target))
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     quad = quad_from_landmarks(large.points_px).astype(np.float32)
     difference = ImageChops.difference(after, target)
@@ -403,7 +443,7 @@ def test_a_real_detector_finds_the_rendered_face(
 def test_without_a_detector_the_remedy_is_named(root: Path, tmp_path: Path) -> None:
     """No file, no mirror and no network: one line with all three ways out; a wrong file is named."""
     cfg = load_params(root / "params.yaml")
-    with pytest.raises(StyleBlendError, match=r"--detector-weights.*--aligned") as caught:
+    with pytest.raises(StyleBlendError, match=r"name it as detector.*swap_aligned") as caught:
         swapping.find_detector(cfg, None, tmp_path / "networks", tmp_path / "state")
     assert "\n" not in str(caught.value)
     with pytest.raises(StyleBlendError, match=r"absent\.onnx does not exist"):

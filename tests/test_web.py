@@ -25,7 +25,6 @@ from playwright.sync_api import Page
 from browser import browser_page
 from local_servers import wait_for
 from styleblend import model, provenance
-from styleblend.commands.serve import LOOPBACK, address
 from styleblend.config.product import Follow, Serve
 from styleblend.config.tracking import Tracking
 from styleblend.face_detector.detection import Detection, annotated
@@ -35,7 +34,8 @@ from styleblend.registry import runs, versions
 from styleblend.registry.follow import Followed
 from styleblend.reporting import comparison
 from styleblend.serving.app import MODEL_HEADER, build_app
-from styleblend.swapping import Swapping
+from styleblend.serving.server import LOOPBACK, address
+from styleblend.swapping import FaceSwapper
 from styleblend.synthetic import factors, renderer
 from test_comparing import measured
 from test_swapping import SIZES, Annotations, moved
@@ -45,7 +45,7 @@ LIMITS = Serve(port=0, max_upload_mb=1, upload_seconds=2, swap_seconds=20, at_on
 
 
 @dataclass
-class InUse:
+class LoadedModel:
     """What `current` gives; tests change it as an alias would."""
 
     model: model.Swapper
@@ -57,7 +57,7 @@ class Site:
     """A running server and what it was given."""
 
     url: str
-    in_use: InUse
+    loaded: LoadedModel
     source: Image.Image
     target: Image.Image
     two: Image.Image
@@ -107,10 +107,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     two.paste(target, (SIDE, 0))
     detector = Slow((source, [its_face]), (target, [other]), (two, [its_face, moved(other, SIDE)]))
     torch.manual_seed(0)
-    in_use = InUse(model.build(SIZES).eval(), "styleblend version 1")
+    loaded = LoadedModel(model.build(SIZES).eval(), "styleblend version 1")
     signing = credentials.of_this_machine(tmp_path_factory.mktemp("machine") / "certificate")
-    with served(build_app(LIMITS, 1_000_000, lambda: in_use, detector, signing)) as url:
-        yield Site(url, in_use, source, target, two, detector)
+    with served(build_app(LIMITS, 1_000_000, lambda: loaded, detector, signing)) as url:
+        yield Site(url, loaded, source, target, two, detector)
 
 
 @contextmanager
@@ -140,7 +140,7 @@ def test_answer_is_the_swap_marked_and_named(site: Site, tmp_path: Path) -> None
     answer = post(site, png(site.source), png(site.target))
     assert answer.status_code == 200 and answer.headers["content-type"] == "image/png"
     assert answer.headers[MODEL_HEADER] == "styleblend version 1"
-    wanted = Swapping.of(as_picture(site.source, 10**6), site.in_use.model, site.detector).into(
+    wanted = FaceSwapper.from_source(as_picture(site.source, 10**6), site.loaded.model, site.detector).swap_into(
         as_picture(site.target, 10**6)
     )
     with Image.open(io.BytesIO(answer.content)) as found:
@@ -156,6 +156,10 @@ def test_several_faces_are_a_question_and_a_number_answers_it(site: Site) -> Non
     assert asked.status_code == 409
     assert "which of the 2 faces" in asked.json()["detail"] and "target_face" in asked.json()["detail"]
     assert "--" not in asked.json()["detail"]
+    assert asked.json()["detail"].endswith("? give target_face NUMBER or all_faces")
+    wrong = post(site, png(site.source), png(site.two), target_face="2")
+    assert wrong.status_code == 422
+    assert wrong.json()["detail"] == "target_face 2: the target picture has 2 faces, counted from 0"
     pictures = {}
     for name, fields in (("one", {"target_face": "1"}), ("all", {"all_faces": "true"})):
         answer = post(site, png(site.source), png(site.two), **fields)
@@ -192,7 +196,7 @@ def test_pictures_stay_in_memory(site: Site, monkeypatch: pytest.MonkeyPatch, tm
     large = png(Image.fromarray(noise))[:-1000]
     assert 2**20 < len(large) < 2e6
     limits = LIMITS.model_copy(update={"max_upload_mb": 2})
-    with served(build_app(limits, 10**6, lambda: site.in_use, site.detector, signing)) as url:
+    with served(build_app(limits, 10**6, lambda: site.loaded, site.detector, signing)) as url:
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
         with pytest.raises(FileNotFoundError), tempfile.TemporaryFile():
             pass
@@ -203,7 +207,7 @@ def test_pictures_stay_in_memory(site: Site, monkeypatch: pytest.MonkeyPatch, tm
 def test_only_known_names_of_the_server_are_answered(site: Site, tmp_path: Path) -> None:
     """A page elsewhere whose name points to this machine (DNS rebinding) gets 400; the machine's own names work."""
     signing = credentials.of_this_machine(tmp_path / "certificate")
-    with served(build_app(LIMITS, 10**6, lambda: site.in_use, site.detector, signing, hosts=LOOPBACK)) as url:
+    with served(build_app(LIMITS, 10**6, lambda: site.loaded, site.detector, signing, hosts=LOOPBACK)) as url:
         assert httpx.get(f"{url}/health").status_code == 200
         assert httpx.get(f"{url}/health", headers={"Host": "localhost:8000"}).status_code == 200
         assert httpx.get(f"{url}/health", headers={"Host": "elsewhere.example"}).status_code == 400
@@ -274,8 +278,8 @@ def test_work_that_takes_too_long_keeps_its_place_until_it_has_ended(site: Site,
     detector = Hanging((source, [its_face]), (target, [other]))
     limits = LIMITS.model_copy(update={"swap_seconds": 1})
     signing = credentials.of_this_machine(tmp_path / "certificate")
-    with served(build_app(limits, 1_000_000, lambda: site.in_use, detector, signing)) as url:
-        here = Site(url, site.in_use, source, target, site.two, detector)
+    with served(build_app(limits, 1_000_000, lambda: site.loaded, detector, signing)) as url:
+        here = Site(url, site.loaded, source, target, site.two, detector)
         late = post(here, png(source), png(target))
         assert late.status_code == 503 and late.json()["detail"].startswith("it took longer than 1 s")
         health = httpx.get(f"{url}/health")
@@ -300,7 +304,7 @@ def test_threads_end_also_where_what_runs_beside_them_fails(site: Site, tmp_path
 
     before = set(threading.enumerate())
     signing = credentials.of_this_machine(tmp_path / "certificate")
-    app = build_app(LIMITS, 10**6, lambda: site.in_use, site.detector, signing, failing())
+    app = build_app(LIMITS, 10**6, lambda: site.loaded, site.detector, signing, failing())
 
     async def serve_one() -> None:
         async with app.router.lifespan_context(app):
@@ -320,14 +324,14 @@ def test_the_printed_address_can_be_opened(host: str) -> None:
     assert (url.host, url.port) == (host, 8000)
 
 
-def test_version_follows_what_is_in_use(site: Site) -> None:
+def test_version_follows_what_is_loaded(site: Site) -> None:
     """The version endpoint and the header of the next answer name another model as soon as it is in use."""
-    site.in_use.name = "styleblend version 2"
+    site.loaded.name = "styleblend version 2"
     try:
         assert httpx.get(f"{site.url}/version").json() == {"model": "styleblend version 2"}
         assert post(site, png(site.source), png(site.target)).headers[MODEL_HEADER] == "styleblend version 2"
     finally:
-        site.in_use.name = "styleblend version 1"
+        site.loaded.name = "styleblend version 1"
 
 
 def test_the_interface_describes_itself_without_another_host(site: Site) -> None:

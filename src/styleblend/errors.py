@@ -1,9 +1,9 @@
-"""The errors that a user is meant to read."""
+"""Errors whose messages are meant for users."""
 
 
 class StyleBlendError(Exception):
-    """Something that the user can mend. The message is one line: what was wrong, its value, and what to do."""
+    """An error that the user can fix. The message is one line: what was wrong, the value, the remedy."""
 
 
 class TransientError(StyleBlendError):
-    """Something that may pass by itself, as a network or a server that does not answer: worth another try."""
+    """A failure that may pass, as of a network or a server: worth a retry."""

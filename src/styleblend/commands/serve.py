@@ -1,80 +1,35 @@
-"""The work of `styleblend serve`: find model, detector and signer, then answer requests until stopped."""
+"""`styleblend serve`: swap over HTTP until stopped."""
 
 from __future__ import annotations
 
-import logging
-import socket
-from dataclasses import dataclass
+from argparse import ArgumentParser, Namespace, _SubParsersAction
 from pathlib import Path
 
-import uvicorn
-
-from styleblend import model
-from styleblend.config.params import Config
+from styleblend.config.params import load_params
 from styleblend.errors import StyleBlendError
-from styleblend.model import Swapper
-from styleblend.provenance import credentials
-from styleblend.registry.follow import Followed
-from styleblend.serving.app import build_app
-from styleblend.swapping import find_detector, find_model
-
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
-BESIDE_SWAPS = 32
-"""Connections that may be open beside those of swaps at work and waiting; more are sent away, with 503."""
 
 
-@dataclass(frozen=True)
-class _Fixed:
-    model: Swapper
-    name: str
-
-
-def run(cfg: Config, reference: str | None, detector_weights: Path | None, host: str, port: int) -> None:
-    """Serve until a signal ends it.
-
-    Args:
-        reference: a folder, alias or number to stay with; None follows the alias of `follow`, so that a person who
-            sets it changes what is served.
-        port: 0 takes a free one; the first line says which.
-    Raises:
-        StyleBlendError: a model, the detector or the certificate is missing, or the address cannot be used.
-    """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
-    signing = credentials.of(cfg.provenance)
-    detector = find_detector(cfg, detector_weights)
-    hosts = [*LOOPBACK, "[::1]"] if host in LOOPBACK else ["*"]
-    if reference is not None:
-        fixed = _Fixed(*find_model(cfg.tracking, reference))
-        app = build_app(cfg.serve, cfg.align.max_pixels, lambda: fixed, detector, signing, hosts=hosts)
-    else:
-        followed = Followed(cfg.tracking, model.load, cfg.follow)
-        # Asked now: that no version has the alias is a person's matter, and said in one line before anything listens.
-        followed.refresh()
-        app = build_app(cfg.serve, cfg.align.max_pixels, lambda: followed.current, detector, signing, followed, hosts)
-    settings = uvicorn.Config(
-        app,
-        host=host,
-        port=port,
-        log_level="warning",
-        timeout_keep_alive=5,
-        limit_concurrency=cfg.serve.at_once + cfg.serve.waiting + BESIDE_SWAPS,
+def add_parser(commands: _SubParsersAction[ArgumentParser], common: ArgumentParser) -> None:
+    """Add the subcommand with its options."""
+    add = commands.add_parser(
+        "serve", parents=[common], help="swap over HTTP, with a page to try it; follows the alias champion"
     )
-    server = uvicorn.Server(settings)
-    sockets = [_bound(settings)]
-    place = address(host, sockets[0].getsockname()[1])
-    print(f"serve: http://{place} (its interface under /docs); Ctrl-C ends it", flush=True)
-    server.run(sockets=sockets)
+    add.add_argument("--model", help="folder, alias or number to stay with (default: follow the alias of `follow`)")
+    add.add_argument("--detector-weights", type=Path, metavar="FILE", help="file of the face detector")
+    add.add_argument("--host", help="address to listen at (default: serve.host of the settings)")
+    add.add_argument("--port", type=int, help="0 takes a free one (default: serve.port of the settings)")
+    add.set_defaults(run=run)
 
 
-def _bound(settings: uvicorn.Config) -> socket.socket:
+def run(given: Namespace) -> None:
+    """Answer requests until a signal ends it."""
+    # torch and MLflow take seconds to import, and most subcommands do not need them.
+    from styleblend.serving import server
+    from styleblend.swapping.errors import DetectorMissing
+
+    cfg = load_params(given.params)
+    host, port = given.host or cfg.serve.host, cfg.serve.port if given.port is None else given.port
     try:
-        return settings.bind_socket()
-    except (SystemExit, OSError):
-        raise StyleBlendError(
-            f"{address(settings.host, settings.port)} cannot be used: end what listens there, or give another --port"
-        ) from None
-
-
-def address(host: str, port: int) -> str:
-    """Host and port as an address has them; IPv6 in brackets."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        server.run(cfg, given.model, given.detector_weights, host, port)
+    except DetectorMissing as error:
+        raise StyleBlendError(f"{error.problem}, or name it with --detector-weights") from None

@@ -1,139 +1,126 @@
-"""The work of `styleblend swap`: one picture, or a folder of them that can be interrupted and continued."""
+"""`styleblend swap`: one picture, or a folder of them that can be interrupted and continued."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from argparse import ArgumentParser, Namespace, _SubParsersAction
+from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
 
-from PIL import Image, ImageColor
-
-from styleblend.config.params import Config
-from styleblend.faces.pictures import Picture, as_picture
-from styleblend.provenance import credentials, picture_format, save_picture
-from styleblend.provenance.credentials import Credentials
-from styleblend.swapping import batch
-from styleblend.swapping.batch import Task
-from styleblend.swapping.core import Swapping, choose_target, read_picture, swap_aligned
-from styleblend.swapping.face_selector import SwapError, numbered
-from styleblend.swapping.loaders import find_detector, find_model
+from styleblend.config.params import Config, load_params
+from styleblend.errors import StyleBlendError
 
 
-@dataclass(frozen=True)
-class Request:
-    """What a person asks for; the fields are the options of the command line, which explains them."""
-
-    source: Path
-    targets: Sequence[Path]
-    output: Path
-    model: str | None = None
-    detector_weights: Path | None = None
-    source_face: int | None = None
-    target_face: int | None = None
-    target_like: Path | None = None
-    all_faces: bool = False
-    aligned: bool = False
-    background: str = "white"
-    overwrite: bool = False
-
-
-@dataclass(frozen=True)
-class Maker:
-    """Swaps one source into one target after the other and writes marked pictures."""
-
-    swap: Callable[[Picture], Image.Image]
-    model_name: str
-    max_pixels: int
-    background: str
-    credentials: Credentials
-
-    def __call__(self, task: Task) -> tuple[str, ...]:
-        """Make one picture; returns what a person should know of it, a line each.
-
-        Raises:
-            StyleBlendError: the target cannot be read or swapped, or the output not written.
-        """
-        target = read_picture(task.target, self.max_pixels)
-        notes = [f"{task.target}: {note}" for note in target.notes]
-        swapped = self.swap(target)
-        if swapped.mode == "RGBA" and picture_format(task.output) == "JPEG":
-            swapped = as_picture(swapped, self.max_pixels).opaque(self.background)
-            notes.append(f"{task.output}: JPEG has no transparency, so transparent parts are {self.background}")
-        try:
-            save_picture(swapped, task.output, model=self.model_name, kind="swap", credentials=self.credentials)
-        except OSError as error:
-            reason = error.strerror or error
-            raise SwapError(f"{task.output} cannot be written ({reason}): name another place") from None
-        return tuple(notes)
+def add_parser(commands: _SubParsersAction[ArgumentParser], common: ArgumentParser) -> None:
+    """Add the subcommand with its options."""
+    add = commands.add_parser("swap", parents=[common], help="put the source's identity into the target's face")
+    add.add_argument("source", type=Path, help="picture whose face gives the identity")
+    add.add_argument(
+        "targets",
+        type=Path,
+        nargs="+",
+        metavar="target",
+        help="picture, pictures or folder that keep pose, expression, light and background",
+    )
+    add.add_argument("-o", "--output", type=Path, required=True, help="picture (.png, .jpg) or folder to write")
+    add.add_argument("--model", help="folder, alias or number of a version (default: champion, else candidate)")
+    add.add_argument("--detector-weights", type=Path, metavar="FILE", help="file of the face detector")
+    add.add_argument("--source-face", type=int, metavar="NUMBER", help="which face, from the left, from 0")
+    which = add.add_mutually_exclusive_group()
+    which.add_argument("--target-face", type=int, metavar="NUMBER", help="which face, from the left, from 0")
+    which.add_argument("--target-like", type=Path, metavar="PICTURE", help="the face of the person shown here")
+    which.add_argument("--all-faces", action="store_true", help="every face of the target")
+    which.add_argument("--aligned", action="store_true", help="all pictures are aligned faces: no detection")
+    add.add_argument(
+        "--background",
+        default="white",
+        metavar="COLOUR",
+        help="colour behind transparent parts in a JPEG, which has no transparency (default: %(default)s)",
+    )
+    add.add_argument("--overwrite", action="store_true", help="in a folder: make pictures again that are there")
+    add.set_defaults(run=run)
 
 
-def run(cfg: Config, request: Request) -> None:
-    """Write the picture or pictures that are asked for, and say what was written.
+def run(given: Namespace) -> None:
+    """Write the swapped pictures and print what was written.
 
-    In a folder, what is there already is kept unless `overwrite` is set, and a picture that fails does not keep the
-    others from being made.
+    In a folder, existing pictures are kept unless --overwrite is given, and one that fails does not stop the others.
 
     Raises:
-        StyleBlendError: something cannot be used; in a batch, at the end, that pictures failed.
+        StyleBlendError: something cannot be used; in a batch, at the end, pictures failed.
     """
-    _check(request)
-    inputs = [request.source] if request.target_like is None else [request.source, request.target_like]
-    tasks = batch.plan(request.targets, request.output, inputs)
-    if not batch.is_batch(request.targets, request.output):
-        make = _maker(cfg, request)
-        for note in make(tasks[0]):
-            print(note)
-        with Image.open(request.output) as written:
-            print(f"{request.output}: {written.width}x{written.height} px by {make.model_name}, marked as synthetic")
-        return
-    waiting = [task for task in tasks if request.overwrite or not task.output.exists()]
-    kept = len(tasks) - len(waiting)
-    if kept:
-        print(f"{request.output}: {kept} pictures are there already and stay (--overwrite makes them again)")
-    if waiting:
-        _make_all(waiting, _maker(cfg, request), request.output)
+    # torch and MLflow take seconds to import, and most subcommands do not need them.
+    from styleblend.swapping.errors import SwapError
 
-
-def _check(request: Request) -> None:
-    if request.aligned and request.source_face is not None:
-        raise SwapError("--aligned looks for no face, --source-face chooses one: give one of them")
     try:
-        ImageColor.getrgb(request.background)
+        _swap(load_params(given.params), given)
+    except SwapError as error:
+        raise StyleBlendError(in_options(error)) from None
+
+
+def _swap(cfg: Config, given: Namespace) -> None:
+    from PIL import Image, ImageColor
+
+    from styleblend.swapping import batch, read_picture
+
+    if given.aligned and given.source_face is not None:
+        raise StyleBlendError("--aligned looks for no face, --source-face chooses one: give one of them")
+    try:
+        ImageColor.getrgb(given.background)
     except ValueError:
-        raise SwapError(f"--background {request.background} is no colour: give a name or #rrggbb") from None
-
-
-def _maker(cfg: Config, request: Request) -> Maker:
-    """Read and load once what all targets share."""
-    limit, signing = cfg.align.max_pixels, credentials.of(cfg.provenance)
-    source = read_picture(request.source, limit)
-    for note in source.notes:
-        print(f"{request.source}: {note}")
-    if request.aligned:
-        model, name = find_model(cfg.tracking, request.model)
-        face = source.opaque()
-        return Maker(
-            lambda target: swap_aligned(face, target.opaque(), model), name, limit, request.background, signing
-        )
-    like = None if request.target_like is None else read_picture(request.target_like, limit)
-    detector = find_detector(cfg, request.detector_weights)
-    choose = choose_target(cfg, detector, number=request.target_face, like=like, every=request.all_faces)
-    model, name = find_model(cfg.tracking, request.model)
-    number = request.source_face
-    swapping = Swapping.of(source, model, detector, None if number is None else numbered("source", number))
-    return Maker(lambda target: swapping.into(target, choose), name, limit, request.background, signing)
-
-
-def _make_all(tasks: Sequence[Task], make: Maker, output: Path) -> None:
-    outcomes = batch.run(tasks, make)
-    failed = [outcome for outcome in outcomes if outcome.failure is not None]
-    for outcome in outcomes:
-        for note in outcome.notes:
-            print(note)
-    print(f"{output}: {len(outcomes) - len(failed)} pictures by {make.model_name}, marked as synthetic")
+        raise StyleBlendError(f"--background {given.background} is no colour: give a name or #rrggbb") from None
+    output, is_batch = given.output, batch.is_batch(given.targets, given.output)
+    tasks = batch.plan(given.targets, output, [path for path in (given.source, given.target_like) if path])
+    waiting = [task for task in tasks if not is_batch or given.overwrite or not task.output.exists()]
+    if kept := len(tasks) - len(waiting):
+        print(f"{output}: {kept} pictures are there already and stay (--overwrite makes them again)")
+    if not waiting:
+        return
+    source = read_picture(given.source, cfg.align.max_pixels)
+    _print([f"{given.source}: {note}" for note in source.notes])
+    options = batch.Options(**{field.name: getattr(given, field.name) for field in fields(batch.Options)})
+    write = batch.Writer.load(cfg, source, options)
+    if not is_batch:
+        _print(write(tasks[0]))
+        with Image.open(output) as written:
+            print(f"{output}: {written.width}x{written.height} px by {write.model_name}, marked as synthetic")
+        return
+    outcomes = batch.run(waiting, write)
+    failed = [outcome for outcome in outcomes if outcome.error is not None]
+    _print([note for outcome in outcomes for note in outcome.notes])
+    print(f"{output}: {len(outcomes) - len(failed)} pictures by {write.model_name}, marked as synthetic")
     for outcome in failed:
-        reason = str(outcome.failure).removeprefix(f"{outcome.task.target}: ")
+        reason = in_options(outcome.error).removeprefix(f"{outcome.task.target}: ")
         print(f"{outcome.task.target}: {reason}", file=sys.stderr)
     if failed:
-        raise SwapError(f"{len(failed)} of {len(outcomes)} pictures failed, for the reasons above; the others are done")
+        raise StyleBlendError(
+            f"{len(failed)} of {len(outcomes)} pictures failed, for the reasons above; the others are done"
+        )
+
+
+def _print(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(line)
+
+
+def in_options(error: StyleBlendError | None) -> str:
+    """The message of an error with the options of the command line as remedies."""
+    from styleblend.swapping import errors
+
+    match error:
+        case errors.NoFace(role="target_like"):
+            return "no face found in the picture of --target-like: give one where the face is larger or clearer"
+        case errors.SeveralFaces(role="source"):
+            return f"{error.problem} give --source-face NUMBER"
+        case errors.SeveralFaces(role="target"):
+            return f"{error.problem} give --target-face NUMBER, --target-like PICTURE or --all-faces"
+        case errors.SeveralFaces():
+            return f"the picture of --target-like has {len(error.faces)} faces: give one with that person alone"
+        case errors.FaceNumberOutOfRange():
+            return f"--{error.role}-face {error.number}: {error.problem}"
+        case errors.NotAlike() | errors.AmbiguousLikeness():
+            return f"{error.problem}: give another picture of that person, or --target-face NUMBER"
+        case errors.DetectorMissing():
+            return f"{error.problem}, or name it with --detector-weights, or give aligned faces and --aligned"
+    return str(error)

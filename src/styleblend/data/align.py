@@ -16,7 +16,7 @@ from styleblend.config.data import Align
 from styleblend.data.index import read_index, write_rows
 from styleblend.data.manifest import MANIFEST, QUARANTINE, face_id, read_manifest, read_quarantine
 from styleblend.errors import StyleBlendError
-from styleblend.face_detector import detectors
+from styleblend.face_detector import loader
 from styleblend.face_detector.detection import Detection, Detector, annotated
 from styleblend.faces.alignment import AlignmentError, align_face
 from styleblend.faces.pictures import UnusablePicture, open_picture
@@ -93,7 +93,7 @@ def align_picture(task: AlignTask) -> Outcome:
 
 @lru_cache(maxsize=1)
 def _detector(kind: Finder, networks: Path, min_score: float) -> Detector:
-    return detectors.load(kind, networks, min_score, threads=1)
+    return loader.load(kind, networks, min_score, threads=1)
 
 
 def _choose(task: AlignTask, image: Image.Image) -> list[Detection]:

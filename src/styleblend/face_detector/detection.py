@@ -1,6 +1,6 @@
-"""Where the faces of a photograph are: found by YuNet, or taken from the landmarks that a data set ships.
+"""Face detections, from YuNet or from a data set's own landmarks, and the interface of all detectors.
 
-insightface's and face-alignment's detectors are in `scrfd` and `fan_detector`; `detectors` builds the one of a run.
+insightface's and face-alignment's detectors are in `scrfd` and `face_alignment`; `loader` builds the configured one.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from PIL import Image
 from styleblend.errors import StyleBlendError
 from styleblend.faces.alignment import Points
 
-# YuNet is made for faces of about 10 to 300 px. Large faces are found in the small copy of a picture (a face
-# that fills a large one is often found twice there), small faces in the large copy.
+# YuNet is made for faces of about 10 to 300 px: large faces are found in the small copy of a picture (in the large copy
+# a face that fills it is often found twice), small faces in the large copy.
 LONGEST_PX = (640, 1920)
 OVERLAP = 0.3
 _PUBLISHED = "yunet_n_dynamic.onnx"
@@ -29,8 +29,8 @@ _PUBLISHED = "yunet_n_dynamic.onnx"
 class Detection:
     """One face, in pixels of the picture.
 
-    box: x, y, width, height. five_px [5,2]: eye on the picture's left, other eye, nose, mouth corner on the
-    left, other corner. score in [0, 1]. landmarks_px [68,2] only where a data set ships them.
+    box: x, y, width, height. five_px [5,2]: eye on the picture's left, other eye, nose, left and right mouth corner.
+    score in [0, 1]. landmarks_px [68,2]: where the detector or the data set gives them.
     """
 
     box: tuple[float, float, float, float]
@@ -40,7 +40,7 @@ class Detection:
 
     @property
     def points_px(self) -> Points:
-        """The best points for alignment: the 68 landmarks where they are known, else the five."""
+        """The points for alignment: the 68 landmarks where they are known, else the five."""
         return self.five_px if self.landmarks_px is None else self.landmarks_px
 
     @property
@@ -50,7 +50,7 @@ class Detection:
 
 
 class Detector(Protocol):
-    """Whatever finds faces in a picture."""
+    """A face detector."""
 
     def detect(self, image: Image.Image) -> list[Detection]:
         """Faces of an RGB picture of any size, the largest first; none gives an empty list."""
@@ -58,9 +58,9 @@ class Detector(Protocol):
 
 
 def annotated(landmarks_px: ArrayLike) -> Detection:
-    """The face that a data set's own 68 landmarks [68,2] describe; its score is 1.
+    """The detection for a data set's own 68 landmarks [68,2], with score 1.
 
-    Landmarks end at the brows, a detector's box at the hair line: the box grows upwards by a quarter.
+    Landmarks end at the brows, a detector's box at the hairline, so the box is extended upwards by a quarter.
     """
     points = np.asarray(landmarks_px, dtype=np.float64).reshape(68, 2)
     low, high = points.min(0), points.max(0)
@@ -74,7 +74,7 @@ def five_of(points: Points) -> Points:
 
 
 def largest_first(faces: Iterable[Detection]) -> list[Detection]:
-    """Sorted by the area of the box; the place of the box decides between equals."""
+    """Sort by the area of the box, then by its position."""
     return sorted(faces, key=lambda face: (-face.box[2] * face.box[3], face.box))
 
 
@@ -94,7 +94,7 @@ class Yunet:
             raise StyleBlendError(
                 f"detector {path} is missing: set pretrained.detector to yunet and run the stage pretrained"
             )
-        # OpenCV 5 warns at every load that it ignores a hardware target which nobody asked for.
+        # OpenCV 5 warns at every load that it ignores a hardware target, although none was set.
         level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
         try:
             self._network = cv2.FaceDetectorYN.create(str(path), "", (320, 320), min_score, OVERLAP, 5000)
@@ -122,7 +122,7 @@ class Yunet:
         return largest_first(kept)
 
     def _detect_at(self, image: Image.Image, scale: float) -> list[Detection]:
-        """Faces of the picture scaled down by `scale`, the surest first, in pixels of the given picture."""
+        """Faces of the picture scaled down by `scale`, by descending score, in pixels of the given picture."""
         if scale < 1:
             width, height = (max(1, round(length * scale)) for length in image.size)
             factors = np.array(image.size) / (width, height)

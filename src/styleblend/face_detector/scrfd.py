@@ -1,4 +1,4 @@
-"""Faces found by insightface's SCRFD: det_10g.onnx, det_500m.onnx, scrfd_10g_bnkps.onnx and their kin.
+"""Detection by insightface's SCRFD: det_10g.onnx, det_500m.onnx, scrfd_10g_bnkps.onnx and others.
 
 J. Guo et al., Sample and Computation Redistribution for Efficient Face Detection, 2022. The pretrained networks are
 for non-commercial research only.
@@ -17,13 +17,13 @@ from styleblend.errors import StyleBlendError
 from styleblend.face_detector.detection import Detection, largest_first, same_face
 from styleblend.weights.formats import insightface_models
 
-# SCRFD looks at squares. The first two are insightface's own choice: a face that fills a picture is found in the
-# small one. Faces of under a 30th of a large picture are found in the last.
+# Sides of SCRFD's square inputs. The first two are insightface's own: a face that fills a picture is found at 128 px.
+# Faces under a thirtieth of a large picture are found at 1920 px.
 SIDES_PX = (128, 640, 1920)
 
 
 class Scrfd:
-    """All faces of a picture with five points each."""
+    """Finds all faces of a picture, with five points each."""
 
     def __init__(self, path: Path, min_score: float = 0.6, threads: int = 0) -> None:
         """Load the ONNX file.
@@ -58,7 +58,7 @@ class Scrfd:
         )
         try:
             self._detect_in(Image.new("RGB", (8, 8)), self._windows[0])
-        # ONNX Runtime's errors have no common class of their own.
+        # ONNX Runtime's exceptions have no common class.
         except Exception as error:
             raise insightface_models.unusable(path, error) from None
 
@@ -67,11 +67,11 @@ class Scrfd:
         found: list[Detection] = []
         for window in self._windows:
             if len(self._windows) > 1:
-                # A larger copy than the picture itself would show nothing more; SCRFD's strides end at 32.
+                # Enlarging a picture adds no detail; the largest stride of SCRFD is 32.
                 side = max(SIDES_PX[1], math.ceil(max(image.size) / 32) * 32)
                 window = (min(window[0], side), min(window[1], side))
             found += self._detect_in(image, window)
-            # 128 px alone would miss the small faces of any picture.
+            # 128 px alone would miss small faces.
             if max(image.size) <= max(window) and max(window) >= SIDES_PX[1]:
                 break
         kept: list[Detection] = []
@@ -95,10 +95,9 @@ class Scrfd:
 
 
 def _fitted(image: Image.Image, window: tuple[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """BGR pixels of the window with the picture in its top-left corner, as large as it fits, on black.
+    """BGR pixels of the window, black, with the picture fitted into its top-left corner, and the factors (x, y) back.
 
-    Also the factors (x, y) from pixels of the window to those of the picture. Done here, since the library would skip
-    pixels of large pictures, and loses a fraction of a pixel where it rounds.
+    Not left to the library, which skips pixels of large pictures and loses fractions of a pixel by rounding.
     """
     scale = min(window[0] / image.width, window[1] / image.height)
     size = tuple(min(limit, max(1, round(length * scale))) for limit, length in zip(window, image.size, strict=True))

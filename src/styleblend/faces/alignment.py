@@ -1,6 +1,6 @@
-"""The alignment of FFHQ, of CelebA-HQ's users and of every StyleGAN tool: one rule for training and for use.
+"""FFHQ alignment, which CelebA-HQ and StyleGAN tools use too: one implementation for training and inference.
 
-Points are in pixels with the centre of the top-left pixel at (0, 0), as landmark detectors give them. A quad
+Points are in pixels with the centre of the top-left pixel at (0, 0), as landmark detectors return them. A quad
 holds the corners of the crop in the order top-left, bottom-left, bottom-right, top-right. Aligned coordinates
 run from 0 at the left or top edge of the crop to 1 at its right or bottom edge.
 Rule: T. Karras et al., A Style-Based Generator Architecture for GANs, 2019, and the preparation of FFHQ.
@@ -20,31 +20,31 @@ from styleblend.faces.template import TEMPLATE
 
 Points = NDArray[np.float64]
 
-# A crop that exceeds its picture by more than this factor is a wrong detection, and takes endless memory.
+# A crop larger than its picture by more than this factor is a wrong detection, and would need very much memory.
 LARGEST_CROP = 3.0
 
 
 class AlignmentError(StyleBlendError):
-    """The points or the quad give no crop. The message says why, with the values."""
+    """No crop can be made from the points or the quad. The message has the reason and the values."""
 
 
 @dataclass(frozen=True)
 class AlignedFace:
-    """A face that was cut out of a photograph: the square picture, and the quad [4,2] in pixels where it was."""
+    """A face cut out of a photograph: the square picture, and its quad [4,2] in pixels of the photograph."""
 
     picture: Image.Image
     quad: Points
 
 
 def align_face(photograph: Image.Image, points: ArrayLike, size_px: int) -> AlignedFace:
-    """Cut a face out by its landmarks: the one way, in training and in use, from an upright RGB picture.
+    """Cut a face out of an upright RGB picture by its landmarks, in training and inference alike.
 
     Args:
         points: 68 landmarks [68,2] or five points [5,2], in pixels.
     Raises:
         AlignmentError: the points give no quad, or the quad gives no crop.
     """
-    # float32, as the manifest keeps it: a picture can be cut again exactly from its row.
+    # float32, as the manifest stores it, so that the same crop can be made again from a row.
     quad = quad_from_landmarks(points).astype(np.float32).astype(np.float64)
     return AlignedFace(crop(photograph, quad, size_px), quad)
 
@@ -52,10 +52,10 @@ def align_face(photograph: Image.Image, points: ArrayLike, size_px: int) -> Alig
 def quad_from_landmarks(points: ArrayLike) -> Points:
     """Corners [4,2] of the FFHQ crop from 68 landmarks [68,2] or from five points [5,2].
 
-    Five points are the eye on the picture's left, the other eye, the nose, the two mouth corners alike.
+    Five points are the eye on the picture's left, the other eye, the nose, the left and the right mouth corner.
 
     Raises:
-        AlignmentError: another number of points, a value that is not finite, or points that fall together.
+        AlignmentError: another number of points, a value that is not finite, or coinciding points.
     """
     points = np.asarray(points, dtype=np.float64)
     if points.shape == (68, 2):
@@ -107,16 +107,16 @@ def from_aligned(points: ArrayLike, quad: ArrayLike) -> Points:
 
 
 def crop(image: Image.Image, quad: ArrayLike, size_px: int) -> Image.Image:
-    """The aligned face: the quad of an RGB picture as a square of `size_px`.
+    """Warp the quad of an RGB picture to a square of `size_px`.
 
-    Shrinks first where the crop is far larger than the output, crops with a border, pads by reflection and a
-    blur that grows outwards where the quad leaves the picture, warps to four times the output and reduces
-    that with Lanczos.
+    Shrinks the picture first where the crop is far larger than the output, crops with a border, pads by reflection
+    with a blur that grows outwards where the quad leaves the picture, warps to four times the output size and
+    downsamples with Lanczos.
 
     Raises:
-        AlignmentError: the quad lies outside the picture, or is out of all proportion to it.
+        AlignmentError: the quad lies outside the picture, or is far too large for it.
     """
-    # From here on the top-left corner of the top-left pixel is (0, 0), so that scaling needs no half pixels.
+    # From here on (0, 0) is the top-left corner of the top-left pixel, so scaling needs no half-pixel shifts.
     corners = np.asarray(quad, dtype=np.float64).reshape(4, 2) + 0.5
     side = side_px(corners)
     centre = corners.mean(0)
@@ -160,7 +160,7 @@ def _size(image: Image.Image) -> str:
 
 
 def _padded(image: Image.Image, pad: tuple[int, int, int, int], blur_px: float) -> Image.Image:
-    """Reflect by `pad` (left, top, right, bottom), blur outwards and fade to the median colour."""
+    """Reflect by `pad` (left, top, right, bottom), with more blur outwards and a fade to the median colour."""
     left, top, right, bottom = pad
     pixels = np.asarray(image, dtype=np.float32)
     pixels = np.pad(pixels, ((top, bottom), (left, right), (0, 0)), mode="reflect")

@@ -1,7 +1,7 @@
-"""From a picture file of any common kind to upright 8-bit RGB: one way for training and for use.
+"""Read picture files of any common format as upright 8-bit RGB, in training and inference alike.
 
-Colours: CMYK and grey with a colour profile are brought to sRGB by it. RGB keeps its values, and its profile with
-them. 16 bit become 8 by leaving out the lower half.
+CMYK and grey with a colour profile are converted to sRGB. RGB keeps its values and its profile. 16 bits become 8 by
+dropping the lower byte.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF", "AVIF", "JPEG2000", "PPM")
-"""Kinds that are decoded. Pillow knows more, of which some start other programs or hold no photographs."""
+"""Formats that are decoded. Pillow knows more, but some start other programs or hold no photographs."""
 
 _WHITE_IS_ZERO = 0
 _PHOTOMETRIC = 262
 
 
 class UnusablePicture(Exception):
-    """A picture that cannot be used. The message is the reason, in one line, without the file's name."""
+    """A picture cannot be used. The message is the reason in one line, without the file's name."""
 
 
 @dataclass(frozen=True)
 class Picture:
     """An upright photograph.
 
-    rgb: its colours, also below transparent parts; `info` holds at most the `icc_profile` that they refer to.
+    rgb: the colours, under transparent parts too; `info` holds at most their `icc_profile`.
     alpha: mode L, of the same size; None where everything is opaque.
-    grey: it was stored without colour.
-    notes: what a person should know of how it was read, a phrase each.
+    grey: the file has no colour channels.
+    notes: what was lost or assumed while reading, a phrase each.
     """
 
     rgb: Image.Image
@@ -44,7 +44,7 @@ class Picture:
     notes: tuple[str, ...] = ()
 
     def opaque(self, background: str = "white") -> Image.Image:
-        """The RGB picture before a plain background; networks see this."""
+        """The RGB picture over a plain background: the input of networks."""
         if self.alpha is None:
             return self.rgb
         flat = Image.new("RGB", self.rgb.size, background)
@@ -53,9 +53,9 @@ class Picture:
         return flat
 
     def with_colours(self, rgb: Image.Image) -> Image.Image:
-        """Another RGB picture in this one's place: with its profile, and as RGBA where this one is transparent.
+        """Give another RGB picture this one's profile, and its transparency as RGBA.
 
-        The given picture is changed into the result, for a copy of a large one costs memory.
+        The given picture is changed in place, since a copy of a large one costs memory.
         """
         rgb.info = dict(self.rgb.info)
         if self.alpha is not None:
@@ -67,15 +67,15 @@ def open_picture(file: Path | BinaryIO, max_pixels: int) -> Picture:
     """Decode a file, or the content of one.
 
     Raises:
-        UnusablePicture: not decodable, cut off, of 32 bit, or of more than `max_pixels` pixels (then it is not
-            decoded).
+        UnusablePicture: not decodable, truncated, of 32 bits, or of more than `max_pixels` pixels (checked before
+            decoding).
     """
     with _reasons(file), Image.open(file, formats=FORMATS) as image:
         return as_picture(image, max_pixels)
 
 
 def as_picture(image: Image.Image, max_pixels: int) -> Picture:
-    """The same for a picture that Pillow has opened; of several frames the current one.
+    """Convert a picture that Pillow has opened; of several frames the current one.
 
     Raises:
         UnusablePicture: as `open_picture`.
@@ -84,7 +84,7 @@ def as_picture(image: Image.Image, max_pixels: int) -> Picture:
         if image.width * image.height > max_pixels:
             raise UnusablePicture(f"{image.width}x{image.height} px is more than align.max_pixels {max_pixels}")
         notes = []
-        # MPO is what cameras store as JPEG with a preview or a second view behind it: no reason to speak.
+        # Cameras store MPO, a JPEG with a preview or a second view behind it: not worth a note.
         if getattr(image, "is_animated", False) and image.format != "MPO":
             notes.append("it has several frames or pages, of which the first is used")
         image.load()
@@ -96,7 +96,7 @@ def _reasons(file: object) -> Iterator[None]:
     """Turn whatever decoding raises into an UnusablePicture."""
     try:
         with warnings.catch_warnings():
-            # Pillow warns of large and of slightly damaged files; the limit here is ours, damage is an error.
+            # Pillow warns of large and slightly damaged files; here max_pixels is the limit, and damage is an error.
             warnings.simplefilter("ignore")
             yield
     except UnusablePicture:
@@ -107,8 +107,8 @@ def _reasons(file: object) -> Iterator[None]:
         kinds = ", ".join(FORMATS)
         raise UnusablePicture(f"cannot be decoded: no picture of a kind that is read here ({kinds})") from None
     except Exception as error:
-        # Decoders meet arbitrary bytes here and answer with nearly any exception (OSError, SyntaxError,
-        # KeyError, struct.error, ...). None may end a run: the picture is refused, with their words.
+        # Decoders of arbitrary bytes raise nearly any exception (OSError, SyntaxError, KeyError, struct.error, ...).
+        # None may end a run: the picture is refused with the decoder's message.
         reason = " ".join(str(error).replace(str(file), "the file").split()) or type(error).__name__
         raise UnusablePicture(f"cannot be decoded: {reason}") from None
 
@@ -117,12 +117,12 @@ def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
     except Exception:
-        # A damaged EXIF block (again: any exception) is no reason to lose a picture that decodes.
+        # A damaged EXIF block (again any exception) does not make a decodable picture unusable.
         return image.copy()
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    # Pillow has 16 bit for grey alone (16-bit colour it reads as 8), and 16-bit PGM files in mode I.
+    # Pillow has 16 bits for grey only (it reads 16-bit colour as 8), and reads 16-bit PGM files in mode I.
     sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
     if image.mode in ("I", "F") and not sixteen:
         raise UnusablePicture(f"pixels of 32 bit (mode {image.mode}): save it with 8 or 16 bit")
@@ -151,7 +151,7 @@ def _converted(image: Image.Image, notes: list[str]) -> Picture:
 
 
 def _to_rgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> tuple[Image.Image, bytes | None]:
-    """The picture in RGB and the profile that still holds for it."""
+    """The picture in RGB, and the profile that is still valid for it."""
     plain = image if image.mode == "RGB" else image.convert("RGB")
     if profile is None:
         return plain, None

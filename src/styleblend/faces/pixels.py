@@ -1,4 +1,4 @@
-"""Pictures as networks see them, in [-1, 1], and as files hold them, in 8 bits."""
+"""Conversion between pictures in [-1, 1], as networks use them, and in 8 bits, as files hold them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from styleblend.errors import StyleBlendError
 
 
 def to_8bit(images: Tensor) -> Tensor:
-    """[-1, 1] to uint8, rounded as when a picture is written.
+    """Convert [-1, 1] to uint8, clamped and rounded.
 
     Raises:
-        StyleBlendError: a value is not finite, so the model that made it is of no use.
+        StyleBlendError: a value is not finite, so the model is unusable.
     """
     if not images.isfinite().all():
         raise StyleBlendError("swapped pictures hold values that are not finite: train the model again")
@@ -19,5 +19,5 @@ def to_8bit(images: Tensor) -> Tensor:
 
 
 def from_8bit(pixels: Tensor) -> Tensor:
-    """uint8 to [-1, 1]."""
+    """Convert uint8 to float32 in [-1, 1]."""
     return pixels.float() / 127.5 - 1

@@ -1,4 +1,4 @@
-"""Regions of an aligned face, drawn from its landmarks. Training and evaluation share them."""
+"""Masks of an aligned face from its landmarks, for training and evaluation."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import numpy as np
 import torch
 
 _MARGIN = 0.08
-"""Points of the hull move outwards by this share: landmarks lie on the face's edge, not around it."""
+"""The hull is enlarged by this fraction, since landmarks lie on the face's edge, not around it."""
 
 
 def face_region(landmarks: torch.Tensor, size_px: int, soften_px: float = 0.0) -> torch.Tensor:
-    """Mask of the face: the convex hull of its landmarks, raised over the forehead.
+    """Mask of the face: the convex hull of its landmarks, extended over the forehead.
 
-    The 68 points end at the brows, but a swap may change the forehead too. So the brows' points are added
-    once more, moved up by the length of the nose.
+    The 68 points end at the brows, but a swap may change the forehead too. So the brows' points are added again,
+    moved up by the length of the nose.
 
     Args:
         landmarks: [N, 68, 2], x and y in [0, 1] of the picture.
@@ -24,7 +24,7 @@ def face_region(landmarks: torch.Tensor, size_px: int, soften_px: float = 0.0) -
         [N, 1, size_px, size_px] float32 in [0, 1] on the device of `landmarks`; 1 is face. No gradient.
     """
     points = landmarks.detach().float().cpu().numpy()
-    # Only the direction "up" and a length are taken from the nose, so the rule turns with the head.
+    # The nose gives the direction "up" and a length, so the mask turns with the head.
     up = points[:, 27] - points[:, 33]
     forehead = points[:, 17:27] + up[:, None]
     hulls = np.concatenate([points, forehead], axis=1)

@@ -1,6 +1,6 @@
-"""Which rule cuts faces out: its constants, and the hash by which a model and this code know that they agree.
+"""The alignment template: its constants, and a hash by which a model is checked against this code.
 
-A model only works on faces that lie where its training faces lay, so each model keeps the identity of its template.
+A model works only on faces that are aligned like its training faces, so each model stores its template.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from styleblend.errors import StyleBlendError
 
 
 class TemplateError(StyleBlendError):
-    """A model was trained on faces that were cut out by another rule, or does not say by which."""
+    """A model was trained with another alignment template, or does not say with which."""
 
 
 @dataclass(frozen=True)
 class Template:
     """A square crop around eyes and mouth.
 
-    eye_factor, mouth_factor: half its side is the larger of eye_factor times the distance between the eyes and
-    mouth_factor times the distance from the eyes' middle to the mouth's.
-    centre_shift: share of the way from the eyes' middle to the mouth's at which its centre lies.
+    eye_factor, mouth_factor: half the side is the larger of eye_factor times the distance between the eyes and
+    mouth_factor times the distance from the eyes' midpoint to the mouth's.
+    centre_shift: position of the centre on the line from the eyes' midpoint (0) to the mouth's (1).
     """
 
     name: str
@@ -32,7 +32,7 @@ class Template:
     centre_shift: float
 
     def identity(self) -> dict[str, Any]:
-        """What a model keeps: `template` (its name), `constants`, and `sha256` of both."""
+        """What a model stores: `template` (the name), `constants`, and `sha256` of both."""
         constants = asdict(self)
         name = constants.pop("name")
         content = json.dumps({"template": name, "constants": constants}, sort_keys=True)
@@ -40,17 +40,17 @@ class Template:
 
 
 TEMPLATE = Template("ffhq", eye_factor=2.0, mouth_factor=1.8, centre_shift=0.1)
-"""The rule of this code. Change the name with the constants, and train again."""
+"""The template of this code. Changed constants need another name and a new training."""
 
 
 def expect_template(kept: Any, owner: str) -> None:
-    """Check that a model's faces were cut out as this code does it.
+    """Check that a model was trained with the template of this code.
 
     Args:
-        kept: what the model kept of `Template.identity`, among other facts; None where it kept nothing.
-        owner: what the model is called in the message.
+        kept: the model's `Template.identity`, possibly with other keys; None where it stored none.
+        owner: name of the model in the message.
     Raises:
-        TemplateError: it was another template, which the message names beside this one, or none was kept.
+        TemplateError: it was another template, which the message names, or none was stored.
     """
     ours = TEMPLATE.identity()
     if not isinstance(kept, dict) or not kept.get("sha256"):
@@ -66,7 +66,7 @@ def expect_template(kept: Any, owner: str) -> None:
 
 
 def _named(identity: dict[str, Any]) -> str:
-    """Name, start of the hash and constants in one phrase, whatever a file held in their places."""
+    """Name, start of the hash and constants in one phrase, even where a file holds wrong types."""
     constants = identity.get("constants")
     listed = ", ".join(f"{key} {value}" for key, value in constants.items()) if isinstance(constants, dict) else "?"
     return f"'{identity.get('template')}' {str(identity['sha256'])[:12]} ({listed})"

@@ -1,13 +1,13 @@
-"""Marks that say that a picture was made, not taken, and the only door through which pictures leave.
+"""Marks of synthetic pictures, and the only functions by which generated pictures are written.
 
-Three marks, put on in this order, for each covers the ones before it:
+Three marks, embedded in this order, since each covers the ones before it:
 
 1. an invisible watermark in the pixels (`watermark`),
 2. XMP with IPTC's DigitalSourceType (`xmp`),
 3. a signed C2PA manifest (`manifest`, with the certificate of `credentials`).
 
-They inform honest readers; they do not survive somebody who wants them gone. `verification` reads them.
-Importing this package loads neither c2pa nor OpenCV, for processes that render faces need only the second mark.
+They inform honest readers and do not withstand deliberate removal. `verification` reads them. Importing this package
+loads neither c2pa nor OpenCV, since processes that render faces need only the second mark.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Who signs: the user's own certificate, or a test certificate that this machine makes for itself.
+"""Signing credentials: the user's own certificate, or a self-made test certificate of this machine.
 
-A private key's content stands in no message, no representation and no log.
+The content of a private key appears in no message, repr or log.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from styleblend.config.provenance import Provenance
 
 TEST_ISSUER = "StyleBlend test certificate"
-"""Organisation of every test certificate: whoever reads it is not to believe it."""
+"""Organisation in every test certificate: such a signature is not to be trusted."""
 
 TEST_FOLDER = Path(".state/provenance")
 _TEST_VALIDITY = timedelta(days=3650)
@@ -30,25 +30,25 @@ _CURVES = {"es256": "secp256r1", "es384": "secp384r1", "es512": "secp521r1"}
 
 
 class CredentialsError(StyleBlendError):
-    """Certificate and key cannot be used. The message names the file and the remedy."""
+    """Certificate and key cannot be used; the message names the file."""
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """What signs a manifest."""
+    """Certificate chain and key that sign a manifest."""
 
     chain: bytes
-    """PEM certificates, the signer's first, each followed by the one that issued it."""
+    """PEM certificates, the signer's first, each followed by its issuer's."""
     private_key: bytes = field(repr=False)
     algorithm: str
-    """Of the section `provenance` of params.yaml, for example `es256`."""
+    """As provenance.algorithm in params.yaml, for example `es256`."""
     origin: str
-    """The certificate's file, for messages."""
+    """Path of the certificate, for messages."""
     timestamp_url: str | None = None
 
 
 def of(cfg: Provenance, test_folder: Path = TEST_FOLDER) -> Credentials:
-    """The user's credentials where they are configured, else this machine's test credentials.
+    """Load the configured credentials, else this machine's test credentials.
 
     Raises:
         CredentialsError: a file is missing or unusable, key and certificate do not fit, or it has expired.
@@ -59,7 +59,7 @@ def of(cfg: Provenance, test_folder: Path = TEST_FOLDER) -> Credentials:
 
 
 def load(certificate: Path, private_key: Path, algorithm: str, timestamp_url: str | None = None) -> Credentials:
-    """Credentials from two PEM files, checked against each other and the clock.
+    """Load credentials from two PEM files; checks that they belong together and are valid now.
 
     Raises:
         CredentialsError: a file is missing or unusable, key and certificate do not fit, or it has expired.
@@ -73,13 +73,12 @@ def load(certificate: Path, private_key: Path, algorithm: str, timestamp_url: st
 
 
 def of_this_machine(folder: Path = TEST_FOLDER) -> Credentials:
-    """The test credentials in `folder`, made at first use and again when they expire.
+    """Load the test credentials in `folder`; they are made at first use and again when they expire.
 
-    A small authority issues one certificate and is forgotten: its key is never written. The signer's key can be
-    read by its owner only.
+    A temporary authority issues the certificate; its key is never written. Only the owner can read the signer's key.
 
     Raises:
-        CredentialsError: the folder cannot be written, or what is in it is no such pair.
+        CredentialsError: the folder cannot be written, or holds no such pair.
     """
     certificate, private_key = folder / "certificate.pem", folder / "private_key.pem"
     try:
@@ -157,14 +156,14 @@ def _expect_fit(
 
 
 def _make_test_credentials(folder: Path) -> None:
-    """Write both files at once; where another process was faster, its pair stays."""
+    """Write both files atomically; the pair of a faster process is kept."""
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
     key = ec.generate_private_key(ec.SECP256R1())
     pem = serialization.Encoding.PEM
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # mkdtemp lets nobody but the owner in.
+    # A folder of mkdtemp is accessible to its owner only.
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         (partial / "certificate.pem").write_bytes(_test_chain(key.public_key()))
@@ -172,7 +171,7 @@ def _make_test_credentials(folder: Path) -> None:
         with os.fdopen(handle, "wb") as stream:
             stream.write(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
         try:
-            # A folder takes the place of an empty one only, so the first of several processes wins.
+            # rename replaces an empty folder only, so the first of several processes wins.
             os.rename(partial, folder)
         except OSError:
             if not folder.exists():
@@ -182,7 +181,7 @@ def _make_test_credentials(folder: Path) -> None:
 
 
 def _test_chain(public_key: ec.EllipticCurvePublicKey) -> bytes:
-    """A certificate as C2PA asks for it, for digital signatures of documents, and that of its own authority."""
+    """A signer's certificate with the key usage that C2PA requires, and its issuer's."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -215,7 +214,7 @@ def _test_chain(public_key: ec.EllipticCurvePublicKey) -> bytes:
 
     authority_key = ec.generate_private_key(ec.SECP256R1())
     authority_name = name("authority of this machine")
-    # Clocks differ: the certificate is already valid on a machine that is somewhat behind.
+    # Clocks differ: the certificate must be valid on a machine whose clock is slow.
     start = datetime.now(UTC) - timedelta(hours=1)
 
     def draft(subject: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:

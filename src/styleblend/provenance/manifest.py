@@ -1,4 +1,4 @@
-"""The signed mark: a C2PA manifest inside the file, by c2pa-python. No network is used but the user's timestamps."""
+"""The signed mark: a C2PA manifest in the file, by c2pa-python. Only a configured timestamp server is contacted."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ _MADE: dict[xmp.Kind, str] = {
 
 @dataclass(frozen=True)
 class Reading:
-    """What a file's manifest says, and whether it still holds."""
+    """A file's manifest and the result of its validation."""
 
     state: Literal["none", "valid", "altered", "invalid"]
     """`altered`: the file changed after signing. `invalid`: broken or wrongly signed, see `problems`."""
     trusted: bool = False
-    """Whether the signer's certificate goes back to one that the reader trusts."""
+    """Whether the signer's certificate chains to one of the reader's trust anchors."""
     signer: str | None = None
     test_certificate: bool = False
-    """The signer calls itself a test certificate of this project."""
+    """Whether the signer's certificate names itself as a test certificate of this project."""
     generator: str | None = None
     model: str | None = None
     source_type: str | None = None
     problems: tuple[str, ...] = ()
-    """C2PA's codes of what failed, other than trust."""
+    """C2PA's codes of failed checks, except trust."""
 
 
 def signed(
@@ -49,12 +49,12 @@ def signed(
     kind: xmp.Kind,
     credentials: signing.Credentials | None = None,
 ) -> bytes:
-    """A picture file with a manifest that names the model and says that the picture is AI-made.
+    """Add a signed manifest, which names the model and declares the picture AI-made, to a picture file.
 
     Args:
         credentials: None is the test certificate of this machine.
     Raises:
-        StyleBlendError: the certificate is not one that C2PA accepts, or no timestamp is to be had.
+        StyleBlendError: C2PA does not accept the certificate, or the timestamp server does not answer.
     """
     import c2pa
 
@@ -82,10 +82,10 @@ def signed(
 
 
 def read(content: bytes, mime: str, anchors: Path | None = None) -> Reading:
-    """Read and check the manifest of a file of any format that C2PA knows.
+    """Read and validate the manifest of a file of any format that C2PA knows.
 
     Args:
-        anchors: PEM certificates that are trusted; None trusts nobody, so nothing is looked up anywhere.
+        anchors: trusted PEM certificates; None trusts nobody. No network is used.
     Raises:
         StyleBlendError: `anchors` cannot be read.
     """
@@ -114,7 +114,7 @@ def _created(model: str, kind: xmp.Kind) -> dict[str, Any]:
 
 
 def _context(anchors: str | None = None) -> Context:
-    """Settings of c2pa under which it reaches for nothing and adds no thumbnail."""
+    """c2pa with network access and thumbnails switched off."""
     import c2pa
 
     settings: dict[str, Any] = {

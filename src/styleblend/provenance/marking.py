@@ -1,4 +1,4 @@
-"""Putting the marks on: watermark into the pixels, XMP into the file, signature over both."""
+"""Embed the marks: the watermark in the pixels, XMP in the file, the signature over both."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _FORMATS: dict[str, FileFormat] = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG
 
 
 def picture_format(path: Path) -> FileFormat:
-    """`PNG` or `JPEG`, by the ending of a file to be written.
+    """`PNG` or `JPEG`, by the suffix of a file to be written.
 
     Raises:
-        StyleBlendError: for any other ending, since the marks are defined for these two only.
+        StyleBlendError: any other suffix, since marks are defined for these formats only.
     """
     try:
         return _FORMATS[path.suffix.lower()]
@@ -37,10 +37,10 @@ def picture_format(path: Path) -> FileFormat:
 def save_picture(
     image: Image.Image, path: Path, *, model: str, kind: Kind, credentials: Credentials | None = None
 ) -> None:
-    """Write what `marked_picture` gives, whole or not at all. `path` ends in .png, .jpg or .jpeg.
+    """Write a marked picture atomically. `path` ends in .png, .jpg or .jpeg.
 
     Raises:
-        StyleBlendError: the ending is another, or the picture cannot be signed.
+        StyleBlendError: another suffix, or the picture cannot be signed.
     """
     content = marked_picture(image, picture_format(path), model=model, kind=kind, credentials=credentials)
     with whole_file(path) as partial:
@@ -55,18 +55,17 @@ def marked_picture(
     kind: Kind,
     credentials: Credentials | None = None,
 ) -> bytes:
-    """A marked picture file; only pixels and the colour profile of `image` are kept.
+    """Encode a picture as a marked file; only the pixels and the colour profile of `image` are kept.
 
-    Every picture gets XMP. A `grid` and a `swap` are signed, too; a `swap` whose shorter side has 256 px or more
-    gets the watermark before. `rendered` faces show nobody, and data sets have thousands of them: XMP is all
-    they need, and a stage that writes them stays fast.
+    Every picture gets XMP. `grid` and `swap` are signed too, and a `swap` with a shorter side of 256 px or more gets
+    the watermark first. `rendered` faces show no real person and come in thousands: XMP alone keeps that stage fast.
 
     Args:
-        image: any mode that the format knows; JPEG drops transparency.
-        model: what made it, for example `styleblend version 3`; named by XMP and manifest, and a version's
-            number by the watermark.
-        kind: what it shows: a `swap` in a photograph, a `grid` of results, or `rendered` faces.
-        credentials: who signs; None is the test certificate of this machine (`credentials.of_this_machine`).
+        image: any mode that the format supports; JPEG drops transparency.
+        model: generator, for example `styleblend version 3`; XMP and manifest hold the name, the watermark the
+            version's number.
+        kind: content: a `swap` in a photograph, a `grid` of results, or `rendered` faces.
+        credentials: sign the picture; None is the test certificate of this machine (`credentials.of_this_machine`).
     Raises:
         StyleBlendError: the picture cannot be signed.
     """

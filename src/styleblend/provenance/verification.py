@@ -1,4 +1,4 @@
-"""Reading all marks of a picture, this project's and, where they follow the standards, those of others."""
+"""Read all marks of a picture: this project's, and those of other software that follow the standards."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from styleblend.provenance import manifest, watermark, xmp
 
 @dataclass(frozen=True)
 class Report:
-    """What `verify` found."""
+    """The marks that `verify` found."""
 
     xmp: dict[str, str]
     """`source_type`, `software_agent` and this project's `kind`, where present."""
@@ -22,19 +22,19 @@ class Report:
 
     @property
     def synthetic(self) -> bool:
-        """Whether at least one mark says that the picture, or a part of it, was made.
+        """Whether at least one mark declares the picture, or a part of it, synthetic.
 
-        An altered manifest counts: what was true of the signed picture is a warning about its edit.
+        An altered manifest counts: the picture that was signed was synthetic, so an edit of it is suspect.
         """
         said = (self.xmp.get("source_type"), self.c2pa.source_type)
         return self.watermark.state == "found" or bool(xmp.SYNTHETIC.intersection(said))
 
     def as_dict(self) -> dict[str, Any]:
-        """The same as plain values for JSON."""
+        """The report as plain values for JSON."""
         return {"synthetic": self.synthetic, **asdict(self)}
 
     def lines(self) -> list[str]:
-        """The same in words: the conclusion, then each mark."""
+        """The report as text: the conclusion, then each mark."""
         return [
             "at least one mark says synthetic" if self.synthetic else "no mark says synthetic",
             f"  IPTC/XMP:  {self._xmp_words()}",
@@ -83,10 +83,10 @@ class Report:
 
 
 def verify(path: Path, anchors: Path | None = None) -> Report:
-    """Read the marks of a picture file; nothing is looked up in a network.
+    """Read the marks of a picture file. No network is used.
 
     Args:
-        anchors: PEM certificates to trust as issuers of manifests.
+        anchors: trusted PEM certificates of signers of manifests.
     Raises:
         StyleBlendError: the file is missing, no picture, damaged or too large, or `anchors` cannot be read.
     """

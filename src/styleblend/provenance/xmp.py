@@ -1,4 +1,4 @@
-"""The first words of a mark: XMP (ISO 16684-1) with IPTC's DigitalSourceType, in PNG and JPEG."""
+"""The readable mark: XMP (ISO 16684-1) with IPTC's DigitalSourceType, in PNG and JPEG."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from styleblend.errors import StyleBlendError
 Kind = Literal["swap", "grid", "rendered"]
 
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/"
-# IPTC's words: a photograph into which a model's output was composed, and a picture wholly made.
+# IPTC's terms: a photograph with a composited model output, and a wholly generated picture.
 _SOURCE_TYPE_OF: dict[Kind, str] = {
     "swap": "compositeWithTrainedAlgorithmicMedia",
     "grid": "trainedAlgorithmicMedia",
@@ -33,7 +33,7 @@ SYNTHETIC = frozenset(
         "virtualRecording",
     )
 )
-"""Source types, of any software, that say that at least a part of the picture was made."""
+"""Source types, of any software, of pictures that are at least partly synthetic."""
 
 _NAMESPACES = {
     "rdf": "http://www.w3.org/1999/02/22-rdf-syntax-ns#",
@@ -54,7 +54,7 @@ def source_type(kind: Kind) -> str:
 
 
 def packet(model: str, kind: Kind) -> bytes:
-    """An XMP packet that says what the picture is and what made it."""
+    """An XMP packet with source type, kind and generator."""
     spaces = " ".join(f'xmlns:{name}="{uri}"' for name, uri in _NAMESPACES.items() if name != "rdf")
     return (
         '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
@@ -71,10 +71,10 @@ def packet(model: str, kind: Kind) -> bytes:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
-    """A picture file of any format.
+    """Open a picture file of any format.
 
     Raises:
-        StyleBlendError: it is missing, no picture, damaged, or so large that decoding it is a danger.
+        StyleBlendError: it is missing, no picture, damaged, or so large that it may be a decompression bomb.
     """
     try:
         with warnings.catch_warnings():
@@ -94,7 +94,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
 
 
 def read_properties(image: Image.Image) -> dict[str, str]:
-    """What XMP of any software says: `source_type`, `software_agent` and this project's `kind`, where present."""
+    """Read XMP of any software: `source_type`, `software_agent` and this project's `kind`, where present."""
     found = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")
     if found is None:
         return {}
@@ -103,7 +103,7 @@ def read_properties(image: Image.Image) -> dict[str, str]:
     except ElementTree.ParseError:
         return {}
     values: dict[str, str] = {}
-    # A property may stand as an attribute of a description or as an element inside it.
+    # A property is an attribute of a description or an element in it.
     for description in root.iterfind(".//rdf:Description", _NAMESPACES):
         values |= description.attrib
         values |= {child.tag: child.text.strip() for child in description if child.text}
@@ -111,7 +111,7 @@ def read_properties(image: Image.Image) -> dict[str, str]:
 
 
 def read_marks(path: Path) -> dict[str, str]:
-    """Marks of a picture: `source_type`, `software_agent`, `kind`; empty when it has none of this project's.
+    """Read this project's marks: `source_type`, `software_agent`, `kind`; empty without them.
 
     Raises:
         StyleBlendError: the file is no picture.

@@ -1,1 +1,1 @@
-"""The model behind HTTP: a small page to try it, and an interface for programs."""
+"""The model behind HTTP: a page for people and an interface for programs."""

@@ -1,6 +1,6 @@
-"""The web application: swap two uploaded pictures, say which version is used, be asked whether it lives.
+"""The web application: swap two uploaded pictures, name the model, report health.
 
-Pictures stay in memory. Names of uploaded files are not looked at, and nothing of a request becomes a path.
+Pictures stay in memory. Names of uploaded files are ignored, and nothing in a request becomes a path.
 """
 
 from __future__ import annotations
@@ -29,16 +29,17 @@ from styleblend.faces.pictures import Picture, UnusablePicture, as_picture, open
 from styleblend.model import Swapper
 from styleblend.provenance import marked_picture
 from styleblend.provenance.credentials import Credentials
-from styleblend.serving.limits import LimitedBody
-from styleblend.serving.work import Busy, GoOn, TooLong, Workplace
-from styleblend.swapping import Detector, SeveralFaces, Swapping, every_face, numbered
+from styleblend.serving.body_limit import BodyLimit
+from styleblend.serving.work_queue import DeadlineExceeded, QueueFull, WorkQueue
+from styleblend.swapping import Detector, FaceSwapper, SeveralFaces, every_face, face_number
+from styleblend.swapping.swap import CancelCheck
 
 MODEL_HEADER = "X-StyleBlend-Model"
 PAGE = Path(__file__).with_name("page.html")
 
 
-class InUse(Protocol):
-    """A loaded model and its name, as `following.InUse`."""
+class LoadedModel(Protocol):
+    """A model and its name."""
 
     @property
     def model(self) -> Swapper: ...
@@ -48,7 +49,7 @@ class InUse(Protocol):
 
 
 class Health(BaseModel):
-    """The server answers and has a model. It is `stuck` (503) while all that it does is work nobody waits for."""
+    """The server answers and has a model. `stuck` (503): every thread is occupied by an overdue swap."""
 
     status: Literal["ok", "stuck"] = "ok"
     overdue: int = Field(0, description="swaps that took too long and keep their place until they have ended")
@@ -66,14 +67,14 @@ class Refusal(BaseModel):
     detail: str
 
 
-class OneAtATime:
-    """A detector for several threads: OpenCV's keeps the size of the picture that it looks at."""
+class LockedDetector:
+    """A detector that several threads share: OpenCV's keeps the size of its current picture."""
 
     def __init__(self, detector: Detector) -> None:
         self._detector, self._lock = detector, threading.Lock()
 
     def detect(self, image: Image.Image) -> list[Detection]:
-        """As the detector itself; who comes meanwhile waits."""
+        """As the detector itself; other threads wait."""
         with self._lock:
             return self._detector.detect(image)
 
@@ -81,25 +82,25 @@ class OneAtATime:
 def build_app(
     cfg: Serve,
     max_pixels: int,
-    current: Callable[[], InUse],
+    current: Callable[[], LoadedModel],
     detector: Detector,
     credentials: Credentials,
     while_serving: AbstractContextManager[object] | None = None,
     hosts: Sequence[str] = ("*",),
 ) -> FastAPI:
-    """The application.
+    """Build the application.
 
     Args:
-        max_pixels: pictures with more are refused before they are decoded.
-        current: the model to use; asked once a request, so that model and version of an answer belong together.
-        credentials: who signs the pictures.
-        while_serving: entered when the server starts and left when it stops.
-        hosts: names under which it may be asked: a page elsewhere can let its own name point to this machine.
+        max_pixels: larger pictures are refused before they are decoded.
+        current: returns the model to use; called once a request, so that an answer's model and name belong together.
+        credentials: sign the pictures.
+        while_serving: entered when the server starts, left when it stops.
+        hosts: accepted Host headers; others are refused, against DNS rebinding.
     """
-    # Larger parts of a form would be written to a temporary file. It is a setting of the whole process.
+    # Larger parts of a form would go to a temporary file. The setting is that of the whole process.
     MultiPartParser.spool_max_size = round(cfg.max_upload_mb * 1e6)
-    alone = OneAtATime(detector)
-    workplace = Workplace(cfg.at_once, cfg.waiting, cfg.swap_seconds)
+    locked_detector = LockedDetector(detector)
+    queue = WorkQueue(cfg.at_once, cfg.waiting, cfg.swap_seconds)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -107,7 +108,7 @@ def build_app(
             with while_serving or nullcontext():
                 yield
         finally:
-            workplace.close()
+            queue.close()
 
     app = FastAPI(
         title="StyleBlend",
@@ -118,13 +119,15 @@ def build_app(
         redoc_url=None,
     )
     app.openapi_version = "3.0.3"  # what the page under /docs can draw
-    app.add_middleware(LimitedBody, max_bytes=round(cfg.max_upload_mb * 1e6), seconds=cfg.upload_seconds)
+    app.add_middleware(BodyLimit, max_bytes=round(cfg.max_upload_mb * 1e6), seconds=cfg.upload_seconds)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
     app.mount("/docs-files", StaticFiles(directory=swagger_ui_path), name="docs-files")
 
     @app.exception_handler(StyleBlendError)
     async def refuse(_: Request, error: StyleBlendError) -> JSONResponse:
-        return JSONResponse({"detail": _for_programs(str(error))}, 409 if isinstance(error, SeveralFaces) else 422)
+        if isinstance(error, SeveralFaces):
+            return JSONResponse({"detail": f"{error.problem} give {_FACE_FIELDS[error.role]}"}, 409)
+        return JSONResponse({"detail": str(error)}, 422)
 
     @app.get("/", include_in_schema=False)
     async def page() -> HTMLResponse:
@@ -147,9 +150,9 @@ def build_app(
     )  # fmt: skip
     async def health(response: Response) -> Health:
         current()
-        if workplace.stuck:
+        if queue.stuck:
             response.status_code = 503
-        return Health(status="stuck" if workplace.stuck else "ok", overdue=workplace.overdue)
+        return Health(status="stuck" if queue.stuck else "ok", overdue=queue.overdue)
 
     @app.get("/version", summary="Which model makes the pictures now")
     async def version() -> Version:
@@ -178,38 +181,40 @@ def build_app(
     ) -> Response:
         if all_faces and target_face is not None:
             raise HTTPException(422, "target_face and all_faces exclude one another: give one of them")
-        if workplace.full:
+        if queue.full:
             raise _busy()
         files = await source.read(), await target.read()
-        in_use = current()
+        loaded = current()
 
-        def work(go_on: GoOn) -> bytes:
+        def work(cancel_check: CancelCheck) -> bytes:
             pictures = []
             for content, role in zip(files, _ROLES, strict=True):
-                go_on()
+                cancel_check()
                 pictures.append(_read(content, role, max_pixels))
-            out_of = None if source_face is None else numbered("source", source_face)
-            into = every_face if all_faces else None if target_face is None else numbered("target", target_face)
-            swapped = Swapping.of(pictures[0], in_use.model, alone, out_of, go_on).into(pictures[1], into)
-            go_on()
+            of_source = None if source_face is None else face_number("source", source_face)
+            of_target = every_face if all_faces else None if target_face is None else face_number("target", target_face)
+            swapper = FaceSwapper.from_source(pictures[0], loaded.model, locked_detector, of_source, cancel_check)
+            swapped = swapper.swap_into(pictures[1], of_target)
+            cancel_check()
             if format == "jpeg" and swapped.mode == "RGBA":
                 swapped = as_picture(swapped, max_pixels).opaque()
             kind: Literal["JPEG", "PNG"] = "JPEG" if format == "jpeg" else "PNG"
-            return marked_picture(swapped, kind, model=in_use.name, kind="swap", credentials=credentials)
+            return marked_picture(swapped, kind, model=loaded.name, kind="swap", credentials=credentials)
 
         try:
-            content = await workplace.do(work)
-        except Busy:
+            content = await queue.run(work)
+        except QueueFull:
             raise _busy() from None
-        except TooLong:
+        except DeadlineExceeded:
             raise HTTPException(503, f"it took longer than {cfg.swap_seconds:g} s: send smaller pictures") from None
-        return Response(content, media_type=f"image/{format}", headers={MODEL_HEADER: in_use.name})
+        return Response(content, media_type=f"image/{format}", headers={MODEL_HEADER: loaded.name})
 
     return app
 
 
 _ROLES = ("source", "target")
-# The page brings its own script and style and loads nothing from anywhere else.
+_FACE_FIELDS = {"source": "source_face NUMBER", "target": "target_face NUMBER or all_faces"}
+# The page has its script and style in itself and loads nothing else.
 _POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src blob:; connect-src 'self'"
 
 
@@ -222,10 +227,3 @@ def _read(content: bytes, role: str, max_pixels: int) -> Picture:
         return open_picture(io.BytesIO(content), max_pixels)
     except UnusablePicture as reason:
         raise StyleBlendError(f"the {role} picture {reason}: send another") from None
-
-
-def _for_programs(message: str) -> str:
-    """Messages name the options of the command line; fields of a form have the same names, written otherwise."""
-    for option in ("--source-face", "--target-face", "--all-faces"):
-        message = message.replace(option, option.removeprefix("--").replace("-", "_"))
-    return message.replace(", --target-like PICTURE", "")

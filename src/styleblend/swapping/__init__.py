@@ -1,42 +1,33 @@
-"""Using a trained model on photographs: find the faces, cut them out as for training, swap, put back.
+"""Use a trained model on photographs. A model and a detector that were loaded once can be passed in again:
 
-One call does all of it; what is found once can be handed in again:
+from styleblend.swapping import find_detector, find_model, swap_faces
 
-    from styleblend.swapping import find_detector, find_model, swap_faces
-
-    swapped = swap_faces("source.jpg", "target.jpg")
+swapped = swap_faces("source.jpg", "target.jpg")
 """
 
 from styleblend.face_detector.detection import Detector
-from styleblend.swapping.core import Swapping, read_picture, swap_aligned, swap_faces
-from styleblend.swapping.face_selector import (
-    Choose,
-    Likeness,
-    SeveralFaces,
-    SwapError,
-    every_face,
-    numbered,
-    the_only_face,
-)
+from styleblend.swapping.errors import SeveralFaces, SwapError
+from styleblend.swapping.face_selector import FaceSelector, ReferenceSelector, every_face, face_number, single_face
 from styleblend.swapping.loaders import find_detector, find_identity, find_model
 from styleblend.swapping.paste_back import match_colour, paste
+from styleblend.swapping.swap import FaceSwapper, read_picture, swap_aligned, swap_faces
 
 __all__ = [
-    "Choose",
     "Detector",
-    "Likeness",
+    "FaceSelector",
+    "FaceSwapper",
+    "ReferenceSelector",
     "SeveralFaces",
     "SwapError",
-    "Swapping",
     "every_face",
+    "face_number",
     "find_detector",
     "find_identity",
     "find_model",
     "match_colour",
-    "numbered",
     "paste",
     "read_picture",
+    "single_face",
     "swap_aligned",
     "swap_faces",
-    "the_only_face",
 ]

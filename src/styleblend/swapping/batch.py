@@ -1,4 +1,4 @@
-"""One source's face into many pictures: what becomes of each, and the words about it at the end."""
+"""One source's face into many pictures: plan the files, write marked pictures, collect what failed."""
 
 from __future__ import annotations
 
@@ -6,10 +6,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
+
+from styleblend.config.params import Config
 from styleblend.data.folders import SUFFIXES, pictures_below
 from styleblend.errors import StyleBlendError
-from styleblend.provenance import picture_format
-from styleblend.swapping.face_selector import SwapError
+from styleblend.faces.pictures import Picture, as_picture
+from styleblend.provenance import credentials, picture_format, save_picture
+from styleblend.provenance.credentials import Credentials
+from styleblend.swapping.errors import SwapError
+from styleblend.swapping.face_selector import face_number
+from styleblend.swapping.loaders import find_detector, find_model
+from styleblend.swapping.swap import FaceSwapper, read_picture, swap_aligned, target_selector
 from styleblend.system.parallel import spread
 
 _KEPT_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -25,29 +33,99 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a task: `notes` say what a person should know, `failure` why there is no picture."""
+    """The result of a task: `notes` for the user, a line each; `error` where no picture was made."""
 
     task: Task
     notes: tuple[str, ...] = ()
-    failure: str | None = None
+    error: StyleBlendError | None = None
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to swap; the fields are those of `swap_faces`. `aligned`: all pictures are aligned faces, none is detected.
+
+    `background` is the colour behind transparent parts in a JPEG.
+    """
+
+    model: str | None = None
+    detector_weights: Path | None = None
+    source_face: int | None = None
+    target_face: int | None = None
+    target_like: Path | None = None
+    all_faces: bool = False
+    aligned: bool = False
+    background: str = "white"
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Swaps one source into one target after the other and writes marked pictures."""
+
+    swap: Callable[[Picture], Image.Image]
+    model_name: str
+    max_pixels: int
+    background: str
+    credentials: Credentials
+
+    @classmethod
+    def load(cls, cfg: Config, source: Picture, options: Options) -> Writer:
+        """Load once what all targets share.
+
+        Raises:
+            StyleBlendError: the source's face, the model, the detector or the certificate cannot be used.
+        """
+        limit, signing = cfg.align.max_pixels, credentials.of(cfg.provenance)
+        if options.aligned:
+            model, name = find_model(cfg.tracking, options.model)
+            face = source.opaque()
+            return cls(
+                lambda target: swap_aligned(face, target.opaque(), model), name, limit, options.background, signing
+            )
+        reference = None if options.target_like is None else read_picture(options.target_like, limit)
+        detector = find_detector(cfg, options.detector_weights)
+        number, every = options.target_face, options.all_faces
+        of_target = target_selector(cfg, detector, number=number, reference=reference, every=every)
+        model, name = find_model(cfg.tracking, options.model)
+        of_source = None if options.source_face is None else face_number("source", options.source_face)
+        swapper = FaceSwapper.from_source(source, model, detector, of_source)
+        return cls(lambda target: swapper.swap_into(target, of_target), name, limit, options.background, signing)
+
+    def __call__(self, task: Task) -> tuple[str, ...]:
+        """Make one picture; returns notes for the user, a line each.
+
+        Raises:
+            StyleBlendError: the target cannot be read or swapped, or the output not written.
+        """
+        target = read_picture(task.target, self.max_pixels)
+        notes = [f"{task.target}: {note}" for note in target.notes]
+        swapped = self.swap(target)
+        if swapped.mode == "RGBA" and picture_format(task.output) == "JPEG":
+            swapped = as_picture(swapped, self.max_pixels).opaque(self.background)
+            notes.append(f"{task.output}: JPEG has no transparency, so transparent parts are {self.background}")
+        try:
+            save_picture(swapped, task.output, model=self.model_name, kind="swap", credentials=self.credentials)
+        except OSError as error:
+            reason = error.strerror or error
+            raise SwapError(f"{task.output} cannot be written ({reason}): name another place") from None
+        return tuple(notes)
 
 
 def is_batch(targets: Sequence[Path], output: Path) -> bool:
-    """Whether `output` means a folder: there are several targets, one is a folder, or it is one already."""
+    """Whether `output` means a folder: there are several targets, a target is a folder, or it is one already."""
     return len(targets) > 1 or output.is_dir() or any(target.is_dir() for target in targets)
 
 
 def plan(targets: Sequence[Path], output: Path, sources: Sequence[Path]) -> list[Task]:
-    """Which picture becomes which file.
+    """List which picture becomes which file.
 
-    In a batch, `output` is a folder: pictures of a folder keep their place below it, PNG and JPEG files keep their
-    names, others get .png behind theirs. Else `output` is the file.
+    In a batch `output` is a folder, and pictures of an input folder keep their path below it. PNG and JPEG files keep
+    their names, others get .png appended. Without a batch `output` is the file.
 
     Args:
-        sources: other pictures that are read and must not be written over.
+        sources: other inputs, which must not be overwritten.
     Raises:
-        StyleBlendError: a folder holds no picture, an output would be an input or another's output, or its ending is
-            wrong.
+        StyleBlendError: a folder holds no picture, an output would be an input or another's output, or has a wrong
+            ending.
     """
     if not is_batch(targets, output):
         picture_format(output)
@@ -82,17 +160,17 @@ def _output_name(name: Path) -> Path:
     return name if name.suffix.lower() in _KEPT_SUFFIXES else name.with_name(f"{name.name}.png")
 
 
-def run(tasks: Sequence[Task], make: Callable[[Task], tuple[str, ...]]) -> list[Outcome]:
-    """Make all pictures, under a progress bar. One that fails is remembered with the reason, the others go on.
+def run(tasks: Sequence[Task], write: Callable[[Task], tuple[str, ...]]) -> list[Outcome]:
+    """Make all pictures, under a progress bar; a failed one is recorded with its error, and the others go on.
 
     Args:
-        make: writes the picture of a task and returns notes on it.
+        write: writes the picture of a task and returns notes on it.
     """
 
     def attempt(task: Task) -> Outcome:
         try:
-            return Outcome(task, make(task))
+            return Outcome(task, write(task))
         except StyleBlendError as error:
-            return Outcome(task, failure=str(error))
+            return Outcome(task, error=error)
 
     return list(spread(attempt, tasks, 1, "swap"))

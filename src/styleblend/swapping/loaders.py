@@ -1,4 +1,4 @@
-"""What a swap needs and where it is: the model in a folder or the registry, the face detector, who-is-it network."""
+"""Find and load what a swap needs: the model, the face detector and the identity network."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from styleblend.config.base import Finder
 from styleblend.config.params import Config
 from styleblend.config.tracking import Tracking
 from styleblend.errors import StyleBlendError
-from styleblend.face_detector import detectors
+from styleblend.face_detector import loader
 from styleblend.face_detector.detection import Detector
 from styleblend.model import Swapper, load
 from styleblend.perception import identity
 from styleblend.registry import mlflow_store, versions
-from styleblend.swapping.face_selector import SwapError
+from styleblend.swapping.errors import DetectorMissing, SwapError
 from styleblend.weights import frozen
 from styleblend.weights.weight_files import SMALL, obtain, store_of
 
@@ -23,12 +23,12 @@ STATE = Path(".state")
 
 
 def find_model(cfg: Tracking, reference: str | None, state: Path = STATE) -> tuple[Swapper, str]:
-    """The model to use and its name for the marks.
+    """Load a model; returns it with its name for the marks of pictures.
 
     Args:
-        reference: a folder with a model, or an alias or number of the registry; None is the `champion`, or
-            where none was chosen yet the `candidate`.
-        state: where versions of the registry are kept after the first use.
+        reference: a model folder, or an alias or number of the registry; None is the `champion`, or the `candidate`
+            where there is no champion yet.
+        state: folder that caches versions of the registry.
     Raises:
         StyleBlendError: there is no such model.
     """
@@ -46,33 +46,34 @@ def find_model(cfg: Tracking, reference: str | None, state: Path = STATE) -> tup
 
 
 def find_detector(cfg: Config, weights: Path | None, networks: Path = NETWORKS, state: Path = STATE) -> Detector:
-    """The face detector that align.detector names (YuNet for annotations): a given file, or the run's own; YuNet is
-    else fetched once from the mirror or its origin.
+    """Load the face detector that align.detector names, YuNet where that is `annotations`.
+
+    It comes from the given file or the run's own networks; a missing YuNet is fetched once, from the mirror or its
+    origin.
 
     Raises:
-        StyleBlendError: none of these is to be had, or the file is for another kind of detector.
+        DetectorMissing: YuNet is not here and cannot be fetched.
+        StyleBlendError: the file is missing, damaged or for another kind of detector.
     """
     kind = _kind(cfg)
     yunet = catalogue.built_in().get("yunet")
     if weights is not None and not weights.is_file():
         raise SwapError(
-            f"{weights} does not exist: --detector-weights names the file of the detector that align.detector names "
+            f"{weights} does not exist: name the file of the detector that align.detector names "
             f"({kind}; YuNet's is {yunet.file})"
         )
     if kind != "yunet":
-        return detectors.load(kind, networks, cfg.align.min_score, weights)
+        return loader.load(kind, networks, cfg.align.min_score, weights)
     if weights is None and not (networks / f"detector{yunet.suffix}").is_file():
         try:
             weights = obtain(yunet, store_of(cfg.pretrained, state / "weights"))
         except StyleBlendError as error:
-            raise SwapError(
-                f"{error}, or name it with --detector-weights, or give aligned faces and --aligned"
-            ) from None
-    return detectors.load(kind, networks, cfg.align.min_score, weights)
+            raise DetectorMissing(str(error)) from None
+    return loader.load(kind, networks, cfg.align.min_score, weights)
 
 
 def find_identity(networks: Path = NETWORKS, small: Path = SMALL) -> identity.FaceNetwork:
-    """The network that tells people apart: the run's own, or else the committed small one.
+    """Load the identity network: the run's own, else the committed small one.
 
     Raises:
         StyleBlendError: neither is there, or it is damaged.
@@ -82,7 +83,7 @@ def find_identity(networks: Path = NETWORKS, small: Path = SMALL) -> identity.Fa
 
 
 def _kind(cfg: Config) -> Finder:
-    """How faces are found in use: as the stage align finds them, or by what its detector's file is for."""
+    """The kind of detector: that of the stage align, or for annotations the one that pretrained.detector is for."""
     if cfg.align.detector != "annotations":
         return cfg.align.detector
     chosen = cfg.pretrained.chosen().get("detector")

@@ -1,4 +1,4 @@
-"""Putting a swapped face back into its photograph: in the photograph's colours, through a soft ellipse."""
+"""Paste a swapped face back into its photograph: match its colours, then blend through a soft ellipse."""
 
 from __future__ import annotations
 
@@ -9,26 +9,28 @@ from PIL import Image
 
 from styleblend.faces.alignment import side_px, to_aligned
 
-# The part of an aligned face that is pasted: an ellipse from forehead to chin, in [0, 1] of the crop.
-# It ends inside the crop, so that nothing of the crop's edge can show.
+# The pasted ellipse, from forehead to chin, in aligned coordinates. It ends inside the crop, so the crop's edge never
+# shows.
 CENTRE = (0.5, 0.56)
 RADII = (0.42, 0.43)
 SOLID = 0.75
-"""Share of the ellipse's radius within which the swapped face covers the photograph fully."""
+"""Fraction of the ellipse's radius within which the swapped face is fully opaque."""
 COLOUR_REACH = 0.15
-"""How far, as a share of the crop's side, a difference in colour at the ellipse's edge spreads into the face."""
+"""Standard deviation, as a fraction of the crop's side, by which a colour difference at the edge spreads inwards."""
 STRIP_PIXELS = 1 << 18
-"""Pixels that are mixed at a time, so that a face which fills a large photograph needs no large memory."""
+"""Pixels that are blended at a time, which bounds the memory for a face that fills a large photograph."""
 
 
 def match_colour(face: Image.Image, there: Image.Image) -> Image.Image:
-    """Shift the face's colours so that along the soft edge they are, smoothed, those of the picture it goes into.
+    """Shift the face's colours smoothly to those of the photograph along the ellipse's soft edge.
 
-    A light that falls from one side stays: the shift varies over the face, slowly.
+    The shift varies slowly over the face, so light from one side is matched too.
 
     Args:
-        face: swapped and aligned, of any side.
-        there: what the photograph shows at the same place, aligned.
+        face: RGB, swapped and aligned, of any side.
+        there: RGB, the photograph's own aligned face.
+    Returns:
+        RGB of the side of `face`.
     """
     side = there.width
     reduced = face.resize(there.size, Image.Resampling.BOX if face.width > side else Image.Resampling.BICUBIC)
@@ -47,17 +49,17 @@ def match_colour(face: Image.Image, there: Image.Image) -> Image.Image:
 
 
 def paste(face: Image.Image, photograph: Image.Image, quad: NDArray[np.float64]) -> Image.Image:
-    """Put an aligned face back where `quad` [4,2] (pixels) cut it out, through a soft ellipse.
+    """Blend an aligned RGB face into a copy of the photograph at `quad` [4,2] (pixels), through a soft ellipse.
 
-    Pixels outside the ellipse are the photograph's, bit for bit. Beside the copy that is returned it takes little
-    memory, however large photograph and face are.
+    Pixels outside the ellipse stay the photograph's, bit for bit. Apart from the returned copy it needs little memory
+    at any size.
     """
     result = photograph.copy()
     low = np.maximum(np.floor(quad.min(0)).astype(int), 0)
     high = np.minimum(np.ceil(quad.max(0)).astype(int) + 1, photograph.size)
     if (low >= high).any():
         return result
-    # A face that is larger than its place is reduced first: the warp alone would skip pixels.
+    # A face larger than its quad is downsampled first, since the warp alone would skip pixels.
     size = min(face.width, max(1, round(side_px(quad))))
     face = face.resize((size, size), Image.Resampling.LANCZOS)
     (left, first), (right, last) = low.tolist(), high.tolist()
@@ -69,10 +71,10 @@ def paste(face: Image.Image, photograph: Image.Image, quad: NDArray[np.float64])
 
 
 def _mixed(face: Image.Image, strip: Image.Image, quad: NDArray[np.float64]) -> Image.Image:
-    """A strip of the photograph with the part of the face that lies in it; `quad` in pixels of the strip."""
+    """A strip of the photograph with the face blended in; `quad` in pixels of the strip."""
     columns, rows = np.meshgrid(np.arange(strip.width), np.arange(strip.height))
     weight = _ellipse(to_aligned(np.stack([columns, rows], axis=-1), quad))[..., None]
-    # Pillow samples at pixel centres, which lie half a pixel from its corners; quads count from the centres.
+    # In Pillow (0, 0) is a pixel's corner, in quads its centre.
     corners = quad + 0.5
     to_face = face.width * np.linalg.inv(np.stack([corners[3] - corners[0], corners[1] - corners[0]], axis=1))
     shift = -to_face @ corners[0]
@@ -90,7 +92,7 @@ def _levels(values: NDArray) -> NDArray[np.uint8]:
 
 
 def _ellipse(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Weight of the swapped face at aligned points [...,2]: 1 inside, 0 outside, smooth between."""
+    """Weight of the swapped face at aligned points [...,2]: 1 inside, 0 outside, smooth in between."""
     radius = np.hypot(*np.moveaxis((points - CENTRE) / RADII, -1, 0))
     way = np.clip((1 - radius) / (1 - SOLID), 0, 1)
     return way * way * (3 - 2 * way)

@@ -12,7 +12,7 @@ from pathlib import Path
 from styleblend.errors import StyleBlendError
 
 
-class Busy(StyleBlendError):
+class ProjectLocked(StyleBlendError):
     """Somebody else holds the project."""
 
 
@@ -23,7 +23,7 @@ def only_one(project: Path, who: str) -> Iterator[int]:
     Args:
         who: what is at work, as others shall read it: "a retraining".
     Raises:
-        Busy: another process holds it. A dead process holds none.
+        ProjectLocked: another process holds it. A dead process holds none.
     """
     file = project / ".state" / "retrain.lock"
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -34,7 +34,7 @@ def only_one(project: Path, who: str) -> Iterator[int]:
             stream.seek(0)
             # Empty for a moment after it was taken.
             holder = stream.read() or "another run"
-            raise Busy(f"{holder} is at work in {project.resolve()}: wait for its end, or end it") from None
+            raise ProjectLocked(f"{holder} is at work in {project.resolve()}: wait for its end, or end it") from None
         stream.truncate(0)
         stream.write(f"{who} (process {os.getpid()}, since {datetime.now():%Y-%m-%d %H:%M})")
         stream.flush()

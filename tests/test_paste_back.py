@@ -1,4 +1,4 @@
-"""swapping.pasting: the face lands where it was cut out, in the photograph's colours, and nothing else changes."""
+"""swapping.paste_back: the face lands where it was cut out, in the photograph's colours, and nothing else changes."""
 
 from __future__ import annotations
 

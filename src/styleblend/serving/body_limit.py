@@ -1,4 +1,4 @@
-"""What a stranger may ask of the server: so many bytes, within such a time. Nothing of a request is believed."""
+"""ASGI middleware that limits the size of a request's body and the time in which it arrives."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
-class _TooMuch(Exception):
+class _BodyRefused(Exception):
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
         self.status, self.reason = status, reason
 
 
-class LimitedBody:
-    """An ASGI application whose requests end when their body is too large or comes too slowly.
+class BodyLimit:
+    """Answers 413 where a body is too large and 408 where it arrives too slowly.
 
-    The body is counted as it arrives: the length that a client states may be wrong, or missing.
+    Bytes are counted as they arrive: the content length that a client states may be wrong or missing.
     """
 
     def __init__(self, app: App, max_bytes: int, seconds: float) -> None:
@@ -35,38 +35,40 @@ class LimitedBody:
             return
         deadline = asyncio.get_running_loop().time() + self.seconds
         received, whole, answered = 0, False, False
-        refusal: _TooMuch | None = None
+        refusal: _BodyRefused | None = None
 
         async def limited() -> Message:
             nonlocal received, whole, refusal
             if whole:
-                # The body is there; what may come now is only the news that the client has gone.
+                # The body is complete; all that can follow is that the client disconnects.
                 return await receive()
             try:
                 async with asyncio.timeout_at(deadline):
                     message = await receive()
             except TimeoutError:
-                refusal = _TooMuch(408, f"the pictures did not arrive within {self.seconds:g} s")
+                refusal = _BodyRefused(408, f"the pictures did not arrive within {self.seconds:g} s")
                 raise refusal from None
             received += len(message.get("body", b""))
             whole = not message.get("more_body", False)
             if received > self.max_bytes:
-                refusal = _TooMuch(413, f"a request may have {self.max_bytes} bytes: send smaller pictures")
+                refusal = _BodyRefused(413, f"a request may have {self.max_bytes} bytes: send smaller pictures")
                 raise refusal
             return message
 
         async def watched(message: Message) -> None:
             nonlocal answered
-            # Who reads the body may take our exception for a mistake in it and say that: the true reason is said below.
+            # The parser of the form may answer our exception as a malformed body; the refusal below replaces that.
             if refusal is None:
                 answered = True
                 await send(message)
 
         stated = _stated_length(scope)
         if stated is not None and stated > self.max_bytes:
-            refusal = _TooMuch(413, f"a request may have {self.max_bytes} bytes, not {stated}: send smaller pictures")
+            refusal = _BodyRefused(
+                413, f"a request may have {self.max_bytes} bytes, not {stated}: send smaller pictures"
+            )
         else:
-            with contextlib.suppress(_TooMuch):
+            with contextlib.suppress(_BodyRefused):
                 await self.app(scope, limited, watched)
         if refusal is not None and not answered:
             await _refuse(send, refusal)
@@ -79,7 +81,7 @@ def _stated_length(scope: Message) -> int | None:
     return None
 
 
-async def _refuse(send: Send, error: _TooMuch) -> None:
+async def _refuse(send: Send, error: _BodyRefused) -> None:
     body = json.dumps({"detail": error.reason}).encode()
     headers = [
         (b"content-type", b"application/json"),

@@ -17,9 +17,9 @@ from insightface_files import scrfd
 from styleblend.config.data import Align
 from styleblend.data.align import align_faces
 from styleblend.errors import StyleBlendError
-from styleblend.face_detector import detectors
+from styleblend.face_detector import loader
 from styleblend.face_detector.detection import Detection
-from styleblend.face_detector.fan_detector import FanDetector
+from styleblend.face_detector.face_alignment import FaceAlignmentDetector
 from styleblend.faces.template import TEMPLATE
 from test_manifest import enumerate_folder
 
@@ -39,9 +39,9 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def detector(networks: Path) -> FanDetector:
-    found = detectors.load("face_alignment", networks, 0.6, threads=1)
-    assert isinstance(found, FanDetector) and found.kind == "sfd"
+def detector(networks: Path) -> FaceAlignmentDetector:
+    found = loader.load("face_alignment", networks, 0.6, threads=1)
+    assert isinstance(found, FaceAlignmentDetector) and found.kind == "sfd"
     return found
 
 
@@ -65,17 +65,17 @@ def check(faces: list[Detection], scale: float = 1) -> None:
     assert face.five_px == pytest.approx(face.landmarks_px[[36, 42, 30, 48, 54]])
 
 
-def test_planted_points_are_found(detector: FanDetector) -> None:
+def test_planted_points_are_found(detector: FaceAlignmentDetector) -> None:
     """Box and score are S3FD's, landmarks FAN's, all in pixels of the picture."""
     check(detector.detect(planted()))
 
 
-def test_a_small_picture_is_looked_at_enlarged(detector: FanDetector) -> None:
+def test_a_small_picture_is_looked_at_enlarged(detector: FaceAlignmentDetector) -> None:
     """The same picture at half the side gives the same face at half the coordinates."""
     check(detector.detect(planted().resize((160, 160), Image.Resampling.BOX)), 0.5)
 
 
-def test_where_nothing_is_nothing_is_found(detector: FanDetector) -> None:
+def test_where_nothing_is_nothing_is_found(detector: FaceAlignmentDetector) -> None:
     """One grey pixel and a very long picture: an empty list, without a warning."""
     for image in (Image.new("L", (1, 1), 128), Image.new("RGB", (2000, 1), "blue")):
         assert detector.detect(image) == []
@@ -83,7 +83,7 @@ def test_where_nothing_is_nothing_is_found(detector: FanDetector) -> None:
 
 def test_the_lowest_score_is_the_detectors(networks: Path) -> None:
     """What the detector trusts less than min_score is no face."""
-    sceptic = FanDetector(networks / "detector.pth", networks / "landmarks.pth", 0.99)
+    sceptic = FaceAlignmentDetector(networks / "detector.pth", networks / "landmarks.pth", 0.99)
     assert sceptic.detect(planted()) == []
 
 
@@ -92,7 +92,7 @@ def test_the_librarys_download_folder_is_left_as_it_was(networks: Path) -> None:
     before = torch.hub.get_dir()
     broken = save({"conv3_3_norm_mbox_conf.weight": torch.zeros(1)}, networks / "broken.pth")
     with pytest.raises(StyleBlendError, match=r"broken\.pth does not fit face-alignment's network"):
-        FanDetector(broken, networks / "landmarks.pth")
+        FaceAlignmentDetector(broken, networks / "landmarks.pth")
     assert torch.hub.get_dir() == before
 
 
@@ -103,7 +103,7 @@ def test_its_other_detectors(networks: Path, tmp_path: Path, kind: str) -> None:
         file = write(scrfd(), tmp_path / "detector.onnx")
     else:
         file = save(silent_blazeface(kind == "blazeface_back"), tmp_path / "detector.pth")
-    found = FanDetector(file, networks / "landmarks.pth", 0.6)
+    found = FaceAlignmentDetector(file, networks / "landmarks.pth", 0.6)
     assert found.kind == kind.removesuffix("_back")
     image = Image.new("RGB", (320, 320))
     # The library hands SCRFD pictures whose red is where insightface has blue.
@@ -114,7 +114,7 @@ def test_its_other_detectors(networks: Path, tmp_path: Path, kind: str) -> None:
 
 def test_yunet_through_the_library(networks: Path, yunet_file: Path) -> None:
     """It is known by its outputs, and finds nothing in a plain picture."""
-    found = FanDetector(yunet_file, networks / "landmarks.pth")
+    found = FaceAlignmentDetector(yunet_file, networks / "landmarks.pth")
     assert found.kind == "yunet" and found.detect(Image.new("RGB", (100, 80))) == []
 
 
@@ -142,14 +142,14 @@ def test_wrong_files_are_one_line(networks: Path, tmp_path: Path) -> None:
     }
     for reason, files in wrong.items():
         with pytest.raises(StyleBlendError, match=reason) as caught:
-            FanDetector(*files)
+            FaceAlignmentDetector(*files)
         assert "\n" not in str(caught.value)
 
 
 def test_landmarks_must_be_fans(tmp_path: Path) -> None:
     """A folder whose landmarks are this project's own small network says what to set."""
     with pytest.raises(StyleBlendError, match="needs FAN's landmarks.*set pretrained.landmarks to 2DFAN4"):
-        detectors.load("face_alignment", tmp_path, 0.6)
+        loader.load("face_alignment", tmp_path, 0.6)
 
 
 def test_the_stage_align_uses_it(networks: Path, tmp_path: Path) -> None:

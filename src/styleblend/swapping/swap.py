@@ -1,4 +1,4 @@
-"""From photographs to a photograph: one source's face, put into the faces of a target."""
+"""Swap faces in photographs: find a face, align it, run the model, paste the result back."""
 
 from __future__ import annotations
 
@@ -16,67 +16,62 @@ from styleblend.faces.alignment import align_face
 from styleblend.faces.pictures import Picture, UnusablePicture, as_picture, open_picture
 from styleblend.faces.pixels import from_8bit, to_8bit
 from styleblend.model import Swapper
-from styleblend.swapping.face_selector import (
-    Choose,
-    Likeness,
-    SwapError,
-    every_face,
-    from_left,
-    numbered,
-    the_only_face,
-)
+from styleblend.swapping import face_selector
+from styleblend.swapping.errors import ConflictingChoice, SwapError
+from styleblend.swapping.face_selector import FaceSelector, ReferenceSelector
 from styleblend.swapping.loaders import find_detector, find_identity, find_model
 from styleblend.swapping.paste_back import match_colour, paste
 
 Photograph = str | Path | Image.Image | Picture
+CancelCheck = Callable[[], None]
+"""Called before each step that takes long (finding faces, swapping one); what it raises ends the work."""
 
 
 @dataclass(frozen=True)
-class Swapping:
-    """A source's face, ready to be put into any number of targets. `face` is aligned, `model` in eval mode.
-
-    `go_on` is called before each step that takes long (finding faces, a face): what it raises ends the work.
-    """
+class FaceSwapper:
+    """A source's aligned face with the model (in eval mode) and detector that put it into any number of targets."""
 
     face: Image.Image
     model: Swapper
     detector: Detector
-    go_on: Callable[[], None] = lambda: None
+    cancel_check: CancelCheck = lambda: None
 
     @classmethod
-    def of(
+    def from_source(
         cls,
         source: Picture,
         model: Swapper,
         detector: Detector,
-        choose: Choose | None = None,
-        go_on: Callable[[], None] = lambda: None,
-    ) -> Swapping:
-        """Find the source's face; `choose` is needed where there are several.
+        select: FaceSelector | None = None,
+        cancel_check: CancelCheck = lambda: None,
+    ) -> FaceSwapper:
+        """Find and align the source's face; None as `select` takes the only one.
 
         Raises:
             SwapError: no face, or it is not clear which is meant.
         """
-        go_on()
+        cancel_check()
         photograph = source.opaque()
-        faces = from_left(detector.detect(photograph), "the source picture")
-        chosen = (choose or the_only_face("source"))(photograph, faces)[0]
-        return cls(align_face(photograph, chosen.points_px, model.encoder.input_px).picture, model, detector, go_on)
+        faces = face_selector.left_to_right(detector.detect(photograph), "source")
+        face = (select or face_selector.single_face("source"))(photograph, faces)[0]
+        return cls(
+            align_face(photograph, face.points_px, model.encoder.input_px).picture, model, detector, cancel_check
+        )
 
-    def into(self, target: Picture, choose: Choose | None = None) -> Image.Image:
-        """The target with the source's identity in the chosen faces; in every other pixel it is the target.
+    def swap_into(self, target: Picture, select: FaceSelector | None = None) -> Image.Image:
+        """Put the source's identity into the selected faces (None: the only one); other pixels stay the target's.
 
         Returns:
             RGB of the target's size, or RGBA with its transparency, and with its colour profile.
         Raises:
             SwapError: no face, or it is not clear which is meant.
         """
-        self.go_on()
+        self.cancel_check()
         photograph = target.opaque()
-        faces = from_left(self.detector.detect(photograph), "the target picture")
+        faces = face_selector.left_to_right(self.detector.detect(photograph), "target")
         result = target.rgb
-        for face in (choose or the_only_face("target"))(photograph, faces):
-            self.go_on()
+        for face in (select or face_selector.single_face("target"))(photograph, faces):
+            self.cancel_check()
             aligned = align_face(photograph, face.points_px, self.model.encoder.input_px)
             swapped = match_colour(swap_aligned(self.face, aligned.picture, self.model), aligned.picture)
             if target.grey:
@@ -97,12 +92,12 @@ def swap_faces(
     all_faces: bool = False,
     settings: Config | Path = Path("params.yaml"),
 ) -> Image.Image:
-    """The target photograph with the source's identity in its face.
+    """Put the source's identity into the target's face.
 
     Args:
-        source, target, target_like: files or pictures of any common kind and size, turned upright first.
+        source, target, target_like: files or pictures of any common kind and size; they are turned upright first.
         model: a loaded one, a folder, or an alias or number of the registry; None is the champion.
-        detector: a loaded one, or the file of the kind that align.detector names (else YuNet's); None is the run's
+        detector: a loaded one, or a file for the kind that align.detector names (else YuNet's); None is the run's
             own, or YuNet is fetched once.
         source_face, target_face: which face, counted from the left, from 0; needed where there are several.
         target_like: a picture of the person whose face in the target is meant.
@@ -110,57 +105,62 @@ def swap_faces(
         settings: of the project, or their file.
     Returns:
         a picture of the target's size and colours, RGB or RGBA; outside the swapped face every pixel is the
-        target's. It bears no marks yet: write it with `styleblend.provenance.save_picture`.
+        target's. It has no marks yet: write it with `styleblend.provenance.save_picture`.
     Raises:
         StyleBlendError: a picture, the model or the detector cannot be used, no face was found, or it is not clear
-            which face is meant; the message says what to do.
+            which face is meant. `styleblend.swapping.errors` has the types and their fields.
     """
     cfg = settings if isinstance(settings, Config) else load_params(settings)
     limit = cfg.align.max_pixels
     pictures = [_as_picture(each, limit) for each in (source, target)]
     if detector is None or isinstance(detector, Path):
         detector = find_detector(cfg, detector)
-    likeness_to = None if target_like is None else _as_picture(target_like, limit)
-    into = choose_target(cfg, detector, number=target_face, like=likeness_to, every=all_faces)
+    reference = None if target_like is None else _as_picture(target_like, limit)
+    of_target = target_selector(cfg, detector, number=target_face, reference=reference, every=all_faces)
     if model is None or isinstance(model, (str, Path)):
         model, _ = find_model(cfg.tracking, None if model is None else str(model))
-    out_of = None if source_face is None else numbered("source", source_face)
-    return Swapping.of(pictures[0], model, detector, out_of).into(pictures[1], into)
+    of_source = None if source_face is None else face_selector.face_number("source", source_face)
+    return FaceSwapper.from_source(pictures[0], model, detector, of_source).swap_into(pictures[1], of_target)
 
 
-def choose_target(cfg: Config, detector: Detector, *, number: int | None, like: Picture | None, every: bool) -> Choose:
-    """How the face of a target is chosen, by the one way that was given; without any it must be the only one.
+def target_selector(
+    cfg: Config, detector: Detector, *, number: int | None, reference: Picture | None, every: bool
+) -> FaceSelector:
+    """Make the selector of the target's faces; without any choice the target must have one face.
 
     Raises:
-        SwapError: two ways were given, or `like` does not show one face.
+        ConflictingChoice: more than one choice was made.
+        NoFace, SeveralFaces: `reference` does not show one face.
     """
-    if (number is not None) + (like is not None) + every > 1:
-        raise SwapError("--target-face, --target-like and --all-faces exclude one another: give one of them")
+    choices = {"target_face": number is not None, "target_like": reference is not None, "all_faces": every}
+    if sum(choices.values()) > 1:
+        raise ConflictingChoice([name for name, given in choices.items() if given])
     if every:
-        return every_face
+        return face_selector.every_face
     if number is not None:
-        return numbered("target", number)
-    if like is not None:
-        photograph = like.opaque()
-        return Likeness.to(photograph, detector.detect(photograph), find_identity(), cfg.swap)
-    return the_only_face("target")
+        return face_selector.face_number("target", number)
+    if reference is not None:
+        photograph = reference.opaque()
+        return ReferenceSelector.from_picture(photograph, detector.detect(photograph), find_identity(), cfg.swap)
+    return face_selector.single_face("target")
 
 
 @torch.inference_mode()
 def swap_aligned(source: Image.Image, target: Image.Image, model: Swapper) -> Image.Image:
-    """The whole picture that the model draws, at its own resolution, from two aligned RGB faces of any size."""
-    side = model.encoder.input_px
-    device = next(model.parameters()).device
-    source_face, target_face = (
-        from_8bit(torch.from_numpy(np.array(face.resize((side, side), Image.Resampling.LANCZOS)))).to(device)
-        for face in (source, target)
-    )
-    drawn = model(source_face.permute(2, 0, 1)[None], target_face.permute(2, 0, 1)[None])
+    """Run the model on two aligned RGB faces of any size; returns its whole RGB picture, at its own resolution."""
+    side, device = model.encoder.input_px, next(model.parameters()).device
+    drawn = model(*(_square_tensor(face, side).to(device) for face in (source, target)))
     return Image.fromarray(to_8bit(drawn[0]).permute(1, 2, 0).cpu().contiguous().numpy())
 
 
+def _square_tensor(picture: Image.Image, side: int) -> torch.Tensor:
+    """An RGB picture as [1, 3, side, side] in [-1, 1]."""
+    pixels = np.array(picture.resize((side, side), Image.Resampling.LANCZOS))
+    return from_8bit(torch.from_numpy(pixels).permute(2, 0, 1)[None])
+
+
 def read_picture(path: Path, max_pixels: int) -> Picture:
-    """An upright picture of any common format and mode.
+    """Read an upright picture of any common format and mode.
 
     Raises:
         SwapError: the file is missing, no picture, or too large.

@@ -1,4 +1,4 @@
-"""The face detector of a run, by the name that align.detector gives it, from the folder of the run's networks."""
+"""Build the face detector that align.detector names, from the folder of the run's networks."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ def load(kind: Finder, networks: Path, min_score: float, file: Path | None = Non
 
     Args:
         networks: folder that the stage pretrained filled.
-        file: the detector's own file, where it is not the one in `networks`.
-        threads: on the CPU; 0 takes all cores. Of face_alignment's it is torch's number in the whole process.
+        file: the detector's file, in place of the one in `networks`.
+        threads: on the CPU; 0 takes all cores. For face_alignment it sets torch's number for the whole process.
     Raises:
         StyleBlendError: a file is missing, damaged or for another kind of detector.
     """
     if kind == "yunet":
         return Yunet(file or networks / "detector.onnx", min_score)
-    # torch, which both of the others come with, takes seconds to import.
+    # Both others import torch, which takes seconds.
     import torch
 
     from styleblend.weights import frozen
@@ -31,7 +31,7 @@ def load(kind: Finder, networks: Path, min_score: float, file: Path | None = Non
         from styleblend.face_detector.scrfd import Scrfd
 
         return Scrfd(file, min_score, threads)
-    from styleblend.face_detector.fan_detector import FanDetector
+    from styleblend.face_detector.face_alignment import FaceAlignmentDetector
 
     landmarks = frozen.foreign(networks, "landmarks")
     if landmarks is None:
@@ -41,4 +41,4 @@ def load(kind: Finder, networks: Path, min_score: float, file: Path | None = Non
         )
     if threads:
         torch.set_num_threads(threads)
-    return FanDetector(file, landmarks, min_score)
+    return FaceAlignmentDetector(file, landmarks, min_score)

@@ -1,7 +1,7 @@
-"""Faces found by face-alignment: one of its detectors for the boxes, its FAN for 68 landmarks in each.
+"""Detection by the library face-alignment: boxes from one of its detectors, 68 landmarks in each from its FAN.
 
-A. Bulat and G. Tzimiropoulos, How far are we from solving the 2D & 3D Face Alignment problem?, 2017. All weights come
-from files of this machine; the library would fetch what it does not find.
+A. Bulat and G. Tzimiropoulos, How far are we from solving the 2D & 3D Face Alignment problem?, 2017. All weights are
+read from local files; the library would download missing ones.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from styleblend.perception import fan
 from styleblend.weights.formats.onnx_graph import parsed
 from styleblend.weights.formats.torch_file import maybe_kind_of, read_torch
 
-# The library hands landmarks back in whole pixels, too coarse for a picture of 64 px; its first detector needs
-# gigabytes for one of 4,000 px.
+# Longest side of the copy that the library sees: it rounds landmarks to whole pixels, too coarse for a picture of
+# 64 px, and S3FD needs gigabytes for one of 4,000 px.
 SIDE_PX = (320, 1280)
 
-# How each detector of the library calls the lowest score.
+# The library's name of the lowest score, by detector.
 _SCORE = {
     "sfd": "filter_threshold",
     "blazeface": "min_score_thresh",
@@ -39,22 +39,22 @@ _SCORE = {
 }
 
 _MODULES = 4
-"""Of the library's own FAN, into which it loads the file."""
+"""Stacked hourglass modules of the FAN that the library builds."""
 
 
-class FanDetector:
-    """All faces of a picture with 68 landmarks each.
+class FaceAlignmentDetector:
+    """Finds all faces of a picture, with 68 landmarks each.
 
     Attributes:
-        kind: which of the library's detectors the file is for, as its content says.
+        kind: the library's name of the detector, told from the content of the file.
     """
 
     def __init__(self, detector: Path, landmarks: Path, min_score: float = 0.6) -> None:
         """Load both files; on a GPU if there is one.
 
         Args:
-            detector: weights of S3FD, BlazeFace (front or back), SCRFD or YuNet. BlazeFace looks at the middle square
-                of a picture only. The library's RetinaFace needs torchvision, which this project does without.
+            detector: weights of S3FD, BlazeFace (front or back), SCRFD or YuNet. BlazeFace sees the centre square of
+                a picture only. The library's RetinaFace needs torchvision, which this project does not use.
             landmarks: the state dict of FAN with four modules, 2DFAN4-11f355bf06.pth.tar.
         Raises:
             StyleBlendError: a file is missing, damaged or for another network.
@@ -77,7 +77,7 @@ class FanDetector:
             self._library = _built(self.kind, {**options, _SCORE[self.kind]: min_score}, detector)
         try:
             self._boxes(np.zeros((128, 128, 3), dtype=np.uint8))
-        # OpenCV, ONNX Runtime and torch each have errors of their own.
+        # OpenCV, ONNX Runtime and torch raise unrelated exceptions.
         except Exception as error:
             raise _unfit(detector, error) from None
 
@@ -92,7 +92,7 @@ class FanDetector:
         for box, points in zip(boxes, found, strict=True):
             x, y = box[:2] * factors
             width, height = (box[2:4] - box[:2]) * factors
-            # The library names the pixel in which a point lies.
+            # The library returns the index of the pixel that contains a point.
             landmarks = (np.asarray(points, dtype=np.float64) + 0.5) * factors - 0.5
             faces.append(Detection((x, y, width, height), five_of(landmarks), float(box[4]), landmarks))
         return largest_first(faces)
@@ -105,7 +105,7 @@ class FanDetector:
 
 
 def _lies_in(box: NDArray[np.float64], width: int, height: int) -> bool:
-    """Whether a box is finite and not empty, and its middle is in the picture."""
+    """Whether a box is finite and not empty, and its centre lies in the picture."""
     if len(box) < 5 or not np.isfinite(box).all():
         return False
     x, y = (box[:2] + box[2:4]) / 2
@@ -113,10 +113,10 @@ def _lies_in(box: NDArray[np.float64], width: int, height: int) -> bool:
 
 
 def _copy(image: Image.Image) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """RGB pixels of the picture, enlarged or shrunk to the sides that suit, and the factors (x, y) back to it."""
+    """RGB pixels of the picture resized to within SIDE_PX, and the factors (x, y) back to it."""
     longest = max(image.size)
     scale = min(max(longest, SIDE_PX[0]), SIDE_PX[1]) / longest
-    # The shorter side of a very long picture keeps what the detector's strides need.
+    # The detector's strides need 32 px, also for the shorter side of a very long picture.
     size = tuple(max(32, round(length * scale)) for length in image.size)
     if size != image.size:
         method = Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR
@@ -127,7 +127,7 @@ def _copy(image: Image.Image) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
 
 
 def _detector_in(path: Path) -> tuple[str, dict[str, Any]]:
-    """Which of the library's detectors a file holds the weights of, and what to tell the library with it."""
+    """The library's name of the detector whose weights a file holds, and the options for its constructor."""
     kind = maybe_kind_of(path)
     if kind == "pickle":
         raise StyleBlendError(f"{path} is a plain pickle, no torch file: it was not read; get the published file")
@@ -154,23 +154,23 @@ def _detector_in(path: Path) -> tuple[str, dict[str, Any]]:
 
 
 def _built(kind: str, options: dict[str, Any], detector: Path) -> Any:
-    # It takes seconds to import, and most runs use none of its networks.
+    # The import takes seconds, and most runs use none of its networks.
     import face_alignment
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         with warnings.catch_warnings():
-            # YuNet stays on the CPU, which the library finds worth a warning.
+            # The library warns that YuNet stays on the CPU.
             warnings.filterwarnings("ignore", "YuNet detector runs on CPU")
             return face_alignment.FaceAlignment(
                 face_alignment.LandmarksType.TWO_D,
                 device=device,
                 face_detector=kind,
                 face_detector_kwargs=options,
-                # It would write compiled programs into the home folder, and compile for minutes.
+                # Compiling takes minutes and writes into the home folder.
                 compile=False,
             )
-    # Of torch, OpenCV and NumPy; that FAN's weights fit was seen before.
+    # Raised by torch, OpenCV and NumPy for the detector's file; FAN's was checked before.
     except (RuntimeError, cv2.error, ValueError) as error:
         raise _unfit(detector, error) from None
 
@@ -182,7 +182,7 @@ def _unfit(path: Path, error: Exception) -> StyleBlendError:
 
 @contextmanager
 def _served_locally(landmarks: Path, hub: Path) -> Iterator[None]:
-    """While this lasts torch.hub's folder is `hub`, where the library finds FAN's weights by their published name."""
+    """Make `hub` torch.hub's folder for the block, with FAN's weights under their published name."""
     from face_alignment.api import models_urls
 
     published = Path(urlparse(models_urls["2DFAN-4"]).path).name
