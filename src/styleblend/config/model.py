@@ -34,7 +34,7 @@ def expect_encoder_sizes(
         raise StyleBlendError(f"encoder_blocks is {list(blocks)}: give 4 numbers, each at least 1")
     if len(widths) != 4 or any(width < 1 or (width > 8 and width % 8) for width in widths):
         # The groups of the norms have 8 channels.
-        raise StyleBlendError(f"encoder_widths is {list(widths)}: give 4 numbers, each below 8 or a multiple of 8")
+        raise StyleBlendError(f"encoder_widths is {list(widths)}: give 4 numbers, each from 1 to 7 or a multiple of 8")
     _expect_choice("stem_stride", stem_stride, get_args(StemStride))
     _expect_choice("encoder_body", body, get_args(EncoderBody))
 
@@ -62,6 +62,7 @@ def expect_decoder_sizes(resolution: int, widths: Mapping[int, int], pathway_res
 
 def expect_discriminator_sizes(input_px: int, scales: int) -> None:
     """Refuse sizes that the discriminator cannot be built with."""
+    # Not the encoder's 32: a discriminator alone works on smaller pictures.
     _expect_power_of_two("input_px", input_px, 16)
     if scales < 1 or input_px >> (scales - 1) < 16:
         raise StyleBlendError(
@@ -142,7 +143,7 @@ def sizes_of(stored: Mapping[str, Any]) -> Model:
         ValueError: a key is unknown or a value does not fit, or the decoder is not of the variant "nvidia".
     """
     if (variant := stored.get("decoder_variant", "nvidia")) != "nvidia":
-        raise ValueError(f"its decoder_variant is '{variant}', and decoders are of 'nvidia' alone")
+        raise ValueError(f"its decoder_variant is '{variant}', and only 'nvidia' can be drawn")
     return Model.model_validate(
         {key: value for key, value in stored.items() if key not in ("blending_pace", "decoder_variant")}
     )
