@@ -1,4 +1,4 @@
-"""StyleGAN1 generators in the four formats, everything in them random, and what each draws.
+"""StyleGAN1 generators in the three formats, everything in them random, and what each draws.
 
 The drawing follows the originals in plain tensor operations on the file's own tensors and shares nothing with the
 package.
@@ -234,74 +234,6 @@ def tensorflow_fused(x: Tensor, weight: Tensor) -> Tensor:
     size = (x.shape[0], weight.shape[3], 2 * x.shape[2], 2 * x.shape[3])
     forward = four_shifted(weight, 0, 1).permute(2, 3, 0, 1)
     return torch.nn.grad.conv2d_input(size, forward, x, stride=2, padding=1)
-
-
-# --- rosinality
-
-
-def rosinality(widths: dict[int, int], dim: int, spare: int = 1, fused: bool = True) -> Tensors:
-    """`spare` blocks are larger than the model's, as a file has them that was trained for less than 1024 px."""
-    tensors: Tensors = {}
-    for k in range(LAYERS):
-        tensors[f"style.{2 * k + 1}.linear.weight_orig"] = random(dim, dim)
-        tensors[f"style.{2 * k + 1}.linear.bias"] = random(dim, scale=0.3)
-    wider = dict(widths) | {max(widths) << (k + 1): min(widths.values()) for k in range(spare)}
-    for k, (side, inputs, outputs) in enumerate(sides(wider)):
-        block, place = f"generator.progression.{k // 2}", k % 2 + 1
-        conv = f"{block}.conv{place}"
-        if k == 0:
-            tensors[f"{conv}.input"] = random(1, outputs, 4, 4)
-        elif k % 2:
-            tensors[f"{conv}.conv.weight_orig"] = random(outputs, inputs, 3, 3)
-            tensors[f"{conv}.conv.bias"] = random(outputs)
-        else:
-            if side >= 128 and fused:
-                tensors[f"{conv}.0.weight"] = random(inputs, outputs, 3, 3)
-                tensors[f"{conv}.0.bias"] = random(outputs)
-            else:
-                tensors[f"{conv}.1.conv.weight_orig"] = random(outputs, inputs, 3, 3)
-                tensors[f"{conv}.1.conv.bias"] = random(outputs)
-            blur = f"{conv}.{1 if side >= 128 and fused else 2}"
-            tensors[f"{blur}.weight"] = kernel().repeat(outputs, 1, 1, 1)
-            tensors[f"{blur}.weight_flip"] = kernel().repeat(outputs, 1, 1, 1)
-        tensors[f"{block}.noise{place}.weight_orig"] = random(1, outputs, 1, 1)
-        tensors[f"{block}.adain{place}.style.linear.weight_orig"] = random(2 * outputs, dim)
-        tensors[f"{block}.adain{place}.style.linear.bias"] = random(2 * outputs)
-        if place == 2:
-            tensors[f"generator.to_rgb.{k // 2}.conv.weight_orig"] = random(3, outputs, 1, 1)
-            tensors[f"generator.to_rgb.{k // 2}.conv.bias"] = random(3)
-    return tensors
-
-
-def equalised(weight: Tensor) -> Tensor:
-    return weight * math.sqrt(2 / (weight.shape[1] * weight[0, 0].numel()))
-
-
-def rosinality_picture(tensors: Tensors, codes: Tensor, noise: Sequence[Tensor]) -> Tensor:
-    """One noise map a block; the bias stands in the convolution, so before the blur; gamma without 1 +."""
-    x = torch.zeros(0)
-    for k in range(codes.shape[1]):
-        block, place = f"generator.progression.{k // 2}", k % 2 + 1
-        conv = f"{block}.conv{place}"
-        if k == 0:
-            x = tensors[f"{conv}.input"].repeat(len(codes), 1, 1, 1)
-        elif place == 2:
-            weight = equalised(tensors[f"{conv}.conv.weight_orig"])
-            x = functional.conv2d(x, weight, tensors[f"{conv}.conv.bias"], padding=1)
-        elif f"{conv}.0.weight" in tensors:
-            weight = tensors[f"{conv}.0.weight"]
-            weight = four_shifted(weight * math.sqrt(2 / (weight.shape[0] * 9)), 2, 3) / 4
-            x = blurred(functional.conv_transpose2d(x, weight, tensors[f"{conv}.0.bias"], stride=2, padding=1))
-        else:
-            weight = equalised(tensors[f"{conv}.1.conv.weight_orig"])
-            x = blurred(functional.conv2d(doubled(x), weight, tensors[f"{conv}.1.conv.bias"], padding=1))
-        x = lrelu(x + equalised(tensors[f"{block}.noise{place}.weight_orig"]) * noise[k // 2])
-        own = f"{block}.adain{place}.style.linear"
-        style = codes[:, k] @ equalised(tensors[f"{own}.weight_orig"][..., None])[..., 0].T + tensors[f"{own}.bias"]
-        gamma, beta = style[:, :, None, None].chunk(2, 1)
-        x = gamma * normalised(x, 1e-5) + beta
-    own = f"generator.to_rgb.{codes.shape[1] // 2 - 1}.conv"
-    return functional.conv2d(x, equalised(tensors[f"{own}.weight_orig"]), tensors[f"{own}.bias"])
 
 
 # --- files

@@ -30,10 +30,10 @@ from styleblend.model.decoder import StyledLayer
 from styleblend.model.layers import adain
 from styleblend.perception import identity
 from styleblend.perception.landmarks import to_19
-from styleblend.training import losses
+from styleblend.training import losses, steps
 from styleblend.training.batches import Batch, Batches, Faces, draw, read_faces
 from styleblend.training.loop import alone
-from styleblend.training.steps import Learner, Stage, choose_what_learns, discriminator_step, generator_step
+from styleblend.training.steps import Learner, Stage, discriminator_step, generator_step
 
 Array = NDArray[np.float64]
 STAGES: tuple[Stage, ...] = ("train_encoder", "finetune_decoder")
@@ -446,14 +446,7 @@ def new_learner(cfg: Training, stage: Stage, sizes: Model = tiny.MODEL) -> Learn
         nn.init.constant_(layer.noise_weight, 0.1)
     for branch in swapper.decoder.pathway.values():
         nn.init.normal_(branch[2].weight, std=0.1)
-    learning = choose_what_learns(swapper.train(), stage)
-    return Learner(
-        swapper,
-        copy.deepcopy(swapper).eval(),
-        discriminator.train(),
-        torch.optim.Adam(learning, cfg.learning_rate, cfg.adam_betas),
-        torch.optim.Adam(discriminator.parameters(), cfg.discriminator_learning_rate, cfg.adam_betas),
-    )
+    return steps.new_learner(swapper, discriminator, stage, cfg)
 
 
 def batch_of(cfg: Training, faces: Faces, step: int) -> Batch:
@@ -672,7 +665,7 @@ def test_eq_13_the_paper_preset_has_the_papers_terms_at_every_step_and_no_others
         weights = {name: weight for name, weight in training.loss if weight}
         paper = {"adversarial": 1, "identity": 10, "contrastive": 5, "reconstruction": 1, "landmarks": 100}
         assert weights == paper | {"swap_consistency": 1}
-        assert training.swap_every == 1
+        assert training.swap_every == 1 and training.blending_lr_factor == 1
 
 
 # The page that says what the paper leaves open

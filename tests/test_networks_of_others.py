@@ -77,10 +77,10 @@ def enter(networks: Path, **added: dict[str, str]) -> None:
     (networks / "networks.json").write_text(json.dumps(entries | added))
 
 
-def stylegan(path: Path, sizes: Model = tiny.MODEL, seed: int = 3) -> stylegan_files.Built:
+def stylegan(path: Path) -> stylegan_files.Built:
     """A generator of lernapparat's form, everything in it random, in its file."""
-    torch.manual_seed(seed)
-    built = stylegan_files.lernapparat(sizes.decoder_widths, sizes.style_dim)
+    torch.manual_seed(3)
+    built = stylegan_files.lernapparat(tiny.MODEL.decoder_widths, tiny.MODEL.style_dim)
     torch.save(built.tensors, path)
     return built
 
@@ -231,31 +231,21 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, stylegan_f
     return folder, write_networks(folder)
 
 
-@pytest.mark.parametrize("form", ["lernapparat", "rosinality"])
-def test_training_begins_with_what_stylegan_draws(form: str, tmp_path: Path) -> None:
+def test_training_begins_with_what_stylegan_draws(tmp_path: Path) -> None:
     """For the same codes and noise, with any target's features: the pathway adds nothing yet, the mean code is set."""
-    sizes = tiny.MODEL.model_copy(update={"decoder_variant": "rosinality" if form == "rosinality" else "nvidia"})
     torch.manual_seed(4)
-    swapper = model.build(sizes)
+    swapper = model.build(tiny.MODEL)
     source, target = pictures(2), pictures(2, seed=1)
     noise = swapper.decoder.make_noise([5, 6])
-    if form == "lernapparat":
-        built = stylegan(tmp_path / "decoder.pt", sizes)
-    else:
-        # A file of the format has a mapping and one block more than the model.
-        tensors = stylegan_files.rosinality(sizes.decoder_widths, sizes.style_dim)
-        torch.save({"g_running": tensors}, tmp_path / "decoder.pt")
+    built = stylegan(tmp_path / "decoder.pt")
     enter(tmp_path)
-    start(swapper, sizes, tmp_path, "new")
-    assert torch.equal(swapper.encoder.mean_code[0], load_stylegan(tmp_path / "decoder.pt", sizes).mean_code)
+    start(swapper, tiny.MODEL, tmp_path, "new")
+    assert torch.equal(swapper.encoder.mean_code[0], load_stylegan(tmp_path / "decoder.pt", tiny.MODEL).mean_code)
     with torch.no_grad():
         encoding = swapper.encoder(target)
         codes = swapper.blending(swapper.encoder(source).codes, encoding.codes)
         drawn = swapper(source, target, noise)
-        if form == "lernapparat":
-            wanted = stylegan_files.original_picture(built, codes, noise)
-        else:
-            wanted = stylegan_files.rosinality_picture(tensors, codes, noise[::2])
+        wanted = stylegan_files.original_picture(built, codes, noise)
         assert torch.equal(drawn, swapper.decoder(codes, None, noise))
     assert (drawn - wanted).abs().max() < 1e-3 * wanted.abs().mean()
 
@@ -367,8 +357,6 @@ def test_wrong_starts_are_one_line_with_a_remedy(networks: tuple[Path, stylegan_
     refuse("encoder_start is 'body', but .* has no encoder_body: name model_ir_se50.pth", others, "body")
     wider = tiny.MODEL.model_copy(update={"resolution": 64, "decoder_widths": {**tiny.MODEL.decoder_widths, 64: 8}})
     refuse("its largest block is of 32 px, model.resolution is 64", others, "new", wider, model.build(wider))
-    variant = tiny.MODEL.model_copy(update={"decoder_variant": "rosinality"})
-    refuse("set model.decoder_variant to nvidia, it is rosinality", others, "new", variant, model.build(variant))
 
     with_body = shutil.copytree(others, tmp_path / "with_body")
     torch.save(face_network(SMALL_BLOCKS, SMALL_WIDTHS), with_body / "encoder_body.pth")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +14,9 @@ import tiny_training as tiny
 from styleblend import model
 from styleblend.config.training import LossWeights, Training
 from styleblend.errors import StyleBlendError
-from styleblend.training import checkpoint, loop, probe
+from styleblend.training import checkpoint, loop, probe, steps
 from styleblend.training.batches import Faces, read_faces
-from styleblend.training.steps import Learner, choose_what_learns
+from styleblend.training.steps import Learner
 
 PERCEPTION = tiny.perception()
 
@@ -56,14 +55,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Faces, probe.Pairs]:
 def new_learner(cfg: Training) -> Learner:
     torch.manual_seed(0)
     swapper, discriminator = model.build(tiny.MODEL), model.build_discriminator(tiny.MODEL)
-    learning = choose_what_learns(swapper, "train_encoder")
-    return Learner(
-        swapper,
-        copy.deepcopy(swapper),
-        discriminator,
-        torch.optim.Adam(learning, cfg.learning_rate, cfg.adam_betas),
-        torch.optim.Adam(discriminator.parameters(), cfg.discriminator_learning_rate, cfg.adam_betas),
-    )
+    return steps.new_learner(swapper, discriminator, "train_encoder", cfg)
 
 
 def states(learner: Learner) -> dict[str, Tensor]:

@@ -6,6 +6,8 @@ import copy
 
 import pytest
 import torch
+from torch import Tensor
+from torch.nn.utils import parametrize
 
 import tiny_training as tiny
 from styleblend import model
@@ -13,12 +15,11 @@ from styleblend.config.training import LossWeights, Training
 from styleblend.faces.regions import face_region
 from styleblend.perception.landmarks import to_19
 from styleblend.perception.shape import unposed
-from styleblend.training import losses
+from styleblend.training import losses, steps
 from styleblend.training.batches import Batch, Batches, Faces, read_faces
 from styleblend.training.loop import alone
 from styleblend.training.steps import (
     Learner,
-    choose_what_learns,
     discriminator_step,
     generator_step,
     generator_terms,
@@ -40,14 +41,7 @@ def new_learner(cfg: Training, stage: str = "train_encoder") -> Learner:
     swapper, discriminator = model.build(tiny.MODEL), model.build_discriminator(tiny.MODEL)
     for layer in swapper.decoder.layers:
         torch.nn.init.constant_(layer.noise_weight, 0.1)
-    learning = choose_what_learns(swapper, stage)  # type: ignore[arg-type]
-    return Learner(
-        swapper,
-        copy.deepcopy(swapper),
-        discriminator,
-        torch.optim.Adam(learning, cfg.learning_rate, cfg.adam_betas),
-        torch.optim.Adam(discriminator.parameters(), cfg.discriminator_learning_rate, cfg.adam_betas),
-    )
+    return steps.new_learner(swapper, discriminator, stage, cfg)  # type: ignore[arg-type]
 
 
 def batch_of(cfg: Training, faces: Faces, step: int, rank: int = 0, world_size: int = 1) -> Batch:
@@ -228,3 +222,60 @@ def test_resized_takes_means_down_and_interpolates_up() -> None:
     x = torch.randn(1, 3, 4, 4)
     torch.testing.assert_close(resized(x, 2)[0, 0, 0, 0], x[0, 0, :2, :2].mean())
     assert resized(x, 4) is x and torch.allclose(resized(torch.ones(1, 3, 4, 4), 8), torch.ones(1, 3, 8, 8))
+
+
+class Times(torch.nn.Module):
+    """A parametrization: the parameter is stored divided by `factor`."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, stored: Tensor) -> Tensor:
+        return self.factor * stored
+
+    def right_inverse(self, true: Tensor) -> Tensor:
+        return true / self.factor
+
+
+@pytest.mark.parametrize("gradients", [1.0, 1e-8], ids=["large", "as_small_as_epsilon"])
+def test_the_blend_learns_as_if_it_were_stored_divided_by_its_factor(gradients: float) -> None:
+    """Adam's groups of Eq. 2's bias and maps step as plain Adam does on parameters of a smaller scale."""
+    cfg = tiny.training(blending_lr_factor=50)
+    torch.manual_seed(0)
+    swapper = model.build(tiny.MODEL).double()
+    divided = copy.deepcopy(swapper)
+    for module, name, factor in (
+        (divided.blending, "bias", 50.0),
+        (divided.blending.exponent_s, "weight", 12.5),
+        (divided.blending.exponent_t, "weight", 12.5),
+    ):
+        parametrize.register_parametrization(module, name, Times(factor))
+    optimisers = [
+        (swapper, steps.swapper_optimiser(swapper, cfg)),
+        (divided, torch.optim.Adam(divided.parameters(), cfg.learning_rate, cfg.adam_betas)),
+    ]
+    before = swapper.blending.bias.detach().clone()
+    for _ in range(20):
+        codes = torch.randn(2, 3, 8, 16, dtype=torch.float64)
+        for network, optimiser in optimisers:
+            optimiser.zero_grad()
+            (gradients * network.blending(*codes).square().mean()).backward()
+            optimiser.step()
+    assert (swapper.blending.bias - before).abs().max() > 5 * cfg.learning_rate
+    for get in ("bias", "exponent_s.weight", "exponent_t.weight", "place"):
+        name, _, last = get.rpartition(".")
+        one, other = (getattr(network.blending.get_submodule(name), last) for network in (swapper, divided))
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
+def test_a_step_gives_each_group_its_factor_of_the_rate(faces: Faces) -> None:
+    """With a rate that falls, too; the second stage, in which the blend is frozen, has one group."""
+    cfg = tiny.training(cool_down=0.5, steps=4, blending_lr_factor=50)
+    learner = new_learner(cfg)
+    generator_step(learner, PERCEPTION, batch_of(cfg, faces, 3), cfg, 3, alone)
+    rate = learning_rate(cfg, 3)
+    groups = learner.swapper_optimiser.param_groups
+    assert sorted(group["lr"] / rate for group in groups) == pytest.approx([1, 12.5, 50])
+    (one,) = new_learner(cfg, "finetune_decoder").swapper_optimiser.param_groups
+    assert one["lr"] == cfg.learning_rate and one["eps"] == 1e-8

@@ -23,7 +23,7 @@ import torch
 
 from styleblend.commands import describe
 from styleblend.config.catalogue import Entry
-from styleblend.config.model import Model
+from styleblend.config.model import sizes_of
 from styleblend.config.params import Config
 from styleblend.config.pretrained import Pretrained
 from styleblend.config.provenance import Provenance
@@ -205,7 +205,7 @@ def beginning(cfg: Config, project: Path) -> Iterator[Finding]:
         except StyleBlendError as error:
             yield Finding("networks", "FAIL", str(error))
             continue
-        made = Model.model_validate(card["architecture"])
+        made = sizes_of(card["architecture"])
         other = [key for key in keys if getattr(made, key) != getattr(cfg.model, key)]
         if other:
             yield Finding(

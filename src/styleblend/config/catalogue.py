@@ -15,7 +15,6 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from styleblend.config.base import Finder
-from styleblend.config.model import Variant
 from styleblend.errors import StyleBlendError
 
 Role = Literal[
@@ -80,7 +79,6 @@ class Entry(Part):
     tensors: dict[str, tuple[int, ...]] = Field({}, description="some of a state dict, with their shapes")
     detects: tuple[Finder, ...] = Field((), description="values of align.detector that find faces with it")
     resolution: int | None = Field(None, ge=4, description="side of a decoder's picture in pixels")
-    variants: tuple[Variant, ...] = Field((), description="values of model.decoder_variant that can draw it; any: none")
     expects: str = Field("", description="what it is and what goes in and out, for people")
     project: str = Field("", description="where it comes from")
 
@@ -97,8 +95,6 @@ class Entry(Part):
             if self.format not in _FORMATS[role]:
                 wanted = " or ".join(_FORMATS[role])
                 raise ValueError(f"format {self.format} does not fit the role {role}: its loader reads {wanted}")
-        if self.variants and "decoder" not in self.roles:
-            raise ValueError(f"variants {list(self.variants)} do not fit roles {list(self.roles)}: a decoder has them")
         if self.format == "torchscript" and self.sha256 is None:
             raise ValueError("TorchScript is a program, and only a known one is run: state its sha256")
         if bool(self.detects) != ("detector" in self.roles):

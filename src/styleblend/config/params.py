@@ -62,11 +62,6 @@ class Config(Section):
                 f"pretrained.decoder '{name}' draws {entry.resolution} px, model.resolution is {model.resolution}: "
                 "choose another, or set model.resolution and model.decoder_widths to it"
             )
-        if entry.variants and model.decoder_variant not in entry.variants:
-            raise ValueError(
-                f"pretrained.decoder '{name}' is of another variant than model.decoder_variant"
-                f" '{model.decoder_variant}': set that to {' or '.join(entry.variants)}"
-            )
 
     def _expect_detector(self, info: ValidationInfo) -> None:
         kind, name = self.align.detector, self.pretrained.detector

@@ -42,6 +42,9 @@ class Training(Section):
     cool_down: Probability = Field(
         0, description="last share of the steps over which learning_rate falls linearly to zero; 0 in the paper"
     )
+    blending_lr_factor: float = Field(
+        1, ge=1, description="learning rate of the bias of Eq. 2 over learning_rate; short trainings need it"
+    )
     discriminator_learning_rate: float = Field(4e-5, gt=0)
     adam_betas: tuple[Probability, Probability] = (0.0, 0.99)
     ema_decay: Probability = Field(0.99, description="of the averaged weights that the product uses; 0 is none")

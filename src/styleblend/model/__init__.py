@@ -8,7 +8,7 @@ From plain numbers, here the smallest that fit together; every picture is [N, 3,
     swapper = Swapper(encoder, blending, decoder)
     swapped = swapper(source, target, decoder.make_noise(seeds))
 
-or all sizes at once: build(styleblend.config.Model(...)).
+or all sizes at once: build(styleblend.config.model.Model(...)).
 """
 
 from styleblend.model.blending import Blending

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from styleblend.errors import StyleBlendError
+from styleblend.config.model import BlendingWeights, expect_blending_sizes
 from styleblend.model.layers import expect_shape
 
 
@@ -56,15 +54,14 @@ class CrossAttention(nn.Module):
 class Blending(nn.Module):
     """W' = A_w^t * W_t + A_w^s * W_s (Eq. 3) from two codes [N, n_styles, style_dim].
 
-    The codes get a learned place of each style element, for attention itself does not know the order of
-    elements. `weights` "channel" gives every channel of every style element a weight of its own, "element"
-    one for each style element. The exponents of Eq. 2 are linear maps of the normalised streams after the last
-    layer; they begin small, beside a learned bias for each element, so that the first mix is nearly even and any
-    style can move either way at once.
+    A learned place embedding is added to the codes, since attention itself ignores the order of the style elements.
+    `weights` "channel" gives every channel of every style element a weight of its own, "element" one for each
+    style element. The exponents of Eq. 2 are linear maps of the normalised streams after the last layer plus a
+    learned bias for each element. They start small, so that the first mix is nearly even and every style can move
+    either way.
 
-    `pace` is how many times as fast as other parameters the bias learns: it is stored divided by `pace`, and Adam's
-    steps do not depend on the scale. The maps are paced alike, for a sum of style_dim terms. Who gives which channel
-    must be settled before the encoder can learn from the swaps, and a short training has no time for small steps.
+    Raises:
+        StyleBlendError: a size does not fit; names it and its value.
     """
 
     def __init__(
@@ -73,18 +70,10 @@ class Blending(nn.Module):
         style_dim: int,
         layers: int,
         heads: int,
-        weights: Literal["channel", "element"] = "channel",
-        pace: float = 1.0,
+        weights: BlendingWeights = "channel",
     ) -> None:
         super().__init__()
-        if layers < 1 or heads < 1 or style_dim % heads:
-            raise StyleBlendError(
-                f"blending of {layers} layers, {heads} heads: heads must divide style_dim {style_dim}"
-            )
-        if weights not in ("channel", "element"):
-            raise StyleBlendError(f"blending weights are {weights!r}: choose 'channel' or 'element'")
-        if pace < 1:
-            raise StyleBlendError(f"blending pace is {pace}: give at least 1")
+        expect_blending_sizes(style_dim, layers, heads, weights)
         outputs = style_dim if weights == "channel" else 1
         self.n_styles, self.style_dim = n_styles, style_dim
         self.place = nn.Parameter(0.02 * torch.randn(n_styles, style_dim))
@@ -93,9 +82,8 @@ class Blending(nn.Module):
         self.exponent_s = nn.Linear(style_dim, outputs, bias=False)
         self.exponent_t = nn.Linear(style_dim, outputs, bias=False)
         self.bias = nn.Parameter(torch.zeros(n_styles, outputs))
-        self.pace, self.pace_of_maps = pace, max(1.0, pace / style_dim**0.5)
         for linear in (self.exponent_s, self.exponent_t):
-            nn.init.normal_(linear.weight, std=0.1 / style_dim**0.5 / self.pace_of_maps)
+            nn.init.normal_(linear.weight, std=0.1 / style_dim**0.5)
 
     def weights(self, source_codes: Tensor, target_codes: Tensor) -> tuple[Tensor, Tensor]:
         """(A_w^t, A_w^s) of Eq. 2, [N, n_styles, style_dim or 1] each; they sum to 1."""
@@ -105,8 +93,7 @@ class Blending(nn.Module):
         for layer in self.layers:
             source, target = layer(source, target)
         # e^a / (e^a + e^b) is the sigmoid of a - b, which cannot overflow.
-        mapped = self.exponent_t(self.norm_t(target)) - self.exponent_s(self.norm_s(source))
-        difference = self.pace_of_maps * mapped + self.pace * self.bias
+        difference = self.exponent_t(self.norm_t(target)) - self.exponent_s(self.norm_s(source)) + self.bias
         return torch.sigmoid(difference), torch.sigmoid(-difference)
 
     def forward(self, source_codes: Tensor, target_codes: Tensor) -> Tensor:

@@ -4,33 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import log2
-from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from styleblend.config.model import expect_decoder_sizes
 from styleblend.errors import StyleBlendError
-from styleblend.model.layers import Blur, EqualConv2d, EqualLinear, adain, expect_shape, power_of_two
+from styleblend.model.layers import Blur, EqualConv2d, EqualLinear, adain, expect_shape
 
 Noise = tuple[Tensor, ...]
-Variant = Literal["nvidia", "lernapparat", "rosinality"]
 
 
 class StyledLayer(nn.Module):
     """One style of a block: convolution, noise * w[C], bias, leaky ReLU 0.2, AdaIN(x, 1 + s0, s1).
 
     `inputs` None is the first layer, which has the learned constant in place of a convolution. `up` doubles
-    the side and blurs after the convolution. `variant` as the Decoder's.
+    the side and blurs after the convolution.
     """
 
-    def __init__(
-        self, inputs: int | None, outputs: int, style_dim: int, up: bool = False, variant: Variant = "nvidia"
-    ) -> None:
+    def __init__(self, inputs: int | None, outputs: int, style_dim: int, up: bool = False) -> None:
         super().__init__()
-        # At the borders a blurred bias is smaller than the bias: the blur sees zeros outside.
-        self.bias_before_blur = up and variant == "rosinality"
-        self.eps = 1e-8 if variant == "nvidia" else 1e-5
         self.conv = None if inputs is None else EqualConv2d(inputs, outputs, 3, up=up)
         self.blur = Blur() if up else None
         self.noise_weight = nn.Parameter(torch.zeros(outputs))
@@ -40,19 +34,14 @@ class StyledLayer(nn.Module):
     def forward(self, x: Tensor, code: Tensor, noise: Tensor | None) -> Tensor:
         if self.conv is not None:
             x = self.conv(x)
-        # Under autocast a float32 bias would make the whole map float32 again.
-        bias = self.bias[:, None, None].to(x.dtype)
-        if self.bias_before_blur:
-            x = x + bias
         if self.blur is not None:
             x = self.blur(x)
+        # Under autocast a float32 bias or weight would make the whole map float32 again.
         if noise is not None:
             x = x + noise.to(x.dtype) * self.noise_weight[:, None, None].to(x.dtype)
-        if not self.bias_before_blur:
-            x = x + bias
-        x = F.leaky_relu(x, 0.2)
+        x = F.leaky_relu(x + self.bias[:, None, None].to(x.dtype), 0.2)
         scale, shift = self.style(code).chunk(2, dim=1)
-        return adain(x, 1 + scale, shift, self.eps)
+        return adain(x, 1 + scale, shift)
 
 
 class Decoder(nn.Module):
@@ -65,12 +54,9 @@ class Decoder(nn.Module):
         pathway_resolutions: after the blocks of these resolutions the target's features are added: the pyramid map
             of the nearest side, resized, through a 1x1 and a 3x3 convolution. The last begins at zero, so that a
             loaded decoder draws what it drew before. Empty: no pathway.
-        variant: whose StyleGAN the layers follow, for pretrained weights. "nvidia" is the original, with 1e-8 in the
-            instance norm. "lernapparat" has 1e-5 there. "rosinality" has that too, adds the bias of an upsampling
-            layer before its blur and gives both layers of a block one noise map.
 
     Raises:
-        StyleBlendError: a size does not fit, or the variant is not known; names it and its value.
+        StyleBlendError: a size does not fit; names it and its value.
     """
 
     def __init__(
@@ -80,36 +66,29 @@ class Decoder(nn.Module):
         feature_sides: Sequence[int] = (),
         feature_width: int = 0,
         pathway_resolutions: Sequence[int] = (),
-        variant: Variant = "nvidia",
     ) -> None:
         super().__init__()
-        if variant not in get_args(Variant):
-            raise StyleBlendError(f"decoder variant is '{variant}': choose from {', '.join(get_args(Variant))}")
-        self.variant = variant
-        self.resolutions = tuple(sorted(widths))
-        top = power_of_two("decoder resolution", self.resolutions[-1] if widths else 0, 8)
-        if self.resolutions != tuple(2**k for k in range(2, int(log2(top)) + 1)):
-            raise StyleBlendError(f"decoder widths are for {self.resolutions}: give every power of two from 4 to {top}")
-        unknown = sorted(set(pathway_resolutions) - set(self.resolutions))
-        if unknown or (pathway_resolutions and not feature_sides):
+        expect_decoder_sizes(max(widths, default=0), widths, pathway_resolutions)
+        if pathway_resolutions and not feature_sides:
             raise StyleBlendError(
-                f"pathway resolutions {tuple(pathway_resolutions)} need pyramid maps and some of the blocks"
-                f" {self.resolutions}"
+                f"pathway_resolutions is {list(pathway_resolutions)} but feature_sides is empty: give the sides of the"
+                " pyramid's maps"
             )
+        self.resolutions = tuple(sorted(widths))
         self.style_dim = style_dim
         self.n_styles = 2 * len(self.resolutions)
         # Not ones, as in StyleGAN: AdaIN of a constant channel without noise divides by the root of
         # its epsilon.
         self.constant = nn.Parameter(torch.randn(1, widths[4], 4, 4))
         layers = [
-            StyledLayer(None, widths[4], style_dim, variant=variant),
-            StyledLayer(widths[4], widths[4], style_dim, variant=variant),
+            StyledLayer(None, widths[4], style_dim),
+            StyledLayer(widths[4], widths[4], style_dim),
         ]
         for lower, side in zip(self.resolutions, self.resolutions[1:], strict=False):
-            layers.append(StyledLayer(widths[lower], widths[side], style_dim, up=True, variant=variant))
-            layers.append(StyledLayer(widths[side], widths[side], style_dim, variant=variant))
+            layers.append(StyledLayer(widths[lower], widths[side], style_dim, up=True))
+            layers.append(StyledLayer(widths[side], widths[side], style_dim))
         self.layers = nn.ModuleList(layers)
-        self.to_rgb = EqualConv2d(widths[top], 3, 1, gain=1)
+        self.to_rgb = EqualConv2d(widths[self.resolutions[-1]], 3, 1, gain=1)
         self.rgb_bias = nn.Parameter(torch.zeros(3))
         self.pathway = nn.ModuleDict()
         self.level: dict[int, int] = {}
@@ -172,15 +151,12 @@ class Decoder(nn.Module):
     def make_noise(self, seeds: Sequence[int], device: torch.device | str = "cpu") -> Noise:
         """Noise maps for a batch, one [N, 1, S, S] a style layer. Sample i depends on seeds[i] alone.
 
-        Drawn on the CPU, so that a GPU gives the same pictures. In the variant "rosinality" both layers of a block
-        get the same map.
+        Drawn on the CPU, so that a GPU gives the same pictures.
         """
-        uses = 2 if self.variant == "rosinality" else 1
-        sides = [side for side in self.resolutions for _ in range(2 // uses)]
+        sides = [side for side in self.resolutions for _ in range(2)]
         rows = []
         for seed in seeds:
             generator = torch.Generator().manual_seed(seed)
             rows.append(torch.randn(sum(side * side for side in sides), generator=generator))
         parts = torch.stack(rows).to(device).split([side * side for side in sides], dim=1)
-        maps = [part.reshape(-1, 1, side, side) for part, side in zip(parts, sides, strict=True)]
-        return tuple(drawn for drawn in maps for _ in range(uses))
+        return tuple(part.reshape(-1, 1, side, side) for part, side in zip(parts, sides, strict=True))

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from styleblend.errors import StyleBlendError
-from styleblend.model.layers import expect_shape, power_of_two
+from styleblend.config.model import expect_discriminator_sizes
+from styleblend.model.layers import expect_shape
 
 
 def patch_classifier(width: int) -> nn.Sequential:
@@ -25,18 +25,20 @@ def patch_classifier(width: int) -> nn.Sequential:
 
 
 class Discriminator(nn.Module):
-    """Pictures [N, 3, R, R] to one map of patch scores for each scale, finest first: R, R / 2, R / 4, ..."""
+    """Pictures [N, 3, input_px, input_px] to one map of patch scores for each scale, the full side first.
 
-    def __init__(self, resolution: int, width: int, scales: int) -> None:
+    Raises:
+        StyleBlendError: a size does not fit; names it and its value.
+    """
+
+    def __init__(self, input_px: int, width: int, scales: int) -> None:
         super().__init__()
-        power_of_two("discriminator resolution", resolution, 16)
-        if scales < 1 or resolution >> (scales - 1) < 16:
-            raise StyleBlendError(f"{scales} discriminator scales do not fit {resolution} px: the last needs 16 px")
-        self.resolution = resolution
+        expect_discriminator_sizes(input_px, scales)
+        self.input_px = input_px
         self.classifiers = nn.ModuleList(patch_classifier(width) for _ in range(scales))
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        expect_shape("images", images, None, 3, self.resolution, self.resolution)
+        expect_shape("images", images, None, 3, self.input_px, self.input_px)
         scores = []
         for k, classifier in enumerate(self.classifiers):
             scores.append(classifier(F.avg_pool2d(images, 2**k) if k else images))

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from styleblend.errors import StyleBlendError
-from styleblend.model.layers import SqueezeExcite, expect_shape, power_of_two
+from styleblend.config.model import expect_encoder_sizes
+from styleblend.model.layers import SqueezeExcite, expect_shape
 
 
 class Encoding(NamedTuple):
-    """What E says about a picture."""
+    """The style codes and the feature pyramid of a picture."""
 
     codes: Tensor
     """[N, n_styles, style_dim], coarse styles first."""
@@ -134,7 +134,7 @@ class Encoder(nn.Module):
         stem_stride: 1 reads the input at full resolution and halves it in the first stage (IR-SE50, the paper);
             2 halves it in the first convolution, a quarter of the cost there, with the same sizes from then on.
         body: "se_resnet" normalises groups of channels and learns from nothing; "ir_se50" is the face network
-            of that name, into which pretrained_formats.ir_se50 loads its weights.
+            of that name, into which weights.formats.ir_se50 loads its weights.
 
     Raises:
         StyleBlendError: a size does not fit; names it and its value.
@@ -155,20 +155,7 @@ class Encoder(nn.Module):
         body: str = "se_resnet",
     ) -> None:
         super().__init__()
-        power_of_two("input_px", input_px, 32)
-        if len(blocks) != 4 or len(widths) != 4 or min(blocks) < 1:
-            raise StyleBlendError(
-                f"encoder has blocks {tuple(blocks)}, widths {tuple(widths)}: give 4 each, blocks >= 1"
-            )
-        unfit = [width for width in widths if width % 8 and width > 8]
-        if unfit:
-            raise StyleBlendError(f"encoder widths {unfit} are not divisible by 8, as the groups of its norm need")
-        if n_styles < 3:
-            raise StyleBlendError(f"n_styles is {n_styles}: the three pyramid levels need at least 3")
-        if stem_stride not in (1, 2):
-            raise StyleBlendError(f"stem_stride is {stem_stride}: choose 1 or 2")
-        if body not in ("se_resnet", "ir_se50"):
-            raise StyleBlendError(f"encoder body is '{body}': choose 'se_resnet' or 'ir_se50'")
+        expect_encoder_sizes(input_px, n_styles, blocks, widths, stem_stride, body)
         self.input_px, self.n_styles, self.style_dim, self.body = input_px, n_styles, style_dim, body
         face_network = body == "ir_se50"
         self.stem = stem(widths[0], stem_stride, face_network)
@@ -193,7 +180,7 @@ class Encoder(nn.Module):
         self.register_buffer("mean_code", torch.zeros(n_styles, style_dim))
 
     def taps(self, images: Tensor) -> tuple[Tensor, ...]:
-        """What the four stages of the body hand on, fine to coarse: 1/2, 1/4, 1/8 and 1/16 of the input's side."""
+        """The outputs of the body's four stages, fine to coarse: 1/2, 1/4, 1/8 and 1/16 of the input's side."""
         x = self.stem(images)
         maps = []
         for stage in self.stages:

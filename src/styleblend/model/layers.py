@@ -11,13 +11,6 @@ from torch import Tensor, nn
 from styleblend.errors import StyleBlendError
 
 
-def power_of_two(name: str, value: int, least: int) -> int:
-    """`value` if it is a power of two of at least `least`; else a StyleBlendError that names it."""
-    if value < least or value & (value - 1):
-        raise StyleBlendError(f"{name} is {value}: it must be a power of two, at least {least}")
-    return value
-
-
 def expect_shape(name: str, tensor: Tensor, *shape: int | None) -> None:
     """Refuse a tensor whose shape is not `shape`; None stands for any size.
 

@@ -6,12 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from styleblend.config.model import Model
+from styleblend.config.model import Model, sizes_of
 from styleblend.errors import StyleBlendError
 from styleblend.faces.template import TEMPLATE, expect_template
 from styleblend.model.blending import Blending
@@ -89,7 +88,6 @@ def build_decoder(model: Model) -> Decoder:
         feature_sides=(model.input_px // 16, model.input_px // 8, model.input_px // 4),
         feature_width=model.pyramid_width,
         pathway_resolutions=model.pathway_resolutions,
-        variant=model.decoder_variant,
     )
 
 
@@ -101,12 +99,7 @@ def build_discriminator(model: Model) -> Discriminator:
 def build(model: Model) -> Swapper:
     """G with new weights from the section `model` of params.yaml."""
     blending = Blending(
-        model.n_styles,
-        model.style_dim,
-        model.blending_layers,
-        model.blending_heads,
-        model.blending_weights,
-        model.blending_pace,
+        model.n_styles, model.style_dim, model.blending_layers, model.blending_heads, model.blending_weights
     )
     return Swapper(build_encoder(model), blending, build_decoder(model))
 
@@ -124,21 +117,31 @@ def save(swapper: Swapper, model: Model, folder: Path, **facts: Any) -> None:
 
 
 def load(folder: Path) -> Swapper:
-    """The swapper of a folder that `save` wrote, in eval mode, on the CPU.
+    """The swapper of a folder that `save` wrote, in this version or an earlier one, in eval mode, on the CPU.
 
     Raises:
         StyleBlendError: a file is missing or damaged, or the weights do not fit the sizes in model.json.
-        TemplateError: the model was trained on faces that were cut out by another rule than this code's.
+        TemplateError: the model was trained on faces aligned by another template than this code's.
     """
     try:
         description = json.loads((folder / DESCRIPTION_FILE).read_text())
-        sizes = Model.model_validate(description["model"])
+        sizes = sizes_of(description["model"])
         expect_template(description.get("alignment"), f"the model in {folder}")
         swapper = build(sizes)
-        swapper.load_state_dict(load_file(folder / WEIGHTS_FILE), strict=True)
+        state = load_file(folder / WEIGHTS_FILE)
+        if (pace := description["model"].get("blending_pace", 1)) != 1:
+            _multiply_exponents(state, pace, sizes.style_dim)
+        swapper.load_state_dict(state, strict=True)
     except FileNotFoundError as error:
         raise StyleBlendError(f"{folder} is no model folder: {error.filename or WEIGHTS_FILE} is missing") from None
-    except (json.JSONDecodeError, KeyError, ValidationError, SafetensorError, RuntimeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise StyleBlendError(f"{folder} holds no usable model ({reason}): train or fetch it again") from None
     return swapper.eval()
+
+
+def _multiply_exponents(state: dict[str, Tensor], pace: float, style_dim: int) -> None:
+    """Earlier versions stored the bias of Eq. 2 divided by `pace` and the exponents' maps by a smaller factor."""
+    maps = max(1.0, pace / style_dim**0.5)
+    for name, factor in (("bias", pace), ("exponent_s.weight", maps), ("exponent_t.weight", maps)):
+        state[f"blending.{name}"] *= factor

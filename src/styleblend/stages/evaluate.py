@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from styleblend import model
 from styleblend.config.evaluation import Evaluate
-from styleblend.config.model import Model
+from styleblend.config.model import sizes_of
 from styleblend.config.provenance import Provenance
 from styleblend.config.sources import Source
 from styleblend.config.tracking import Tracking
@@ -74,7 +74,7 @@ def evaluate(
         program = frozen.foreign(networks, "inception") or networks / "inception.pt"
         describer = inception.load(program, inception_sha256, device)
     trained = model.load(swapper).to(device)
-    sizes = Model.model_validate(json.loads((swapper / "model.json").read_text())["model"])
+    sizes = sizes_of(json.loads((swapper / "model.json").read_text())["model"])
     untrained = baselines.untrained_mixing(sizes, networks, cfg.seed, encoder_start).to(device)
     methods = _methods(pairs, trained, untrained, sources)
     rows = min(cfg.grid_rows, len(pairs))

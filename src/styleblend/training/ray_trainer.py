@@ -7,7 +7,6 @@ machines the state folder, the inputs and the MLflow store must be visible to al
 
 from __future__ import annotations
 
-import copy
 import fcntl
 import json
 import math
@@ -38,7 +37,7 @@ from styleblend.registry import runs
 from styleblend.system.atomic import whole_file, whole_folder
 from styleblend.training import loop, probe
 from styleblend.training.batches import read_faces
-from styleblend.training.steps import Learner, Stage, choose_what_learns, load_perception
+from styleblend.training.steps import Learner, Stage, load_perception, new_learner
 from styleblend.weights.start import fill, start
 
 RESULT = "result"
@@ -241,18 +240,7 @@ def _new_learner(job: Job, device: torch.device) -> Learner:
     else:
         swapper = load(job.encoder)
         fill(discriminator, job.encoder / "discriminator.safetensors", new=())
-    swapper.to(device).train()
-    discriminator.to(device).train()
-    learning = choose_what_learns(swapper, job.stage)
-    return Learner(
-        swapper=swapper,
-        averaged=copy.deepcopy(swapper).eval(),
-        discriminator=discriminator,
-        swapper_optimiser=torch.optim.Adam(learning, cfg.learning_rate, cfg.adam_betas),
-        discriminator_optimiser=torch.optim.Adam(
-            discriminator.parameters(), cfg.discriminator_learning_rate, cfg.adam_betas
-        ),
-    )
+    return new_learner(swapper.to(device), discriminator.to(device), job.stage, cfg)
 
 
 class MlflowRecorder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -92,6 +93,44 @@ def choose_what_learns(swapper: Swapper, stage: Stage) -> list[nn.Parameter]:
         for parameter in swapper.decoder.synthesis_parameters():
             parameter.requires_grad_(False)
     return [parameter for parameter in swapper.parameters() if parameter.requires_grad]
+
+
+def new_learner(swapper: Swapper, discriminator: Discriminator, stage: Stage, cfg: Training) -> Learner:
+    """All that changes in a stage, with fresh optimisers: `swapper` and `discriminator` in training mode."""
+    choose_what_learns(swapper.train(), stage)
+    judged = discriminator.train().parameters()
+    return Learner(
+        swapper=swapper,
+        averaged=copy.deepcopy(swapper).eval(),
+        discriminator=discriminator,
+        swapper_optimiser=swapper_optimiser(swapper, cfg),
+        discriminator_optimiser=torch.optim.Adam(judged, cfg.discriminator_learning_rate, cfg.adam_betas),
+    )
+
+
+def swapper_optimiser(swapper: Swapper, cfg: Training) -> torch.optim.Adam:
+    """Adam over the parameters of G that require gradients, in one group for each factor of the learning rate.
+
+    The bias of Eq. 2 learns cfg.blending_lr_factor times as fast as the rest, and the maps of its exponents, which
+    are sums over style_dim terms, sqrt(style_dim) times slower than that, but no slower than the rest. Which code
+    gives which channel must be settled before E can learn from the swaps, and a short training has no time for small
+    steps. A group's epsilon is divided by its factor: a step is then that of a parameter stored divided by the factor.
+    """
+    blending, factor = swapper.blending, cfg.blending_lr_factor
+    maps = max(1.0, factor / blending.style_dim**0.5)
+    factors = {blending.bias: factor, blending.exponent_s.weight: maps, blending.exponent_t.weight: maps}
+    groups: dict[float, list[nn.Parameter]] = {}
+    for parameter in swapper.parameters():
+        if parameter.requires_grad:
+            groups.setdefault(factors.get(parameter, 1.0), []).append(parameter)
+    return torch.optim.Adam(
+        [
+            {"params": learning, "lr": cfg.learning_rate * each, "eps": 1e-8 / each, "lr_factor": each}
+            for each, learning in groups.items()
+        ],
+        cfg.learning_rate,
+        cfg.adam_betas,
+    )
 
 
 def resized(images: Tensor, side: int) -> Tensor:
@@ -214,7 +253,10 @@ def generator_terms(
 
 
 def learning_rate(cfg: Training, step: int) -> float:
-    """G's rate at a step: constant, then a straight line to zero over the last share `cool_down` of the steps."""
+    """G's rate at a step: constant, then linear to zero over the last share `cool_down` of the steps.
+
+    A group of the optimiser learns at this rate times its `lr_factor`.
+    """
     left = (cfg.steps - step) / cfg.steps
     return cfg.learning_rate * min(1.0, left / cfg.cool_down) if cfg.cool_down else cfg.learning_rate
 
@@ -227,7 +269,7 @@ def generator_step(
         terms, swapped = generator_terms(learner.swapper, learner.discriminator, perception, batch, cfg, step)
         total = torch.stack([getattr(cfg.loss, name) * value for name, value in terms.items()]).sum()
         for group in learner.swapper_optimiser.param_groups:
-            group["lr"] = learning_rate(cfg, step)
+            group["lr"] = learning_rate(cfg, step) * group["lr_factor"]
         finite = _learn(learner.swapper_optimiser, total, average)
     if finite:
         _follow(learner, cfg.ema_decay, step)

@@ -34,12 +34,9 @@ def expect(path: Path, entry: Entry) -> None:
         if {"identity", "identity_judge"} & set(entry.roles):
             arcface_onnx.load(path)
     elif "decoder" in entry.roles:
-        found = stylegan.identify(path)
-        # rosinality's files hold untrained blocks above their resolution, so the largest block says too much.
-        if entry.resolution is not None and found.side != entry.resolution and not found.spare_blocks:
-            raise StyleBlendError(
-                f"{path} draws {found.side} px, {entry.name} draws {entry.resolution}: it is another file"
-            )
+        side = stylegan.largest_side(path)
+        if entry.resolution not in (None, side):
+            raise StyleBlendError(f"{path} draws {side} px, {entry.name} draws {entry.resolution}: it is another file")
     else:
         _expect_tensors(path, entry)
 

@@ -1,6 +1,8 @@
 """Reading an ONNX graph node by node, so that a network can be built from it without running it.
 
 Names in such files are the exporter's and mean nothing: only operators, attributes, shapes and the wiring count.
+onnx2torch cannot replace this: it converts any graph that it can, where this refuses all but the expected one, and it
+imports torchvision, whose wheels on PyPI do not load beside a CPU build of torch.
 """
 
 from __future__ import annotations

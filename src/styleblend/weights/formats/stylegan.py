@@ -1,4 +1,4 @@
-"""Pretrained StyleGAN1 generators (Karras et al. 2019) as this project's decoder, from the four formats in use."""
+"""Pretrained StyleGAN1 generators (Karras et al. 2019) as this project's decoder, from the three formats in use."""
 
 from __future__ import annotations
 
@@ -11,11 +11,8 @@ from torch import Tensor
 
 from styleblend.config.model import Model
 from styleblend.errors import StyleBlendError
-from styleblend.weights.formats.stylegan_layout import MAPPING_LAYERS, Table
-from styleblend.weights.formats.stylegan_nvidia import averaged_generator
-from styleblend.weights.formats.stylegan_rosinality import untrained_above
-from styleblend.weights.formats.stylegan_tables import FORMATS, Format
-from styleblend.weights.formats.tf_pickle import read_networks
+from styleblend.weights.formats.stylegan_tables import FORMATS, MAPPING_LAYERS, Format, Table
+from styleblend.weights.formats.tf_pickle import read_generator
 from styleblend.weights.formats.torch_file import kind_of, read_torch
 
 MEAN_CODE_DRAWS = 16384
@@ -39,41 +36,26 @@ class StyleganWeights(NamedTuple):
 def load_stylegan(path: Path | str, model: Model) -> StyleganWeights:
     """The decoder and the mean code from a StyleGAN1 generator.
 
-    The format is found out by the file's content: state dicts of lernapparat, genforce and rosinality, alone or in a
-    checkpoint, and NVIDIA's pickle. Nothing in the file is run. All tensors that the format has for model.resolution
-    must be there with the shapes of the section `model`, and no others; only the pathway, which begins at zero, is
-    left as it is:
+    The content tells the format: a state dict of lernapparat or genforce, alone or in a checkpoint, or NVIDIA's pickle.
+    Nothing in the file is run. All tensors that the format has for model.resolution must be there with the shapes of
+    the section `model`, and no others; only the pathway, which begins at zero, is left as it is:
 
         weights = load_stylegan(path, model)
         decoder.load_state_dict(weights.decoder, strict=False)
         encoder.mean_code.copy_(weights.mean_code)
 
-    The decoder then draws what the file's own generator draws for the same codes and noise; truncation is left to the
-    caller. rosinality's layers differ from the original's, so its files need model.decoder_variant "rosinality". Those
-    of lernapparat hold NVIDIA's weights; with the variant "lernapparat" they draw as that project's module does.
-
-    A file without mean code gets the mean over MEAN_CODE_DRAWS draws of its mapping network, the same each time. A
-    rosinality file may hold blocks above model.resolution, as all of them do; they are left out.
+    The decoder then draws what the original network draws for the same codes and noise; truncation is left to the
+    caller. A file without mean code gets the mean over MEAN_CODE_DRAWS draws of its mapping network, the same each
+    time.
 
     Raises:
         StyleBlendError: the file is not to be read, would run code, is of no known format, lacks something, has
-            something else or other shapes, or belongs to another model.decoder_variant or model.resolution. One line.
+            something else or other shapes, or belongs to another model.resolution. One line.
     """
     path = Path(path)
     tensors, form = _recognised(path)
-    table = form.table(model, tensors)
+    table = form.table(model)
     _expect_names_and_shapes(path, form, tensors, table, model)
-    if form.spare_blocks:
-        trained = untrained_above(tensors, model)
-        if trained is not None:
-            raise StyleBlendError(
-                f"{path} was trained up to {trained} px, model.resolution is {model.resolution}: set it to {trained}"
-            )
-    if model.decoder_variant not in form.variants:
-        raise StyleBlendError(
-            f"{path} is of the format {form.name}: set model.decoder_variant to {form.variants[0]}, it is"
-            f" {model.decoder_variant}"
-        )
     converted = _converted(path, tensors, table)
     mapping = [
         (converted.pop(f"mapping.{k}.weight"), converted.pop(f"mapping.{k}.bias")) for k in range(MAPPING_LAYERS)
@@ -82,32 +64,17 @@ def load_stylegan(path: Path | str, model: Model) -> StyleganWeights:
     # A generator that never tracked its mean has the buffer's first value.
     if mean_code is None or not mean_code.any():
         mean_code = mean_of_mapping(mapping)
-    # rosinality's constant has no bias.
-    converted.setdefault("layers.0.bias", torch.zeros(model.decoder_widths[4]))
     return StyleganWeights(converted, mean_code)
 
 
-class Identified(NamedTuple):
-    """What a generator's file is, as far as the names of its tensors tell.
-
-    Attributes:
-        form: name of the format. side: of its largest block in pixels. spare_blocks: there may be blocks above the
-            resolution that it was trained for.
-    """
-
-    form: str
-    side: int
-    spare_blocks: bool
-
-
-def identify(path: Path) -> Identified:
-    """The format and size of a StyleGAN1 generator, before a model's sizes are known.
+def largest_side(path: Path) -> int:
+    """Side in pixels of a StyleGAN1 generator's largest block, before a model's sizes are known.
 
     Raises:
         StyleBlendError: as load_stylegan, where the file is damaged, would run code or is no StyleGAN1.
     """
     tensors, form = _recognised(path)
-    return Identified(form.name, max(form.block_side(name) for name in tensors), form.spare_blocks)
+    return max(form.block_side(name) for name in tensors)
 
 
 @torch.no_grad()
@@ -131,14 +98,15 @@ def mean_of_mapping(layers: list[tuple[Tensor, Tensor]], draws: int = MEAN_CODE_
 def _recognised(path: Path) -> tuple[dict[str, Tensor], Format]:
     """The generator's tensors by their names in the file, and the format that most of the names are of."""
     if kind_of(path) == "pickle":
-        named: dict[str, Any] = averaged_generator(path, read_networks(path))
+        named: dict[str, Any] = read_generator(path)
     else:
         content = read_torch(path)
         if not isinstance(content, dict):
             raise StyleBlendError(f"{path} holds {type(content).__name__} and no state dict: use a StyleGAN's weights")
         # genforce's training puts its networks one level deeper than its published files.
         content = content["models"] if isinstance(content.get("models"), dict) else content
-        parts = [form.part for form in FORMATS if form.part] + ["generator"]
+        # The averaged weights, where a checkpoint has both.
+        parts = ("generator_smooth", "generator")
         named = next((content[part] for part in parts if isinstance(content.get(part), dict)), content)
     tensors = {str(name): value for name, value in named.items()}
     form = max(FORMATS, key=lambda form: sum(1 for name in tensors if form.key.search(name)))
@@ -157,8 +125,6 @@ def _recognised(path: Path) -> tuple[dict[str, Tensor], Format]:
 def _expect_names_and_shapes(path: Path, form: Format, tensors: dict[str, Tensor], table: Table, model: Model) -> None:
     missing = [name for name, entry in table.items() if entry.required and name not in tensors]
     unexpected = [name for name in tensors if name not in table]
-    if form.spare_blocks:
-        unexpected = [name for name in unexpected if form.block_side(name) <= model.resolution]
     differ = [
         f"{name} {tuple(tensors[name].shape)} in place of {entry.shape}"
         for name, entry in table.items()
@@ -170,7 +136,7 @@ def _expect_names_and_shapes(path: Path, form: Format, tensors: dict[str, Tensor
     message = f"{path} looks most like {form.name} but does not fit the section model of params.yaml: "
     message += "; ".join(f"{what}: {_some(names)}" for what, names in wrong if names)
     largest = max(form.block_side(name) for name in tensors)
-    if largest != model.resolution and not (form.spare_blocks and largest > model.resolution):
+    if largest != model.resolution:
         message += f"; its largest block is of {largest} px, model.resolution is {model.resolution}"
     raise StyleBlendError(message)
 

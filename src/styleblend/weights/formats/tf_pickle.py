@@ -10,14 +10,34 @@ from __future__ import annotations
 import pickle
 import re
 from collections.abc import Callable
+from numbers import Number
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from styleblend.errors import StyleBlendError
 
 Allowed = dict[tuple[str, str], Callable[..., Any]]
+
+# Arguments of NVIDIA's builder that change what is drawn, at the values that this project's decoder has built in.
+_BUILT_IN: dict[str, Any] = {
+    "num_channels": 3,
+    "use_styles": True,
+    "const_input_layer": True,
+    "use_noise": True,
+    "nonlinearity": "lrelu",
+    "use_wscale": True,
+    "use_pixel_norm": False,
+    "use_instance_norm": True,
+    "fused_scale": "auto",
+    "blur_filter": [1, 2, 1],
+    "mapping_nonlinearity": "lrelu",
+    "mapping_lrmul": 0.01,
+    "normalize_latents": True,
+}
 
 
 class Network(NamedTuple):
@@ -26,6 +46,34 @@ class Network(NamedTuple):
     arguments: dict[str, Any]
     arrays: dict[str, np.ndarray]
     parts: dict[str, Network]
+
+
+def read_generator(path: Path) -> dict[str, Tensor]:
+    """Arrays of Gs, the last network of a StyleGAN1's file: "synthesis/..." and "mapping/..." of its parts, its own.
+
+    Raises:
+        StyleBlendError: as read_networks, or the generator was built with an option that this project's decoder does
+            not have, or an array holds no numbers.
+    """
+    generator = read_networks(path)[-1]
+    for network in (generator, *generator.parts.values()):
+        for name, wanted in _BUILT_IN.items():
+            if not _is(network.arguments.get(name, wanted), wanted):
+                raise StyleBlendError(f"{path} was built with another {name} than {wanted}: it cannot be loaded")
+    arrays = dict(generator.arrays)
+    for part, network in generator.parts.items():
+        arrays |= {f"{part}/{name}": array for name, array in network.arrays.items()}
+    for name, array in arrays.items():
+        if array.dtype.kind != "f":
+            raise StyleBlendError(f"{path} holds '{name}' of type {array.dtype}: expected floating-point numbers")
+    return {name: torch.from_numpy(array.astype("f4")) for name, array in arrays.items()}
+
+
+def _is(given: Any, wanted: Any) -> bool:
+    """Equality that calls no method of an unknown value."""
+    if isinstance(wanted, list):
+        return isinstance(given, list | tuple) and len(given) == len(wanted) and all(map(_is, given, wanted))
+    return isinstance(given, str | Number) and given == wanted
 
 
 def read_networks(path: Path) -> list[Network]:
