@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from styleblend.config.training import LossWeights, Training
+from styleblend.faces import resize
 from styleblend.faces.regions import face_region
 from styleblend.model.discriminator import Discriminator
 from styleblend.model.swapper import Swapper
@@ -93,15 +93,6 @@ def choose_what_learns(swapper: Swapper, stage: Stage) -> list[nn.Parameter]:
     return [parameter for parameter in swapper.parameters() if parameter.requires_grad]
 
 
-def resized(images: Tensor, side: int) -> Tensor:
-    """Decoder pictures at the side of the data set's: means of pixels when smaller, bilinear when larger."""
-    if images.shape[-1] == side:
-        return images
-    if images.shape[-1] > side:
-        return F.adaptive_avg_pool2d(images, side)
-    return F.interpolate(images, size=(side, side), mode="bilinear", align_corners=False)
-
-
 def generator_terms(
     swapper: Swapper,
     discriminator: Discriminator,
@@ -122,7 +113,7 @@ def generator_terms(
 
         def swap(source_codes: Tensor, target_codes: Tensor, features: tuple[Tensor, ...]) -> Tensor:
             codes = swapper.blending(source_codes, target_codes)
-            return resized(swapper.decoder(codes, features, noise), side).float()
+            return resize.area(swapper.decoder(codes, features, noise), side).float()
 
         swapped = swap(source.codes, target.codes, target.features)
         terms: dict[str, Tensor] = {}
