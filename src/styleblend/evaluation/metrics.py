@@ -162,12 +162,12 @@ def bootstrap_interval(values: Floats, resamples: int, seed: int, share: float =
 class Seen:
     """What the judging networks see in N pictures.
 
-    images: [N, 3, S, S] in [-1, 1]; embedding: [N, D]; yaw_pitch_roll_deg: [N, 3]; expression: [N, E]
+    images: [N, 3, S, S] in [-1, 1]; embedding: [N, D]; pose_deg: [N, 3], yaw, pitch and roll; expression: [N, E]
     """
 
     images: Tensor
     embedding: Tensor
-    yaw_pitch_roll_deg: Tensor
+    pose_deg: Tensor
     expression: Tensor
 
 
@@ -215,66 +215,42 @@ class Metric:
 
 
 METRICS: dict[str, Metric] = {
-    "source_rank": Metric(lambda swaps: retrieval_rank(swaps.swapped.embedding, *swaps.sources), averaged=False),
-    "target_rank": Metric(lambda swaps: retrieval_rank(swaps.swapped.embedding, *swaps.targets), averaged=False),
-    "id_retrieval_top1": Metric(
-        share=lambda pairs: pairs["source_rank"] <= 1,
-        words="source found at rank 1",
-    ),
-    "id_retrieval_top5": Metric(
-        share=lambda pairs: pairs["source_rank"] <= 5,
-        words="source found within rank 5",
-    ),
+    "source_rank": Metric(lambda s: retrieval_rank(s.swapped.embedding, *s.sources), averaged=False),
+    "target_rank": Metric(lambda s: retrieval_rank(s.swapped.embedding, *s.targets), averaged=False),
+    "id_retrieval_top1": Metric(share=lambda pairs: pairs["source_rank"] <= 1, words="source found at rank 1"),
+    "id_retrieval_top5": Metric(share=lambda pairs: pairs["source_rank"] <= 5, words="source found within rank 5"),
     "target_retrieval_top1": Metric(
-        share=lambda pairs: pairs["target_rank"] <= 1,
-        words="target found at rank 1",
-        better="down",
+        share=lambda pairs: pairs["target_rank"] <= 1, words="target found at rank 1", better="down"
     ),
     "id_similarity_source": Metric(
-        lambda swaps: cosine_similarity(swaps.swapped.embedding, swaps.source.embedding),
-        words="similarity to the source",
+        lambda s: cosine_similarity(s.swapped.embedding, s.source.embedding), words="similarity to the source"
     ),
-    "id_similarity_target": Metric(
-        lambda swaps: cosine_similarity(swaps.swapped.embedding, swaps.target.embedding),
-    ),
+    "id_similarity_target": Metric(lambda s: cosine_similarity(s.swapped.embedding, s.target.embedding)),
     "pose_error_deg": Metric(
-        lambda swaps: pose_error_deg(swaps.swapped.yaw_pitch_roll_deg, swaps.target.yaw_pitch_roll_deg),
-        words="pose error, degrees",
-        better="down",
+        lambda s: pose_error_deg(s.swapped.pose_deg, s.target.pose_deg), words="pose error, degrees", better="down"
     ),
-    "pose_error_source_deg": Metric(
-        lambda swaps: pose_error_deg(swaps.swapped.yaw_pitch_roll_deg, swaps.source.yaw_pitch_roll_deg),
-    ),
+    "pose_error_source_deg": Metric(lambda s: pose_error_deg(s.swapped.pose_deg, s.source.pose_deg)),
     "pose_nearer_target": Metric(
-        share=lambda pairs: pairs["pose_error_deg"] < pairs["pose_error_source_deg"],
-        words="pose nearer the target's",
+        share=lambda pairs: pairs["pose_error_deg"] < pairs["pose_error_source_deg"], words="pose nearer the target's"
     ),
     "expression_error": Metric(
-        lambda swaps: expression_error(swaps.swapped.expression, swaps.target.expression),
-        words="expression error",
-        better="down",
+        lambda s: expression_error(s.swapped.expression, s.target.expression), words="expression error", better="down"
     ),
     "outside_l1": Metric(
-        lambda swaps: l1_outside(swaps.swapped.images, swaps.target.images, swaps.target_face),
+        lambda s: l1_outside(s.swapped.images, s.target.images, s.target_face),
         words="L1 outside the face, [0, 1]",
         better="down",
     ),
     "psnr_true_swap_db": Metric(
-        to_true_swap=lambda own, true: psnr_db(own.images, true.images),
-        words="PSNR to the true swap, dB",
+        to_true_swap=lambda own, true: psnr_db(own.images, true.images), words="PSNR to the true swap, dB"
     ),
     "ssim_true_swap": Metric(
-        to_true_swap=lambda own, true: ssim(own.images, true.images),
-        words="SSIM to the true swap",
+        to_true_swap=lambda own, true: ssim(own.images, true.images), words="SSIM to the true swap"
     ),
-    "id_similarity_true_swap": Metric(
-        to_true_swap=lambda own, true: cosine_similarity(own.embedding, true.embedding),
-    ),
-    "pose_error_true_swap_deg": Metric(
-        to_true_swap=lambda own, true: pose_error_deg(own.yaw_pitch_roll_deg, true.yaw_pitch_roll_deg),
-    ),
+    "id_similarity_true_swap": Metric(to_true_swap=lambda own, true: cosine_similarity(own.embedding, true.embedding)),
+    "pose_error_true_swap_deg": Metric(to_true_swap=lambda own, true: pose_error_deg(own.pose_deg, true.pose_deg)),
     "expression_error_true_swap": Metric(
-        to_true_swap=lambda own, true: expression_error(own.expression, true.expression),
+        to_true_swap=lambda own, true: expression_error(own.expression, true.expression)
     ),
 }
 """All metrics by their names in files; reports show those with words in this order."""
