@@ -25,13 +25,13 @@ import tiny_training as tiny
 from styleblend import model
 from styleblend.config.data import Perceive
 from styleblend.config.training import LossWeights
+from styleblend.data import perceived
 from styleblend.errors import StyleBlendError
 from styleblend.face_detector.detection import Yunet
 from styleblend.faces.alignment import align_face
 from styleblend.faces.mean_box import MEAN_BOX
 from styleblend.perception import fan, landmarks
 from styleblend.perception.fan import FanLandmarks, fan_crop, hard_argmax, soft_argmax
-from styleblend.stages import perceive
 from styleblend.synthetic import factors, renderer
 from styleblend.training.batches import Batches, read_faces
 from styleblend.training.steps import Perception, choose_what_learns, generator_terms
@@ -429,9 +429,9 @@ def test_the_stage_perceive_sees_with_it(run_of_tiny_networks: dict[str, Path], 
     inputs = run_of_tiny_networks
     manifest = pd.read_parquet(inputs["faces"] / "manifest.parquet").head(2)
     manifest.to_parquet(inputs["faces"] / "manifest.parquet")
-    networks = perceive.load(inputs["networks"], "cpu")
+    networks = perceived.load_networks(inputs["networks"], "cpu")
     assert isinstance(networks.landmarks, FanLandmarks)
-    seen = perceive.perceive(inputs["faces"], networks, tmp_path / "out.parquet", Perceive(batch_size=2))
+    seen = perceived.perceive_faces(inputs["faces"], networks, tmp_path / "out.parquet", Perceive(batch_size=2))
     points = np.stack(seen["landmarks"].to_list()).reshape(2, 68, 2)
     with Image.open(inputs["faces"] / manifest["path"][1]) as picture:
         image = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None] / 127.5 - 1

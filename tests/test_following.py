@@ -16,7 +16,7 @@ from styleblend.config.product import Follow
 from styleblend.config.tracking import Tracking
 from styleblend.errors import StyleBlendError
 from styleblend.registry import runs, versions
-from styleblend.registry.follow import Followed
+from styleblend.registry.follow import LiveModel
 
 FAST = Follow(every_s=0.1)
 
@@ -50,7 +50,7 @@ def track(tmp_path_factory: pytest.TempPathFactory) -> Tracking:
 def test_the_model_follows_the_alias_and_goes_back(track: Tracking, tmp_path: Path) -> None:
     """Setting the alias changes model and name together without a restart; setting it back is the rollback."""
     versions.point_alias(track, "champion", "1")
-    with Followed(track, load, FAST, tmp_path / "kept") as followed:
+    with LiveModel(track, load, FAST, tmp_path / "kept") as followed:
         assert (followed.current.model, followed.current.name) == ("one", "styleblend version 1")
         held = followed.current
         versions.point_alias(track, "champion", "2")
@@ -69,7 +69,7 @@ def test_a_version_that_cannot_be_loaded_changes_nothing(
 ) -> None:
     """The old one stays, the log says so once in one line, and the next good version is taken."""
     versions.point_alias(track, "champion", "1")
-    with Followed(track, load, FAST, tmp_path / "kept") as followed:
+    with LiveModel(track, load, FAST, tmp_path / "kept") as followed:
         versions.point_alias(track, "champion", "3")
         wait_for(lambda: "still using styleblend version 1: these weights fit nothing" in caplog.messages)
         time.sleep(0.5)
@@ -88,7 +88,7 @@ def test_an_alias_that_was_taken_away_changes_nothing(
     from mlflow import MlflowClient
 
     versions.point_alias(track, "champion", "1")
-    with Followed(track, load, FAST, tmp_path / "kept") as followed:
+    with LiveModel(track, load, FAST, tmp_path / "kept") as followed:
         MlflowClient(track.uri, track.uri).delete_registered_model_alias(track.model_name, "champion")
         wait_for(lambda: any("alias 'champion'" in message for message in caplog.messages))
         assert followed.current.model == "one"
@@ -103,7 +103,7 @@ def test_without_a_first_version_it_does_not_start(track: Tracking, tmp_path: Pa
         (Tracking(uri=f"sqlite:///{tmp_path}/none.db"), Follow(), "no model registry"),
     ]
     for store, cfg, message in cases:
-        followed = Followed(store, load, cfg, tmp_path / "kept")
+        followed = LiveModel(store, load, cfg, tmp_path / "kept")
         with pytest.raises(StyleBlendError, match=message), followed:
             pass
         with pytest.raises(StyleBlendError, match="no model is loaded"):
@@ -125,7 +125,7 @@ def test_a_server_is_followed_and_may_go_away(
     track = Tracking(uri=url)
     register(track, tmp_path / "swapper", "one", "champion")
     register(track, tmp_path / "swapper", "two")
-    with Followed(track, load, FAST, tmp_path / "kept") as followed:
+    with LiveModel(track, load, FAST, tmp_path / "kept") as followed:
         versions.point_alias(track, "champion", "2")
         wait_for(lambda: followed.current.model == "two")
         versions.point_alias(track, "champion", "1")

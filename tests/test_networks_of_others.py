@@ -34,13 +34,13 @@ from styleblend.config.tracking import Tracking
 from styleblend.config.training import LossWeights
 from styleblend.errors import StyleBlendError
 from styleblend.evaluation import baselines
+from styleblend.evaluation.benchmark import Inputs
 from styleblend.face_detector.detection import Detection
 from styleblend.model import Blending, Encoder, Swapper
 from styleblend.perception import arcface, identity
 from styleblend.perception.arcface import ArcFace
 from styleblend.registry import mlflow_store, runs
 from styleblend.stages.evaluate import evaluate
-from styleblend.stages.perceive import load as load_to_perceive
 from styleblend.stages.perceive import perceive
 from styleblend.stages.split import split
 from styleblend.swapping import ReferenceSelector, find_identity
@@ -135,7 +135,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def _run(data: Path) -> Run:
     faces, networks, perceived, splits = (data / name for name in ("faces", "networks", "perceived.parquet", "splits"))
-    perceive(faces, load_to_perceive(networks, "cpu"), perceived, Perceive(batch_size=5))
+    perceive(faces, networks, perceived, Perceive(batch_size=5))
     split(faces, perceived, splits, Split(val=0.3, test=0.3, test_pairs=6, val_pairs=4))
     store = mlflow_store.resolved(Tracking())
     parent = runs.start_pipeline(store, "test", {})
@@ -159,10 +159,8 @@ def _run(data: Path) -> Run:
         ray_trainer.train_job(job, loop.Worker())
         folders.append(job.state / ray_trainer.RESULT)
     cfg = Evaluate(bootstrap=100, grid_rows=2, batch_size=4, inception_sha256=sha256(networks / "inception.pt"))
-    metrics = evaluate(
-        splits, faces, perceived, networks, folders[1], data / "evaluate", data / "metrics.json", cfg,
-        (tiny_project.SOURCE,), Tracking(), Provenance(), "new",
-    )  # fmt: skip
+    inputs = Inputs(splits, faces, perceived, networks, folders[1], (tiny_project.SOURCE,), "new")
+    metrics = evaluate(inputs, data / "evaluate", data / "metrics.json", cfg, Tracking(), Provenance())
     return Run(data, (folders[0], folders[1]), metrics)
 
 
@@ -399,13 +397,14 @@ def test_the_settings_are_refused_before_anything_runs(root: Path) -> None:
 def test_the_hash_decides_whether_inception_is_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """The one that came with the file is enough; where the settings state another, nothing is run."""
     monkeypatch.chdir(run.data.parent)
-    given = (
+    inputs = Inputs(
         run.data / "splits", run.data / "faces", run.data / "perceived.parquet", run.networks, run.models[1],
-        run.data / "other", run.data / "other.json",
+        (tiny_project.SOURCE,), "new",
     )  # fmt: skip
+    out, file = run.data / "other", run.data / "other.json"
     cfg = Evaluate(bootstrap=100, grid_rows=2, batch_size=4)
-    flat = evaluate(*given, cfg, (tiny_project.SOURCE,), Tracking(), Provenance(), "new")
+    flat = evaluate(inputs, out, file, cfg, Tracking(), Provenance())
     assert flat["fid"] == run.metrics["fid"] and flat["network_frechet"] == "inception"
     wrong = cfg.model_copy(update={"inception_sha256": "0" * 64})
     with pytest.raises(StyleBlendError, match="inception.pt has sha256 .*: it is not run"):
-        evaluate(*given, wrong, (tiny_project.SOURCE,), Tracking(), Provenance(), "new")
+        evaluate(inputs, out, file, wrong, Tracking(), Provenance())

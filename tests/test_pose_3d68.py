@@ -16,8 +16,10 @@ import tiny_project
 from arcface_files import iresnet, write
 from insightface_files import landmark_3d68, regression
 from styleblend.config.data import Perceive
+from styleblend.data import perceived
 from styleblend.errors import StyleBlendError
 from styleblend.evaluation import baselines, protocol
+from styleblend.evaluation.judges import Judges
 from styleblend.perception import attributes, identity, landmarks
 from styleblend.perception.pose_3d68 import (
     COEFFICIENTS,
@@ -28,7 +30,6 @@ from styleblend.perception.pose_3d68 import (
     pose_of,
 )
 from styleblend.perception.shape import RIGID
-from styleblend.stages import perceive
 from styleblend.synthetic import renderer
 
 AVERAGE: NDArray[np.float64] = np.asarray(get_object("meanshape_68.pkl"), dtype=np.float64)
@@ -224,13 +225,13 @@ def test_it_perceives_and_judges(tmp_path: Path) -> None:
     judge = identity.load(data / "networks", "identity_judge")
     seer = attributes.load(data / "networks", "attributes_judge")
     points = landmarks.build({"name": "points", "widths": [8, 8], "side_px": 32})
-    seen = perceive.perceive(
-        data / "faces", perceive.Networks(judge, judge, points, seer), data / "perceived.parquet", Perceive()
+    seen = perceived.perceive_faces(
+        data / "faces", perceived.Networks(judge, judge, points, seer), data / "perceived.parquet", Perceive()
     )
     assert seen["yaw_deg"].to_numpy() == pytest.approx(-25, abs=1) and len(seen["expression"][0]) == COEFFICIENTS
     pairs = protocol.read_pairs(data / "splits", data / "faces", data / "perceived.parquet")
     methods = {"copy_target": baselines.copy_target, "copy_source": baselines.copy_source}
-    measured = protocol.measure(pairs, methods, judge, seer, 10)
+    measured = protocol.measure(pairs, methods, Judges(judge, seer, judge), 10)
     assert seer.name == "1k3d68"
     assert measured["copy_target"].table["expression_error"].max() < 1e-3
     assert measured["copy_source"].table["expression_error"].max() > 0.1

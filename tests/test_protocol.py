@@ -11,7 +11,9 @@ import torch
 
 import tiny_project
 from styleblend.errors import StyleBlendError
-from styleblend.evaluation import baselines, protocol
+from styleblend.evaluation import baselines, metrics, protocol
+from styleblend.evaluation.judges import Judges
+from styleblend.evaluation.metrics import Metric
 from styleblend.faces import pixels
 from styleblend.perception import attributes, identity
 
@@ -59,8 +61,8 @@ def test_measurement_does_not_depend_on_the_batches(root: Path, pairs: protocol.
     judge = identity.load(root / "networks", "identity_judge")
     seer = attributes.load(root / "networks", "attributes_judge")
     methods = {"copy_source": baselines.copy_source}
-    whole = protocol.measure(pairs, methods, judge, seer, 10, keep=[1, 6])["copy_source"]
-    parts = protocol.measure(pairs, methods, judge, seer, 3, keep=[1, 6])["copy_source"]
+    whole = protocol.measure(pairs, methods, Judges(judge, seer, judge), 10, keep=[1, 6])["copy_source"]
+    parts = protocol.measure(pairs, methods, Judges(judge, seer, judge), 3, keep=[1, 6])["copy_source"]
     pd.testing.assert_frame_equal(whole.table, parts.table, rtol=1e-3, atol=1e-5)
     assert whole.kept.equal(pairs.pictures(pairs.source[[1, 6]])) and parts.kept.equal(whole.kept)
 
@@ -76,7 +78,7 @@ def test_a_measured_method_keeps_no_graph(root: Path, pairs: protocol.Pairs) -> 
 
     judge = identity.load(root / "networks", "identity_judge")
     seer = attributes.load(root / "networks", "attributes_judge")
-    protocol.measure(pairs, {"m": method}, judge, seer, 5)
+    protocol.measure(pairs, {"m": method}, Judges(judge, seer, judge), 5)
     assert drawn and not any(picture.requires_grad for picture in drawn)
 
 
@@ -93,10 +95,34 @@ def test_gallery_holds_each_source_face_once(root: Path, pairs: protocol.Pairs) 
 
         features = staticmethod(judge.features)
 
-    rank = protocol.measure(pairs, {"m": baselines.copy_source}, Blind(), seer, 10)["m"].table["source_rank"]
+    judges = Judges(Blind(), seer, judge)
+    rank = protocol.measure(pairs, {"m": baselines.copy_source}, judges, 10)["m"].table["source_rank"]
     distinct = pairs.source.unique()
     for row, face in enumerate(pairs.source):
         assert rank[row] == 1 + int((pairs.person[distinct] != pairs.person[face]).sum())
+
+
+def test_a_metric_is_one_entry_of_the_table(root: Path, pairs: protocol.Pairs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stands in METRICS is measured for every pair and summarised; one of the true swap, only beside it."""
+    own = Metric(lambda swaps: (swaps.swapped.images - swaps.target.images).abs().amax((1, 2, 3)))
+    monkeypatch.setitem(metrics.METRICS, "largest_error", own)
+    to_true_swap = Metric(to_true_swap=lambda own, true: (own.images - true.images).abs().amax((1, 2, 3)))
+    monkeypatch.setitem(metrics.METRICS, "largest_error_true_swap", to_true_swap)
+    monkeypatch.setitem(metrics.METRICS, "exact", Metric(share=lambda pairs: pairs["largest_error"] == 0))
+    near = Metric(share=lambda pairs: pairs["largest_error_true_swap"] < 3)
+    monkeypatch.setitem(metrics.METRICS, "near_true_swap", near)
+    judge = identity.load(root / "networks", "identity_judge")
+    judges = Judges(judge, attributes.load(root / "networks", "attributes_judge"), judge)
+    methods = {"copy_target": baselines.copy_target, "copy_source": baselines.copy_source}
+    with_truth = protocol.measure(pairs, methods | {protocol.TRUE_SWAP: lambda batch: -batch.source}, judges, 4)
+    summary = {name: protocol.summarise(each.table, 20, seed=0)["value"] for name, each in with_truth.items()}
+    assert summary["copy_target"]["largest_error"] == 0 and summary["copy_target"]["exact"] == 1
+    assert summary["copy_source"]["largest_error"] > 0 and summary["copy_source"]["exact"] == 0
+    assert summary["copy_target"]["largest_error_true_swap"] > 0
+    assert "largest_error_true_swap" not in summary[protocol.TRUE_SWAP]
+    without = protocol.measure(pairs, methods, judges, 4)["copy_source"].table
+    assert "largest_error" in without and "largest_error_true_swap" not in without
+    assert summary["copy_target"]["near_true_swap"] == 1 and "near_true_swap" not in protocol.per_pair_figures(without)
 
 
 def test_summary_by_hand() -> None:

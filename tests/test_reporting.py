@@ -12,10 +12,12 @@ from PIL import Image
 
 from styleblend import provenance
 from styleblend.errors import StyleBlendError
+from styleblend.evaluation.metrics import METRICS
 from styleblend.reporting.caveat import caveat
 from styleblend.reporting.charts import figure_chart, swap_grid
-from styleblend.reporting.figures import figure_table
+from styleblend.reporting.figures import KEY_FIGURES, figure_table
 from styleblend.reporting.summary import closing_lines
+from styleblend.reporting.table import columns, markdown
 
 
 def test_grid_places_each_picture_and_marks_the_sheet(tmp_path: Path) -> None:
@@ -77,3 +79,26 @@ def test_networks_that_hardly_count_are_no_reason_to_warn() -> None:
     networks = dict.fromkeys(weighty, other) | {"landmarks_3d": small, "attributes": small}
     assert caveat(photographs, networks) == ""
     assert "identity_judge learned from rendered faces" in caveat(photographs, networks | {"identity_judge": small})
+
+
+def test_tables_are_markdown_or_columns() -> None:
+    """Cells of any kind, in Markdown; in a terminal they are aligned, and nothing trails behind the last."""
+    assert markdown(("a", "b"), [(1, "x"), ("y", 2.5)]) == "| a | b |\n|---|---|\n| 1 | x |\n| y | 2.5 |"
+    rows = [("name", "size", "note"), ("long name", "7", ""), ("b", "10000", "x")]
+    assert columns(rows, right=(1,), rule=True) == [
+        "name        size  note",
+        "---------  -----  ----",
+        "long name      7",
+        "b          10000  x",
+    ]
+    assert columns(rows)[2] == "b          10000  x"
+
+
+def test_words_of_a_metric_are_those_of_every_report() -> None:
+    """The key figures are the metrics with words, in the order of the table of metrics."""
+    assert {name: words for name, words, _ in KEY_FIGURES} == {
+        name: metric.words for name, metric in METRICS.items() if metric.words
+    }
+    assert [name for name, _, better in KEY_FIGURES if better == "down"] == [
+        "target_retrieval_top1", "pose_error_deg", "expression_error", "outside_l1",
+    ]  # fmt: skip

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from styleblend.config.data import Align, Perceive, Split, Validate
 from styleblend.config.sources import Download, RenderedSource
+from styleblend.data.perceived import Networks, perceive_faces, sharpness
 from styleblend.errors import StyleBlendError
 from styleblend.stages.align import align
 from styleblend.stages.download import download
-from styleblend.stages.perceive import Networks, perceive, sharpness
 from styleblend.stages.split import split
 from styleblend.stages.validate import validate
 
@@ -70,7 +70,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder / "faces",
         Align(detector="annotations", size_px=32, min_face_px=16, workers=1),
     )
-    perceive(folder / "faces", STAND_INS, folder / "perceived.parquet", Perceive(batch_size=7))
+    perceive_faces(folder / "faces", STAND_INS, folder / "perceived.parquet", Perceive(batch_size=7))
     return folder
 
 
@@ -82,7 +82,7 @@ def test_perceive_measures_every_face_alone(data: Path, tmp_path: Path) -> None:
     lengths = {name: {len(row) for row in seen[name]} for name in ("identity", "judge", "landmarks", "expression")}
     assert lengths == {"identity": {16}, "judge": {12}, "landmarks": {136}, "expression": {7}}
     assert seen["identity"][0].dtype == np.float32
-    alone = perceive(data / "faces", STAND_INS, tmp_path / "one.parquet", Perceive(batch_size=1))
+    alone = perceive_faces(data / "faces", STAND_INS, tmp_path / "one.parquet", Perceive(batch_size=1))
     for name in ("identity", "landmarks"):
         assert np.stack(alone[name]) == pytest.approx(np.stack(seen[name]), abs=1e-5)
     with Image.open(data / "faces" / manifest["path"][5]) as image:
@@ -111,7 +111,7 @@ def test_a_lost_face_is_one_line(data: Path, tmp_path: Path) -> None:
     """A picture that is in the manifest and not on disk is named."""
     (tmp_path / "manifest.parquet").write_bytes((data / "faces" / "manifest.parquet").read_bytes())
     with pytest.raises(StyleBlendError, match=r"face .*\.png cannot be read .*run the stage align again"):
-        perceive(tmp_path, STAND_INS, tmp_path / "out.parquet", Perceive())
+        perceive_faces(tmp_path, STAND_INS, tmp_path / "out.parquet", Perceive())
 
 
 def test_validate_writes_its_report(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,14 +27,17 @@ from styleblend.config.provenance import Provenance
 from styleblend.config.registry import Gate, Register
 from styleblend.config.tracking import Tracking
 from styleblend.errors import StyleBlendError
+from styleblend.evaluation import benchmark
 from styleblend.evaluation.inside import look_inside
 from styleblend.provenance import credentials, verification
 from styleblend.registry import mlflow_store, versions
+from styleblend.registry.gate import failures
+from styleblend.reporting import candidate
 from styleblend.reporting.charts import blending_chart
 from styleblend.reporting.figures import KEY_FIGURES
 from styleblend.reporting.summary import closing_lines
 from styleblend.stages.evaluate import evaluate
-from styleblend.stages.register import failures, register
+from styleblend.stages.register import register
 from styleblend.system.hashes import fingerprint, sha256
 from torchscript_files import Metric, scripted
 
@@ -58,20 +61,22 @@ def own_authority(project: Path) -> Path:
 def run_evaluate(root: Path, cfg: Evaluate = CFG) -> dict[str, object]:
     """The stage with the paths of a project; relative ones, as DVC gives them."""
     data, reports = Path("data"), Path("reports")
-    return evaluate(
+    inputs = benchmark.Inputs(
         data / "splits", data / "faces", data / "perceived.parquet", data / "networks", data / "swapper",
-        reports / "evaluate", reports / "metrics.json", cfg, (tiny_project.SOURCE,), Tracking(), signing(),
+        (tiny_project.SOURCE,),
     )  # fmt: skip
+    return evaluate(inputs, reports / "evaluate", reports / "metrics.json", cfg, Tracking(), signing())
 
 
 def run_register(cfg: Register, track: Tracking | None = None) -> dict[str, object]:
     """The stage with the paths of a project."""
     data, reports = Path("data"), Path("reports")
-    return register(
+    inputs = candidate.Inputs(
         data / "swapper", reports / "evaluate", reports / "metrics.json", data / "faces", data / "networks",
-        reports / "registered.json", reports / "model_card.md", Path("params.yaml"), cfg,
-        track or Tracking(), signing(),
+        Path("params.yaml"),
     )  # fmt: skip
+    out, card = reports / "registered.json", reports / "model_card.md"
+    return register(inputs, out, card, cfg, track or Tracking(), signing())
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,6 @@ from styleblend.training.steps import (
     generator_step,
     generator_terms,
     learning_rate,
-    resized,
 )
 
 PERCEPTION = tiny.perception()
@@ -215,13 +214,6 @@ def test_bfloat16_steps_stay_near_float32(faces: Faces) -> None:
     )
     for name, value in exact.items():
         torch.testing.assert_close(rounded[name], value, atol=0.05, rtol=0.1, msg=name)
-
-
-def test_resized_takes_means_down_and_interpolates_up() -> None:
-    """A constant stays constant; halving is the mean of four pixels."""
-    x = torch.randn(1, 3, 4, 4)
-    torch.testing.assert_close(resized(x, 2)[0, 0, 0, 0], x[0, 0, :2, :2].mean())
-    assert resized(x, 4) is x and torch.allclose(resized(torch.ones(1, 3, 4, 4), 8), torch.ones(1, 3, 8, 8))
 
 
 class Times(torch.nn.Module):

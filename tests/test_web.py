@@ -31,7 +31,7 @@ from styleblend.face_detector.detection import Detection, annotated
 from styleblend.faces.pictures import as_picture
 from styleblend.provenance import credentials, verification
 from styleblend.registry import runs, versions
-from styleblend.registry.follow import Followed
+from styleblend.registry.follow import LiveModel
 from styleblend.reporting import comparison
 from styleblend.serving.app import MODEL_HEADER, build_app
 from styleblend.serving.server import LOOPBACK, address
@@ -391,7 +391,7 @@ def test_a_person_promotes_a_version_in_mlflow_and_another_model_answers(
             versions.register_version(track, folder, {}, {}, {}, alias, run=run, key=f"{seed}")
             if alias is None:
                 beside_champion(run, track, tmp_path)
-    followed = Followed(track, model.load, Follow(every_s=0.2), tmp_path / "kept")
+    followed = LiveModel(track, model.load, Follow(every_s=0.2), tmp_path / "kept")
     detector = Annotations((source, [its_face]), (target, [other]))
     signing = credentials.of_this_machine(tmp_path / "certificate")
     app = build_app(LIMITS, 1_000_000, lambda: followed.current, detector, signing, followed)

@@ -9,6 +9,7 @@ from pathlib import Path
 from styleblend.config.catalogue import Entry
 from styleblend.config.pretrained import Pretrained
 from styleblend.errors import StyleBlendError
+from styleblend.reporting.table import columns
 from styleblend.weights import weight_files
 from styleblend.weights.weight_files import Store
 
@@ -24,7 +25,7 @@ def table(cfg: Pretrained, project: Path = Path()) -> str:
         size = f"{entry.size_bytes / 1e6:.1f}" if entry.size_bytes else "?"
         uses, roles = ", ".join(used.get(name, [])), ", ".join(entry.roles)
         rows.append((name, state(entry, store), size, uses, roles, entry.licence, entry.consequence))
-    return "\n".join(_aligned(rows))
+    return "\n".join(columns(rows, rule=True))
 
 
 def fetch(cfg: Pretrained, names: Sequence[str], mirror: Path | None = None, project: Path = Path()) -> list[Path]:
@@ -104,9 +105,3 @@ def _roles_by_name(cfg: Pretrained) -> dict[str, list[str]]:
     for role, name in cfg.chosen().items():
         used.setdefault(name, []).append(role)
     return used
-
-
-def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return [lines[0], "  ".join("-" * width for width in widths), *lines[1:]]

@@ -38,7 +38,7 @@ class AlignTask:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class AlignedPicture:
     """What became of one raw picture: manifest rows, or the reason why there are none."""
 
     faces: list[dict[str, Any]]
@@ -77,7 +77,7 @@ def align_faces(raw: Path, networks: Path, out: Path, cfg: Align) -> tuple[pd.Da
     return read_manifest(out), read_quarantine(out)
 
 
-def align_picture(task: AlignTask) -> Outcome:
+def align_picture(task: AlignTask) -> AlignedPicture:
     """Find, crop and save the faces of one raw picture."""
     row, cfg = task.row, task.cfg
     cv2.setNumThreads(1)  # the processes are the parallelism
@@ -87,8 +87,8 @@ def align_picture(task: AlignTask) -> Outcome:
             raise UnusablePicture("changed since the download: its SHA-256 is not the index's")
         faces = [_save_face(task, image, found, number) for number, found in enumerate(_choose(task, image))]
     except (UnusablePicture, AlignmentError) as reason:
-        return Outcome([], " ".join(str(reason).split()))
-    return Outcome(faces, None)
+        return AlignedPicture([], " ".join(str(reason).split()))
+    return AlignedPicture(faces, None)
 
 
 @lru_cache(maxsize=1)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from styleblend import model
 from styleblend.config.model import Model
-from styleblend.evaluation.protocol import Batch
+from styleblend.evaluation.protocol import Batch, Method
 from styleblend.faces.pixels import from_8bit, to_8bit
 from styleblend.weights.start import start
 
@@ -22,6 +22,16 @@ if TYPE_CHECKING:
     from styleblend.config.training import EncoderStart
 
 Pixels = NDArray[np.uint8]
+
+
+def methods(untrained: model.Swapper) -> dict[str, Method]:
+    """Every baseline by its name in reports; `untrained` is what `untrained_mixing` makes."""
+    return {
+        "copy_target": copy_target,
+        "copy_source": copy_source,
+        "warp_blend": warp_blend,
+        "untrained_mixing": lambda batch: untrained(batch.source, batch.target),
+    }
 
 
 def copy_target(batch: Batch) -> Tensor:

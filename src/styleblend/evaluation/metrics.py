@@ -1,12 +1,18 @@
-"""What is measured, one pure function a metric. No network is called here: embeddings and angles come in.
+"""The metrics: one pure function each, and METRICS, the table of those that have a value for every pair.
 
-Pictures are [N, 3, H, W] RGB in [-1, 1]. Results are float64, one value a pair where a metric has one, so
-that means, groups and intervals are taken in one place.
+To add a metric, write its function and add a row to METRICS: protocol.py measures it, and every report shows it.
+No network is called here: embeddings and angles come in. Pictures are [N, 3, H, W] RGB in [-1, 1]. Values are float64,
+one a pair, so that means, groups and intervals are computed in one place.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
@@ -150,3 +156,101 @@ def bootstrap_interval(values: Floats, resamples: int, seed: int, share: float =
     tail = 100 * (1 - share) / 2
     low, high = np.percentile(counts @ values / n, [tail, 100 - tail], axis=0)
     return low, high
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the judging networks see in N pictures.
+
+    images: [N, 3, S, S] in [-1, 1]; embedding: [N, D]; pose_deg: [N, 3], yaw, pitch and roll; expression: [N, E]
+    """
+
+    images: Tensor
+    embedding: Tensor
+    pose_deg: Tensor
+    expression: Tensor
+
+
+class Gallery(NamedTuple):
+    """Faces among which a person is looked for: embeddings [G, D], wanted [N] and persons [G] as labels."""
+
+    embeddings: Tensor
+    wanted: Tensor
+    persons: Tensor
+
+
+@dataclass(frozen=True)
+class Swaps:
+    """Swapped faces of N pairs, what they came from, and the galleries in which both persons are looked for.
+
+    target_face: [N, 1, S, S], 1 inside the target's face.
+    """
+
+    swapped: Seen
+    source: Seen
+    target: Seen
+    sources: Gallery
+    targets: Gallery
+    target_face: Tensor
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric with a value for every pair; one of the first three fields computes it.
+
+    per_pair: values [N] of N pairs, a column of pairs.parquet.
+    to_true_swap: the same from the swapped faces and their true swaps, where these are known.
+    share: whether a condition on columns of pairs.parquet holds; the metric is the share of pairs for which it does.
+    averaged: False for a column that only serves `share`.
+    words: name and unit in reports; a metric without words is in the tables alone.
+    better: the direction in which it improves.
+    """
+
+    per_pair: Callable[[Swaps], Tensor] | None = None
+    to_true_swap: Callable[[Seen, Seen], Tensor] | None = None
+    share: Callable[[pd.DataFrame], pd.Series] | None = None
+    averaged: bool = True
+    words: str = ""
+    better: Literal["up", "down"] = "up"
+
+
+METRICS: dict[str, Metric] = {
+    "source_rank": Metric(lambda s: retrieval_rank(s.swapped.embedding, *s.sources), averaged=False),
+    "target_rank": Metric(lambda s: retrieval_rank(s.swapped.embedding, *s.targets), averaged=False),
+    "id_retrieval_top1": Metric(share=lambda pairs: pairs["source_rank"] <= 1, words="source found at rank 1"),
+    "id_retrieval_top5": Metric(share=lambda pairs: pairs["source_rank"] <= 5, words="source found within rank 5"),
+    "target_retrieval_top1": Metric(
+        share=lambda pairs: pairs["target_rank"] <= 1, words="target found at rank 1", better="down"
+    ),
+    "id_similarity_source": Metric(
+        lambda s: cosine_similarity(s.swapped.embedding, s.source.embedding), words="similarity to the source"
+    ),
+    "id_similarity_target": Metric(lambda s: cosine_similarity(s.swapped.embedding, s.target.embedding)),
+    "pose_error_deg": Metric(
+        lambda s: pose_error_deg(s.swapped.pose_deg, s.target.pose_deg), words="pose error, degrees", better="down"
+    ),
+    "pose_error_source_deg": Metric(lambda s: pose_error_deg(s.swapped.pose_deg, s.source.pose_deg)),
+    "pose_nearer_target": Metric(
+        share=lambda pairs: pairs["pose_error_deg"] < pairs["pose_error_source_deg"], words="pose nearer the target's"
+    ),
+    "expression_error": Metric(
+        lambda s: expression_error(s.swapped.expression, s.target.expression), words="expression error", better="down"
+    ),
+    "outside_l1": Metric(
+        lambda s: l1_outside(s.swapped.images, s.target.images, s.target_face),
+        words="L1 outside the face, [0, 1]",
+        better="down",
+    ),
+    "psnr_true_swap_db": Metric(
+        to_true_swap=lambda own, true: psnr_db(own.images, true.images), words="PSNR to the true swap, dB"
+    ),
+    "ssim_true_swap": Metric(
+        to_true_swap=lambda own, true: ssim(own.images, true.images), words="SSIM to the true swap"
+    ),
+    "id_similarity_true_swap": Metric(to_true_swap=lambda own, true: cosine_similarity(own.embedding, true.embedding)),
+    "pose_error_true_swap_deg": Metric(to_true_swap=lambda own, true: pose_error_deg(own.pose_deg, true.pose_deg)),
+    "expression_error_true_swap": Metric(
+        to_true_swap=lambda own, true: expression_error(own.expression, true.expression)
+    ),
+}
+"""All metrics by their names in files; reports show those with words in this order."""

@@ -22,49 +22,32 @@ interval: resampling with replacement biases it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import interpolate
 from tqdm import tqdm
 
 from styleblend.errors import StyleBlendError
 from styleblend.evaluation import metrics
+from styleblend.evaluation.metrics import Gallery, Seen, Swaps
 from styleblend.faces.pixels import from_8bit, to_8bit
 from styleblend.faces.regions import face_region
+from styleblend.faces.resize import bicubic
+
+if TYPE_CHECKING:
+    from styleblend.evaluation.judges import Judges
 
 MODEL = "model"
 TRUE_SWAP = "true_swap"
 EXAMPLES = "examples.safetensors"
 """Pairs of the grid, uint8 [n, 3, S, S]: `source`, `target` and, where it is known, `true_swap`."""
-
-
-class Describer(Protocol):
-    """Pictures to features for the Frechet distance."""
-
-    name: str
-
-    def features(self, images: Tensor) -> Tensor: ...
-
-
-class Judge(Describer, Protocol):
-    """An identity network: pictures to unit vectors."""
-
-    def __call__(self, images: Tensor) -> Tensor: ...
-
-
-class Attributes(Protocol):
-    """Pictures to (yaw, pitch, roll) in degrees [N, 3] and expression coefficients [N, E]."""
-
-    name: str
-
-    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -159,19 +142,16 @@ def read_pairs(splits: Path, faces: Path, perceived: Path, split: str = "test") 
 def measure(
     pairs: Pairs,
     methods: Mapping[str, Method],
-    judge: Judge,
-    attributes: Attributes,
+    judges: Judges,
     batch_size: int,
     keep: Sequence[int] = (),
     device: str = "cpu",
-    describer: Describer | None = None,
 ) -> dict[str, Measured]:
     """Measure every method on every pair, batch by batch; memory does not grow with the number of pictures.
 
     Args:
         methods: by name; if TRUE_SWAP is among them, the others are compared with it too.
-        keep: pairs whose pictures are handed back (uint8), for a grid.
-        describer: gives the features; None is the judge.
+        keep: pairs whose swapped faces are returned (uint8), for a grid.
     """
     tables: dict[str, list[pd.DataFrame]] = {name: [] for name in methods}
     features: dict[str, list[Tensor]] = {name: [] for name in methods}
@@ -182,16 +162,19 @@ def measure(
         s, t = pairs.source[rows], pairs.target[rows]
         source, target = (from_8bit(pairs.pictures(faces)).to(device) for faces in (s, t))
         batch = Batch(pairs, s, t, source, target)
-        region = face_region(pairs.landmarks[t], target.shape[-1])
-        truth: _Look | None = None
+        known = _known(pairs, s, source), _known(pairs, t, target)
+        galleries = _gallery(pairs, pairs.source, s), _gallery(pairs, pairs.target, t)
+        face = face_region(pairs.landmarks[t], target.shape[-1])
+        true_swap: Seen | None = None
         for name in order:
-            pixels = to_8bit(_sized(methods[name](batch), target.shape[-1])).cpu()
-            look = _look(from_8bit(pixels).to(device), judge, attributes, describer or judge)
-            tables[name].append(_compare(batch, look, region, truth))
-            features[name].append(look.features)
+            pixels = to_8bit(bicubic(methods[name](batch), target.shape[-1])).cpu()
+            images = from_8bit(pixels).to(device)
+            seen = _see(images, judges)
+            tables[name].append(_columns(Swaps(seen, *known, *galleries, face), true_swap))
+            features[name].append(judges.describer.features(images).float().cpu())
             kept[name].append(pixels[torch.isin(rows, torch.tensor(keep, dtype=torch.int64))])
             if name == TRUE_SWAP:
-                truth = look
+                true_swap = seen
     ids = pd.DataFrame(
         {
             "source_id": pairs.table.index[pairs.source.numpy()],
@@ -209,22 +192,22 @@ def measure(
 
 
 @torch.no_grad()
-def real_features(pairs: Pairs, describer: Describer, batch_size: int, device: str = "cpu") -> Tensor:
+def real_features(pairs: Pairs, judges: Judges, batch_size: int, device: str = "cpu") -> Tensor:
     """Features [F, .] of all faces of the split, the reference of the Frechet distance."""
     rows = torch.arange(len(pairs.table)).split(batch_size)
-    return torch.cat([describer.features(from_8bit(pairs.pictures(part)).to(device)).cpu() for part in rows])
+    return torch.cat([judges.describer.features(from_8bit(pairs.pictures(part)).to(device)).cpu() for part in rows])
 
 
 def per_pair_figures(table: pd.DataFrame) -> pd.DataFrame:
-    """Figures whose means are the metrics, one row a pair: shares as 0 or 1, distances as they are."""
-    named = {
-        "id_retrieval_top1": table["source_rank"] <= 1,
-        "id_retrieval_top5": table["source_rank"] <= 5,
-        "target_retrieval_top1": table["target_rank"] <= 1,
-        "pose_nearer_target": table["pose_error_deg"] < table["pose_error_source_deg"],
-    }
-    means = table.drop(columns=["source_id", "target_id", "source_rank", "target_rank"])
-    return pd.concat([pd.DataFrame(named), means], axis=1).astype(np.float64)
+    """Figures whose means are the metrics, one row a pair: shares as 0 or 1, all others as measured."""
+    shares: dict[str, pd.Series] = {}
+    for name, metric in metrics.METRICS.items():
+        if metric.share is not None:
+            # Its columns may lack: without a true swap, or in a version that is older than the metric.
+            with suppress(KeyError):
+                shares[name] = metric.share(table)
+    others = ["source_id", "target_id"] + [name for name, metric in metrics.METRICS.items() if not metric.averaged]
+    return pd.concat([pd.DataFrame(shares), table.drop(columns=others, errors="ignore")], axis=1).astype(np.float64)
 
 
 def summarise(table: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
@@ -250,55 +233,30 @@ def groups(pairs: Pairs, yaw_bins_deg: Sequence[float]) -> pd.Series:
     return pd.Series(pd.Categorical(own, categories=names))
 
 
-@dataclass(frozen=True)
-class _Look:
-    images: Tensor
-    embedding: Tensor
-    features: Tensor
-    yaw_pitch_roll_deg: Tensor
-    expression: Tensor
+def _see(images: Tensor, judges: Judges) -> Seen:
+    seen = (images, judges.identity(images), *judges.attributes(images))
+    return Seen(*(values.float().cpu() for values in seen))
 
 
-def _look(images: Tensor, judge: Judge, attributes: Attributes, describer: Describer) -> _Look:
-    seen = (images, judge(images), describer.features(images), *attributes(images))
-    return _Look(*(values.float().cpu() for values in seen))
+def _known(pairs: Pairs, rows: Tensor, images: Tensor) -> Seen:
+    """What the stage perceive saw in faces of the data set."""
+    return Seen(images.cpu(), pairs.judge[rows], pairs.yaw_pitch_roll_deg[rows], pairs.expression[rows])
 
 
-def _compare(batch: Batch, look: _Look, region: Tensor, truth: _Look | None) -> pd.DataFrame:
-    """One row a pair of everything that compares a swapped face with its source, its target and the true
-    swap.
-    """
-    pairs, s, t = batch.pairs, batch.source_rows, batch.target_rows
-    galleries = {"source": pairs.source.unique(), "target": pairs.target.unique()}
-    found = {
-        f"{role}_rank": metrics.retrieval_rank(
-            look.embedding, pairs.judge[gallery], pairs.person[rows], pairs.person[gallery]
-        )
-        for (role, gallery), rows in zip(galleries.items(), (s, t), strict=True)
-    }
-    found |= {
-        "id_similarity_source": metrics.cosine_similarity(look.embedding, pairs.judge[s]),
-        "id_similarity_target": metrics.cosine_similarity(look.embedding, pairs.judge[t]),
-        "pose_error_deg": metrics.pose_error_deg(look.yaw_pitch_roll_deg, pairs.yaw_pitch_roll_deg[t]),
-        "pose_error_source_deg": metrics.pose_error_deg(look.yaw_pitch_roll_deg, pairs.yaw_pitch_roll_deg[s]),
-        "expression_error": metrics.expression_error(look.expression, pairs.expression[t]),
-        "outside_l1": metrics.l1_outside(look.images, batch.target.cpu(), region),
-    }
-    if truth is not None:
-        found |= {
-            "psnr_true_swap_db": metrics.psnr_db(look.images, truth.images),
-            "ssim_true_swap": metrics.ssim(look.images, truth.images),
-            "id_similarity_true_swap": metrics.cosine_similarity(look.embedding, truth.embedding),
-            "pose_error_true_swap_deg": metrics.pose_error_deg(look.yaw_pitch_roll_deg, truth.yaw_pitch_roll_deg),
-            "expression_error_true_swap": metrics.expression_error(look.expression, truth.expression),
-        }
+def _gallery(pairs: Pairs, rows: Tensor, wanted: Tensor) -> Gallery:
+    distinct = rows.unique()
+    return Gallery(pairs.judge[distinct], pairs.person[wanted], pairs.person[distinct])
+
+
+def _columns(swaps: Swaps, true_swap: Seen | None) -> pd.DataFrame:
+    """One row a pair, one column a metric of METRICS, for all but shares."""
+    found: dict[str, Tensor] = {}
+    for name, metric in metrics.METRICS.items():
+        if metric.per_pair is not None:
+            found[name] = metric.per_pair(swaps)
+        elif metric.to_true_swap is not None and true_swap is not None:
+            found[name] = metric.to_true_swap(swaps.swapped, true_swap)
     return pd.DataFrame({name: values.numpy() for name, values in found.items()})
-
-
-def _sized(images: Tensor, side: int) -> Tensor:
-    if images.shape[-1] == side:
-        return images
-    return interpolate(images, (side, side), mode="bicubic", antialias=True, align_corners=False)
 
 
 def _read(path: Path) -> pd.DataFrame:

@@ -20,6 +20,7 @@ from styleblend.errors import StyleBlendError
 from styleblend.experiments import overriding
 from styleblend.experiments.guard import guarded
 from styleblend.reporting.figures import KEY_FIGURES, with_interval
+from styleblend.reporting.table import markdown
 from styleblend.system.atomic import whole_file
 from styleblend.system.hashes import fingerprint
 from styleblend.system.lock import only_one
@@ -294,5 +295,4 @@ def _by_yaw(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
 
 
 def _markdown(heads: Sequence[str], rows: Mapping[str, Sequence[str]]) -> list[str]:
-    lines = ["", "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    return lines + ["| " + " | ".join([name, *cells]) + " |" for name, cells in rows.items()]
+    return ["", markdown(heads, [[name, *cells] for name, cells in rows.items()])]

@@ -1,11 +1,11 @@
 """The model behind an alias, kept current while a program runs: set the alias in MLflow and the program follows.
 
-    with Followed(cfg.tracking, model.load, cfg.follow) as followed:
-        in_use = followed.current               # take it once a request: model and version belong together
-        picture = swap(source, target, in_use.model)
-        print(in_use.name)                      # "styleblend version 3"
+    with LiveModel(cfg.tracking, model.load, cfg.follow) as live:
+        loaded = live.current                   # read it once a request: model and version belong together
+        picture = swap(source, target, loaded.model)
+        print(loaded.name)                      # "styleblend version 3"
 
-Rolling back is setting the alias back.
+To roll back, set the alias back.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Model = TypeVar("Model")
 
 
 @dataclass(frozen=True)
-class InUse(Generic[Model]):
+class LoadedVersion(Generic[Model]):
     """A loaded model and the version that it came from."""
 
     model: Model
@@ -42,12 +42,12 @@ class InUse(Generic[Model]):
         return self.version.title
 
 
-class Followed(Generic[Model]):
-    """Asks the registry every few seconds which version has the alias, and brings in another one when it moved.
+class LiveModel(Generic[Model]):
+    """Polls the registry for the version that has an alias, and loads another version when the alias moves.
 
-    The new version is fetched and loaded beside the one in use, which serves until then; one assignment replaces
-    it, so whoever took `current` before keeps a whole model. A version that cannot be loaded, an alias that was
-    removed and a registry that does not answer leave the model in use as it is and give one line in the log.
+    The new version is fetched and loaded while the old one still serves; a single assignment replaces it, so whoever
+    read `current` before keeps a complete model. If a version cannot be loaded, the alias is gone or the registry does
+    not answer, the old model stays in use and the log gets one line.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Followed(Generic[Model]):
         self._load = load
         self._cfg = cfg
         self._kept = kept.resolve()
-        self._in_use: InUse[Model] | None = None
+        self._in_use: LoadedVersion[Model] | None = None
         self._complaint = ""
         self._refreshing = threading.Lock()
         self._closing = threading.Event()
@@ -90,7 +90,7 @@ class Followed(Generic[Model]):
         self._thread.join(_PATIENCE_S)
 
     @property
-    def current(self) -> InUse[Model]:
+    def current(self) -> LoadedVersion[Model]:
         """What is used now. Take it once for a piece of work and keep it until that is done."""
         if self._in_use is None:
             raise StyleBlendError("no model is loaded yet: enter the `with` block first")
@@ -108,7 +108,7 @@ class Followed(Generic[Model]):
             wanted = versions.alias_holder(self._track, self._cfg.alias)
             if self._in_use is not None and wanted.identity == self._in_use.version.identity:
                 return False
-            replacement = InUse(self._load(versions.kept_version(self._track, wanted, self._kept)), wanted)
+            replacement = LoadedVersion(self._load(versions.kept_version(self._track, wanted, self._kept)), wanted)
             before, self._in_use = self._in_use, replacement
         _log.info("using %s%s", replacement.name, f" in place of version {before.version.version}" if before else "")
         return True

@@ -13,7 +13,6 @@ import io
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from mlflow.models import set_model
@@ -25,7 +24,8 @@ from styleblend.config.data import MAX_PIXELS
 from styleblend.config.provenance import Provenance
 from styleblend.errors import StyleBlendError
 from styleblend.faces.pictures import UnusablePicture, open_picture
-from styleblend.faces.pixels import from_8bit, to_8bit
+from styleblend.faces.pixels import to_8bit
+from styleblend.faces.resize import square_tensor
 from styleblend.provenance import credentials
 
 
@@ -61,8 +61,7 @@ class RegisteredSwapper(PythonModel):
             picture = open_picture(io.BytesIO(data), MAX_PIXELS).opaque()
         except UnusablePicture as reason:
             raise StyleBlendError(f"a picture in the request {reason}: give another") from None
-        image = picture.resize((side, side), Image.Resampling.LANCZOS)
-        return from_8bit(torch.from_numpy(np.array(image)).permute(2, 0, 1)[None])
+        return square_tensor(picture, side)
 
     def _png(self, swapped: torch.Tensor) -> bytes:
         pixels = to_8bit(swapped[0]).permute(1, 2, 0).numpy()

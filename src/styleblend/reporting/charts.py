@@ -13,7 +13,7 @@ from torch import Tensor
 from styleblend import provenance
 from styleblend.evaluation.protocol import MODEL
 from styleblend.provenance.credentials import Credentials
-from styleblend.reporting.figures import KEY_FIGURES
+from styleblend.reporting.figures import KEY_FIGURES, labelled
 from styleblend.system.atomic import whole_file
 
 _CELL_PX = 128
@@ -64,7 +64,7 @@ def figure_chart(figures: pd.DataFrame, path: Path) -> None:
         axes.barh(list(own.index), own["value"], xerr=errors, color=colours, error_kw={"lw": 0.8})
         axes.invert_yaxis()
         axes.tick_params(labelsize=7)
-        axes.set_title(f"{words} ({'higher' if better == 'up' else 'lower'} is better)", fontsize=7)
+        axes.set_title(labelled(words, better), fontsize=7)
     with whole_file(path) as partial:
         chart.savefig(partial, dpi=110)
 

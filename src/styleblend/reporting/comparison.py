@@ -21,7 +21,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from styleblend import model
 from styleblend.config.tracking import Tracking
@@ -29,10 +28,12 @@ from styleblend.errors import StyleBlendError
 from styleblend.evaluation import metrics
 from styleblend.evaluation.protocol import EXAMPLES, MODEL, per_pair_figures
 from styleblend.faces.pixels import from_8bit, to_8bit
+from styleblend.faces.resize import bicubic
 from styleblend.provenance.credentials import Credentials
 from styleblend.registry import versions
 from styleblend.reporting.charts import swap_grid
-from styleblend.reporting.figures import KEY_FIGURES, with_interval
+from styleblend.reporting.figures import KEY_FIGURES, labelled, with_interval
+from styleblend.reporting.table import markdown
 
 RESAMPLES = 1000
 _SHOWN_DIGITS = 12
@@ -99,8 +100,7 @@ def differences(first: Contender, second: Contender) -> list[Difference]:
         better = None
         if low > 0 or high < 0:
             better = (first if (low > 0) == (direction == "up") else second).title
-        way = "higher" if direction == "up" else "lower"
-        found.append(Difference(f"{words} ({way} is better)", values[0], values[1], better))
+        found.append(Difference(labelled(words, direction), values[0], values[1], better))
     return found
 
 
@@ -122,24 +122,30 @@ def objections(first: Contender, second: Contender) -> list[str]:
 
 def table(first: Contender, second: Contender) -> str:
     """What a person weighs, in Markdown: figures with 95 % intervals, what is clear, and where each comes from."""
-    lines = [f"| Made of | {first.title} | {second.title} |", "|---|---|---|"]
-    for words, name in _ORIGINS:
-        own, other = (_shortened(each.facts.get(name, "unknown")) for each in (first, second))
-        lines.append(f"| {words} | {own} | {other} |")
-    return f"{figures(first, second)}\n\n" + "\n".join(lines)
+    origins = [
+        (words, *(_shortened(each.facts.get(name, "unknown")) for each in (first, second))) for words, name in _ORIGINS
+    ]
+    return f"{figures(first, second)}\n\n{markdown(('Made of', first.title, second.title), origins)}"
 
 
 def figures(first: Contender, second: Contender) -> str:
     """The key figures of both with their intervals, in Markdown, and below it on what ground one counts as better."""
-    lines = [f"| Figure, 95 % interval | {first.title} | {second.title} | clear difference |", "|---|---|---|---|"]
-    for row in differences(first, second):
-        seen = f"{row.better} is better" if row.better else "none"
-        lines.append(f"| {row.words} | {with_interval(*row.first)} | {with_interval(*row.second)} | {seen} |")
+    rows = [
+        (
+            row.words,
+            with_interval(*row.first),
+            with_interval(*row.second),
+            f"{row.better} is better" if row.better else "none",
+        )
+        for row in differences(first, second)
+    ]
     pairs = [str(int(each.metrics["n_pairs"])) if "n_pairs" in each.metrics else "?" for each in (first, second)]
-    lines.append(f"| test pairs | {' | '.join(pairs)} | |")
+    table = markdown(
+        ("Figure, 95 % interval", first.title, second.title, "clear difference"), [*rows, ("test pairs", *pairs, "")]
+    )
     against = objections(first, second)
     ground = "the intervals of the two lie apart" if against else "the 95 % interval of the paired difference omits 0"
-    return "\n".join([*lines, "", *against, f"A difference is clear where {ground}."])
+    return "\n".join([table, "", *against, f"A difference is clear where {ground}."])
 
 
 def verdict(first: Contender, second: Contender) -> str:
@@ -181,15 +187,9 @@ def _swap(which: Contender, source: Tensor, target: Tensor) -> Tensor:
     """Swapped faces, uint8 [n, 3, S, S], S being the version's own."""
     swapper = model.load(which.swapper)
     side = swapper.encoder.input_px
-    faces = [_sized(from_8bit(pictures), side) for pictures in (source, target)]
+    faces = [bicubic(from_8bit(pictures), side).clamp(-1, 1) for pictures in (source, target)]
     pairs = zip(*(images.split(1) for images in faces), strict=True)
     return to_8bit(torch.cat([swapper(*pair) for pair in pairs]))
-
-
-def _sized(images: Tensor, side: int) -> Tensor:
-    if images.shape[-1] == side:
-        return images
-    return interpolate(images, (side, side), mode="bicubic", antialias=True, align_corners=False).clamp(-1, 1)
 
 
 def _paired(first: Contender, second: Contender) -> dict[str, tuple[float, float]]:

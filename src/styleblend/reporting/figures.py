@@ -1,25 +1,21 @@
-"""The key figures of a report: their order, their words, and tables of them."""
+"""The key figures of a report, in words and in tables."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from styleblend.evaluation.metrics import METRICS
 from styleblend.evaluation.protocol import MODEL
+from styleblend.reporting.table import markdown
 
-# Key figures with the words for them, in the order of reports; the last column says which way is better.
-KEY_FIGURES: tuple[tuple[str, str, str], ...] = (
-    ("id_retrieval_top1", "source found at rank 1", "up"),
-    ("id_retrieval_top5", "source found within rank 5", "up"),
-    ("target_retrieval_top1", "target found at rank 1", "down"),
-    ("id_similarity_source", "similarity to the source", "up"),
-    ("pose_error_deg", "pose error, degrees", "down"),
-    ("pose_nearer_target", "pose nearer the target's", "up"),
-    ("expression_error", "expression error", "down"),
-    ("outside_l1", "L1 outside the face, [0, 1]", "down"),
-    ("psnr_true_swap_db", "PSNR to the true swap, dB", "up"),
-    ("ssim_true_swap", "SSIM to the true swap", "up"),
-)
+KEY_FIGURES = tuple((name, metric.words, metric.better) for name, metric in METRICS.items() if metric.words)
+"""Name, words for people and better direction of each metric in reports, in their order."""
+
+
+def labelled(words: str, better: str) -> str:
+    """The words for a metric and its better direction, "up" or "down"."""
+    return f"{words} ({'higher' if better == 'up' else 'lower'} is better)"
 
 
 def with_interval(value: float, low: float, high: float) -> str:
@@ -29,16 +25,16 @@ def with_interval(value: float, low: float, high: float) -> str:
 
 def figure_table(metrics: Mapping[str, Any], methods: Sequence[str]) -> str:
     """Key figures as a Markdown table: the model with its interval, then each other method."""
-    lines = ["| Figure | " + " | ".join(methods) + " |", "|---" * (len(methods) + 1) + "|"]
+    rows = []
     for name, words, better in KEY_FIGURES:
         if name not in metrics:
             continue
-        cells = []
+        cells = [labelled(words, better)]
         for method in methods:
             value = metrics.get(name if method == MODEL else f"{method}/{name}")
             cell = "" if value is None else f"{value:.3g}"
             if method == MODEL:
                 cell = f"**{cell}** ({metrics[f'{name}_low']:.3g} to {metrics[f'{name}_high']:.3g})"
             cells.append(cell)
-        lines.append(f"| {words} ({'higher' if better == 'up' else 'lower'} is better) | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return markdown(("Figure", *methods), rows)

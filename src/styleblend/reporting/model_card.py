@@ -4,56 +4,41 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
-
-import pandas as pd
 
 from styleblend.data import licences
+from styleblend.reporting.candidate import Candidate
 from styleblend.reporting.caveat import caveat
 from styleblend.reporting.figures import figure_table
+from styleblend.reporting.table import markdown
 
 
-def model_card(
-    *,
-    metrics: Mapping[str, Any],
-    protocol: Mapping[str, Any],
-    manifest: pd.DataFrame,
-    networks: Mapping[str, Mapping[str, Any]],
-    model: Mapping[str, Any],
-    tags: Mapping[str, str],
-    gate: str,
-) -> str:
-    """The model card in Markdown.
-
-    Args:
-        metrics: of metrics.json; protocol: of protocol.json; networks: of networks.json; model: of
-            model.json.
-        manifest: of data/faces; tags: of the version; gate: one sentence on how the gate ended.
-    """
+def model_card(candidate: Candidate, tags: Mapping[str, str], gate: str) -> str:
+    """The model card; `tags` are those of the version, `gate` is one sentence on the gate's decision."""
+    metrics, manifest, networks = candidate.metrics, candidate.manifest, candidate.networks
     sources = manifest.groupby(["source", "licence", "terms"], dropna=False).agg(
         faces=("face_id", "size"), persons=("person", "nunique")
     )
-    data = "\n".join(
-        f"| {row['source']} | {row['faces']} | {row['persons'] or 'not labelled'} | {row['licence']} | {row['terms']} |"
+    data = [
+        (row["source"], row["faces"], row["persons"] or "not labelled", row["licence"], row["terms"])
         for row in sources.reset_index().to_dict("records")
-    )
-    used = "\n".join(
-        f"| {role} | {entry.get('name', '')} | {entry['file']} | {entry['licence']} | {entry.get('consequence', '')} | "
-        f"{entry['origin']} | {entry['sha256'][:12]} |"
+    ]
+    used = [
+        (
+            role, entry.get("name", ""), entry["file"], entry["licence"], entry.get("consequence", ""),
+            entry["origin"], entry["sha256"][:12],
+        )
         for role, entry in networks.items()
-    )
+    ]  # fmt: skip
     groups = [name.removeprefix("n_pairs_") for name, n in metrics.items() if name.startswith("n_pairs_yaw_") and n]
-    by_group = "\n".join(
-        f"| {group} | {metrics[f'n_pairs_{group}']:.0f} | "
-        + " | ".join(f"{metrics[f'{figure}_{group}']:.3g}" for figure in _GROUP_FIGURES)
-        + " |"
+    by_group = [
+        (group, f"{metrics[f'n_pairs_{group}']:.0f}", *(f"{metrics[f'{name}_{group}']:.3g}" for name in _GROUP_FIGURES))
         for group in groups
-    )
-    sizes = model["model"]
+    ]
+    sizes, alignment = candidate.model["model"], candidate.model["alignment"]
     return f"""# Model card: StyleBlend face swapping
 
 Takes a source and a target face and gives a face with the identity of the source and the pose, expression, light and
-background of the target. {sizes["resolution"]} px, {model["alignment"]["template"]} alignment. {gate}
+background of the target. {sizes["resolution"]} px, {alignment["template"]} alignment. {gate}
 {caveat(manifest, networks)}
 ## Use
 Meant for research on face swapping, for privacy (replacing a face by one that belongs to nobody) and for productions
@@ -68,25 +53,19 @@ marked as synthetic in its metadata; the mark does not survive somebody who remo
 {int(metrics["n_pairs"])} pairs of the test split, persons unseen in training; in brackets the bootstrap 95 % interval.
 The floor are the methods that copy or warp; the ceiling, where faces were rendered, is the true swap.
 
-{figure_table(metrics, protocol["methods"])}
+{figure_table(metrics, candidate.protocol["methods"])}
 
 By |yaw| of the target, in degrees:
 
-| Group | Pairs | {" | ".join(_GROUP_FIGURES)} |
-|---|---|{"---|" * len(_GROUP_FIGURES)}
-{by_group}
+{markdown(("Group", "Pairs", *_GROUP_FIGURES), by_group)}
 
 ### Protocol
-{protocol["text"]}
+{candidate.protocol["text"]}
 ## Data
-| Source | Faces | Persons | Licence | Terms |
-|---|---|---|---|---|
-{data}
+{markdown(("Source", "Faces", "Persons", "Licence", "Terms"), data)}
 
 ## Networks
-| Role | Name | File | Licence | That means | Origin | SHA-256 |
-|---|---|---|---|---|---|---|
-{used}
+{markdown(("Role", "Name", "File", "Licence", "That means", "Origin", "SHA-256"), used)}
 
 ## Limits
 - The figures hold for faces like those of the test split and for nobody else; groups that the data lacks are unknown.

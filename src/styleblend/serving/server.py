@@ -14,7 +14,7 @@ from styleblend.config.params import Config
 from styleblend.errors import StyleBlendError
 from styleblend.model import Swapper
 from styleblend.provenance import credentials
-from styleblend.registry.follow import Followed
+from styleblend.registry.follow import LiveModel
 from styleblend.serving.app import build_app
 from styleblend.swapping import find_detector, find_model
 
@@ -46,7 +46,7 @@ def run(cfg: Config, reference: str | None, detector_weights: Path | None, host:
         fixed = _FixedModel(*find_model(cfg.tracking, reference))
         app = build_app(cfg.serve, cfg.align.max_pixels, lambda: fixed, detector, signing, hosts=hosts)
     else:
-        followed = Followed(cfg.tracking, model.load, cfg.follow)
+        followed = LiveModel(cfg.tracking, model.load, cfg.follow)
         # A missing alias is reported in one line, before anything listens.
         followed.refresh()
         app = build_app(cfg.serve, cfg.align.max_pixels, lambda: followed.current, detector, signing, followed, hosts)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -14,7 +13,8 @@ from styleblend.config.params import Config, load_params
 from styleblend.face_detector.detection import Detector
 from styleblend.faces.alignment import align_face
 from styleblend.faces.pictures import Picture, UnusablePicture, as_picture, open_picture
-from styleblend.faces.pixels import from_8bit, to_8bit
+from styleblend.faces.pixels import to_8bit
+from styleblend.faces.resize import square_tensor
 from styleblend.model import Swapper
 from styleblend.swapping import face_selector
 from styleblend.swapping.errors import ConflictingChoice, SwapError
@@ -149,14 +149,8 @@ def target_selector(
 def swap_aligned(source: Image.Image, target: Image.Image, model: Swapper) -> Image.Image:
     """Run the model on two aligned RGB faces of any size; returns its whole RGB picture, at its own resolution."""
     side, device = model.encoder.input_px, next(model.parameters()).device
-    drawn = model(*(_square_tensor(face, side).to(device) for face in (source, target)))
+    drawn = model(*(square_tensor(face, side).to(device) for face in (source, target)))
     return Image.fromarray(to_8bit(drawn[0]).permute(1, 2, 0).cpu().contiguous().numpy())
-
-
-def _square_tensor(picture: Image.Image, side: int) -> torch.Tensor:
-    """An RGB picture as [1, 3, side, side] in [-1, 1]."""
-    pixels = np.array(picture.resize((side, side), Image.Resampling.LANCZOS))
-    return from_8bit(torch.from_numpy(pixels).permute(2, 0, 1)[None])
 
 
 def read_picture(path: Path, max_pixels: int) -> Picture:

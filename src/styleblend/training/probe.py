@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from styleblend.errors import StyleBlendError
+from styleblend.faces import resize
 from styleblend.faces.pixels import to_8bit
 from styleblend.faces.regions import face_region
 from styleblend.model.swapper import Swapper
 from styleblend.training.batches import Faces
-from styleblend.training.steps import Average, Perception, resized
+from styleblend.training.steps import Average, Perception
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def look(
     sums = torch.zeros(8, dtype=torch.float64, device=pairs.source.device)
     for chunk in mine.split(16):
         target = pairs.target[chunk]
-        swapped = resized(swapper(pairs.source[chunk], target), side)
+        swapped = resize.area(swapper(pairs.source[chunk], target), side)
         embedding = perception.identity(swapped)
         to_source = F.cosine_similarity(embedding, pairs.source_identity[chunk])
         to_target = F.cosine_similarity(embedding, pairs.target_identity[chunk])
@@ -102,7 +103,7 @@ def look(
 def grid(swapper: Swapper, pairs: Pairs, rows: int = 6) -> Tensor:
     """Picture for people, uint8 [H, W, 3]: a row of source, target, swapped for each of the first pairs."""
     source, target = pairs.source[:rows], pairs.target[:rows]
-    swapped = resized(swapper(source, target), source.shape[-1])
+    swapped = resize.area(swapper(source, target), source.shape[-1])
     rows_of = torch.cat([source, target, swapped], dim=3).clamp(-1, 1)
     # A run that has gone wrong is shown, too.
     return to_8bit(torch.cat(list(rows_of), dim=1).nan_to_num()).permute(1, 2, 0).cpu()

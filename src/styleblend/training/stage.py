@@ -20,6 +20,7 @@ CODE = (
     "faces/mean_box.py",
     "faces/pixels.py",
     "faces/regions.py",
+    "faces/resize.py",
     "faces/template.py",
     "model",
     "perception",

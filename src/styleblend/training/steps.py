@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from styleblend.config.training import LossWeights, Training
+from styleblend.faces import resize
 from styleblend.faces.regions import face_region
 from styleblend.model.discriminator import Discriminator
 from styleblend.model.swapper import Swapper
@@ -133,15 +133,6 @@ def swapper_optimiser(swapper: Swapper, cfg: Training) -> torch.optim.Adam:
     )
 
 
-def resized(images: Tensor, side: int) -> Tensor:
-    """Decoder pictures at the side of the data set's: means of pixels when smaller, bilinear when larger."""
-    if images.shape[-1] == side:
-        return images
-    if images.shape[-1] > side:
-        return F.adaptive_avg_pool2d(images, side)
-    return F.interpolate(images, size=(side, side), mode="bilinear", align_corners=False)
-
-
 class Generated:
     """One generator step's swap, and what loss terms look at: computed at first use, once, in the terms' order.
 
@@ -174,7 +165,9 @@ class Generated:
     def _swap(self, source_codes: Tensor, target_codes: Tensor, features: tuple[Tensor, ...]) -> Tensor:
         with self._autocast():
             codes = self.swapper.blending(source_codes, target_codes)
-            return resized(self.swapper.decoder(codes, features, self._noise), self.swapper.encoder.input_px).float()
+            return resize.area(
+                self.swapper.decoder(codes, features, self._noise), self.swapper.encoder.input_px
+            ).float()
 
     @cached_property
     def swapped_back(self) -> tuple[Tensor, Tensor]:

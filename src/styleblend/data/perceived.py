@@ -1,0 +1,102 @@
+"""The table of what the frozen networks see in each face: written once, read by training and evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
+from tqdm import tqdm
+
+from styleblend.config.data import Perceive
+from styleblend.data.manifest import read_manifest
+from styleblend.errors import StyleBlendError
+from styleblend.faces.pixels import from_8bit
+from styleblend.perception import attributes, identity, landmarks
+from styleblend.system.atomic import whole_file
+
+VECTORS = ("identity", "judge", "landmarks", "expression")
+NUMBERS = ("yaw_deg", "pitch_deg", "roll_deg", "sharpness")
+PERCEIVED = pa.schema(
+    [("face_id", pa.string())]
+    + [(name, pa.list_(pa.float32())) for name in VECTORS]
+    + [(name, pa.float64()) for name in NUMBERS]
+)
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The frozen networks that look at faces, as perception's modules define them."""
+
+    identity: nn.Module
+    judge: nn.Module
+    landmarks: nn.Module
+    attributes: nn.Module
+
+
+def load_networks(folder: Path, device: str) -> Networks:
+    """Load the networks that the stage pretrained put into `folder`."""
+    loaded = (
+        identity.load(folder, "identity"),
+        identity.load(folder, "identity_judge"),
+        landmarks.load(folder),
+        attributes.load(folder, "attributes_judge"),
+    )
+    return Networks(*(network.to(device) for network in loaded))
+
+
+@torch.inference_mode()
+def perceive_faces(faces: Path, networks: Networks, out: Path, cfg: Perceive, device: str = "cpu") -> pd.DataFrame:
+    """Measure every face of the manifest and write one row a face, in the manifest's order.
+
+    Raises:
+        StyleBlendError: the manifest or a face's picture is missing or unreadable.
+    """
+    manifest = read_manifest(faces)
+    starts = range(0, len(manifest), cfg.batch_size)
+    # Written batch by batch: all rows at once would take gigabytes for a large data set.
+    with whole_file(out) as partial, pq.ParquetWriter(partial, PERCEIVED) as writer:
+        for start in tqdm(starts, desc="perceive", unit="batch", disable=None):
+            batch = manifest.iloc[start : start + cfg.batch_size]
+            writer.write_table(pa.Table.from_pydict(_seen(batch, faces, networks, device), schema=PERCEIVED))
+    return pd.read_parquet(out)
+
+
+def _seen(batch: pd.DataFrame, faces: Path, networks: Networks, device: str) -> dict[str, Any]:
+    """What the networks say of a batch of the manifest's rows: the columns of PERCEIVED."""
+    pixels = np.stack([_pixels(faces / path) for path in batch["path"]])
+    images = from_8bit(torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2))
+    angles, expression = networks.attributes(images)
+    seen = {
+        "identity": networks.identity(images),
+        "judge": networks.judge(images),
+        "landmarks": networks.landmarks(images).flatten(1),
+        "expression": expression,
+    }
+    columns: dict[str, Any] = {name: value.float().cpu().tolist() for name, value in seen.items()}
+    columns["face_id"] = batch["face_id"].tolist()
+    columns |= dict(zip(NUMBERS, angles.float().cpu().T.tolist(), strict=False))
+    columns["sharpness"] = [sharpness(picture) for picture in pixels]
+    return columns
+
+
+def sharpness(pixels: NDArray[np.uint8]) -> float:
+    """Variance of the Laplacian of the grey picture in [0, 255]; pixels [H, W, 3]."""
+    return float(cv2.Laplacian(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.CV_64F).var())
+
+
+def _pixels(path: Path) -> NDArray[np.uint8]:
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except OSError as error:
+        raise StyleBlendError(f"face {path} cannot be read ({error}): run the stage align again") from None

@@ -1,0 +1,139 @@
+"""The benchmark of a trained swapper: the model, the baselines and the true swap on the written test pairs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from styleblend import model
+from styleblend.config.evaluation import Evaluate
+from styleblend.config.model import sizes_of
+from styleblend.config.sources import Source
+from styleblend.evaluation import baselines, judges, metrics, protocol, true_swap
+from styleblend.evaluation.inside import Inside, look_inside
+from styleblend.evaluation.protocol import MODEL, TRUE_SWAP, Measured, Method, Pairs
+from styleblend.faces.pixels import from_8bit
+
+if TYPE_CHECKING:
+    from styleblend.config.training import EncoderStart
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Outputs of the earlier stages, and what is known of how they were made.
+
+    sources: settings of the data's sources; a true swap is rendered as its source's photographs were.
+    encoder_start: how the training of the swapper began, for the baseline `untrained_mixing`.
+    """
+
+    splits: Path
+    faces: Path
+    perceived: Path
+    networks: Path
+    swapper: Path
+    sources: tuple[Source, ...]
+    encoder_start: EncoderStart = "pretrained"
+
+
+@dataclass(frozen=True)
+class Result:
+    """All that was measured.
+
+    measured: by method.
+    figures: columns method, figure, value, low, high, n.
+    groups: the model's figures by pose group, columns group, figure, value, low, high, n.
+    flat: numbers and names of networks, as in metrics.json.
+    source, target: faces of the pairs whose swaps were kept, uint8 [n, 3, S, S].
+    inside: the same pairs inside the model.
+    caveat: what to say beside the Frechet distance, or nothing.
+    """
+
+    inputs: Inputs
+    pairs: Pairs
+    measured: dict[str, Measured]
+    figures: pd.DataFrame
+    groups: pd.DataFrame
+    flat: dict[str, Any]
+    source: Tensor
+    target: Tensor
+    inside: Inside
+    caveat: str
+
+
+def run(inputs: Inputs, cfg: Evaluate) -> Result:
+    """Measure every method on every pair of the test split.
+
+    Raises:
+        StyleBlendError: an input is missing, damaged or does not fit the others.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    pairs = protocol.read_pairs(inputs.splits, inputs.faces, inputs.perceived)
+    judging = judges.load(inputs.networks, cfg.inception_sha256, device)
+    trained = model.load(inputs.swapper).to(device)
+    rows = min(cfg.grid_rows, len(pairs))
+    keep = sorted(np.random.default_rng(cfg.seed).choice(len(pairs), rows, replace=False).tolist())
+    methods = _methods(inputs, pairs, trained, cfg.seed, device)
+    measured = protocol.measure(pairs, methods, judging, cfg.batch_size, keep, device)
+    real = protocol.real_features(pairs, judging, cfg.batch_size, device)
+    member = protocol.groups(pairs, cfg.yaw_bins_deg)
+    own = measured[MODEL].table
+    summaries = {name: protocol.summarise(each.table, cfg.bootstrap, cfg.seed) for name, each in measured.items()}
+    by_group = {
+        name: protocol.summarise(own[(member == name).to_numpy()], cfg.bootstrap, cfg.seed) for name in member.unique()
+    }
+    figures = pd.concat(summaries, names=["method"]).reset_index()
+    groups = pd.concat(by_group, names=["group"]).reset_index()
+    flat = {
+        **_by_method(figures),
+        **{
+            _name(method, judging.frechet_name): metrics.frechet_distance(each.features, real)
+            for method, each in measured.items()
+        },
+        **{f"{row['figure']}_{row['group']}": row["value"] for row in groups.to_dict("records")},
+        **{f"n_pairs_{name}": int(size) for name, size in member.value_counts(sort=False).items()},
+        "n_pairs": len(pairs),
+        "n_real_faces": len(real),
+        "n_persons": int(pairs.person.unique().numel()),
+        "network_judge": judging.identity.name,
+        "network_attributes": judging.attributes.name,
+        "network_frechet": judging.describer.name,
+    }
+    source, target = (pairs.pictures(faces[keep]) for faces in (pairs.source, pairs.target))
+    inside = look_inside(trained, from_8bit(source).to(device), from_8bit(target).to(device))
+    caveat = metrics.frechet_caveat(len(pairs), *real.shape)
+    return Result(inputs, pairs, measured, figures, groups, flat, source, target, inside, caveat)
+
+
+def _methods(inputs: Inputs, pairs: Pairs, trained: model.Swapper, seed: int, device: str) -> dict[str, Method]:
+    sizes = sizes_of(json.loads((inputs.swapper / "model.json").read_text())["model"])
+    untrained = baselines.untrained_mixing(sizes, inputs.networks, seed, inputs.encoder_start).to(device)
+    methods: dict[str, Method] = {
+        MODEL: lambda batch: trained(batch.source, batch.target),
+        **baselines.methods(untrained),
+    }
+    if true_swap.has_true_swap(pairs):
+        rendered = {each.name: each for each in inputs.sources if each.kind == "rendered"}
+        methods[TRUE_SWAP] = lambda batch: true_swap.true_swaps(batch, rendered)
+    return methods
+
+
+def _name(method: str, figure: str) -> str:
+    """The model's figures go by their own names, those of other methods as `method/figure`."""
+    return figure if method == MODEL else f"{method}/{figure}"
+
+
+def _by_method(figures: pd.DataFrame) -> dict[str, float]:
+    flat: dict[str, float] = {}
+    for row in figures.to_dict("records"):
+        name = _name(row["method"], row["figure"])
+        flat[name] = row["value"]
+        if row["method"] == MODEL:
+            flat |= {f"{name}_low": row["low"], f"{name}_high": row["high"]}
+    return flat

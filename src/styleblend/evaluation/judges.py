@@ -1,0 +1,70 @@
+"""The frozen networks that judge swapped faces; none of them is a network of the training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from styleblend.evaluation import inception
+from styleblend.perception import attributes, identity
+from styleblend.weights import frozen
+
+
+class Describer(Protocol):
+    """Pictures to features for the Frechet distance."""
+
+    name: str
+
+    def features(self, images: Tensor) -> Tensor: ...
+
+
+class Identity(Describer, Protocol):
+    """Pictures to unit vectors, one a face."""
+
+    def __call__(self, images: Tensor) -> Tensor: ...
+
+
+class Attributes(Protocol):
+    """Pictures to (yaw, pitch, roll) in degrees [N, 3] and expression coefficients [N, E]."""
+
+    name: str
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Judges:
+    """All that look at a swapped face; `describer` gives the features of the Frechet distance."""
+
+    identity: Identity
+    attributes: Attributes
+    describer: Describer
+
+    @property
+    def frechet_name(self) -> str:
+        """Only with Inception's features is it the FID; with another network's it is named after that network."""
+        if isinstance(self.describer, inception.Inception):
+            return "fid"
+        return "frechet_" + "".join(letter if letter.isalnum() else "_" for letter in self.describer.name.lower())
+
+
+def load(networks: Path, inception_sha256: str | None = None, device: str = "cpu") -> Judges:
+    """The judges of the folder `networks`.
+
+    Args:
+        inception_sha256: of the settings; None is what networks.json states. Without either the identity network
+            gives the features of the Frechet distance.
+    Raises:
+        StyleBlendError: a file is missing or damaged, or Inception's is not the stated one.
+    """
+    judge = identity.load(networks, "identity_judge").to(device)
+    seer = attributes.load(networks, "attributes_judge").to(device)
+    listed = frozen.listed(networks)
+    stated = inception_sha256 or listed.get("inception", {}).get("sha256")
+    if stated is None:
+        return Judges(judge, seer, judge)
+    program = frozen.foreign(networks, "inception") or networks / "inception.pt"
+    return Judges(judge, seer, inception.load(program, stated, device))

@@ -1,0 +1,76 @@
+"""The report folder of an evaluation: tables, charts and grids of swaps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from safetensors.torch import save_file
+
+from styleblend.evaluation import protocol
+from styleblend.evaluation.protocol import EXAMPLES, MODEL, TRUE_SWAP
+from styleblend.faces.pixels import to_8bit
+from styleblend.provenance.credentials import Credentials
+from styleblend.reporting.caveat import caveat
+from styleblend.reporting.charts import blending_chart, figure_chart, swap_grid
+from styleblend.system.atomic import whole_folder
+from styleblend.weights import frozen
+
+if TYPE_CHECKING:
+    from styleblend.evaluation.benchmark import Result
+
+
+def write(result: Result, out: Path, signing: Credentials) -> list[str]:
+    """Write the folder `out`; `signing` signs its pictures.
+
+    Returns:
+        what a person must know beside the figures, a line each.
+    """
+    warnings = _warnings(result)
+    with whole_folder(out) as folder:
+        tables = [each.table.assign(method=name) for name, each in result.measured.items()]
+        pd.concat(tables, ignore_index=True).to_parquet(folder / "pairs.parquet", index=False)
+        figures = result.figures
+        figures.to_csv(folder / "figures.csv", index=False)
+        result.groups.to_csv(folder / "groups.csv", index=False)
+        retrieval = figures[figures["figure"].isin(["id_retrieval_top1", "target_retrieval_top1"])]
+        retrieval.to_csv(folder / "retrieval.csv", index=False)
+        (folder / "protocol.json").write_text(json.dumps(_description(result, warnings), indent=1) + "\n")
+        figure_chart(figures, folder / "figures.png")
+        blending_chart(result.inside.from_source, folder / "blending.png")
+        _write_pictures(result, folder, signing)
+    return warnings
+
+
+def _warnings(result: Result) -> list[str]:
+    inputs = result.inputs
+    of_data = caveat(pd.read_parquet(inputs.faces / "manifest.parquet"), frozen.listed(inputs.networks))
+    plain = " ".join(of_data.replace(">", "").replace("**", "").split())
+    return [warning for warning in (plain, result.caveat) if warning]
+
+
+def _description(result: Result, warnings: list[str]) -> dict[str, Any]:
+    return {
+        "text": protocol.__doc__,
+        "methods": list(result.measured),
+        "network_judge": result.flat["network_judge"],
+        "network_attributes": result.flat["network_attributes"],
+        "gallery_source_faces": int(result.pairs.source.unique().numel()),
+        "gallery_target_faces": int(result.pairs.target.unique().numel()),
+        "warnings": warnings,
+    }
+
+
+def _write_pictures(result: Result, folder: Path, signing: Credentials) -> None:
+    shown = {"source": result.source, "target": result.target}
+    kept = {name: each.kept for name, each in result.measured.items()}
+    ceiling = {"true swap": kept[TRUE_SWAP]} if TRUE_SWAP in kept else {}
+    columns = {**shown, "swapped": kept[MODEL], **ceiling, "warp + blend": kept["warp_blend"]}
+    swap_grid(columns, folder / "swap_grid.png", "evaluate", signing)
+    drawn = {name: to_8bit(pictures).cpu() for name, pictures in result.inside.pictures.items()}
+    swap_grid(shown | drawn, folder / "inside.png", "evaluate", signing)
+    # A later version is shown on the same pairs, when the faces may be long gone.
+    examples = shown | ({"true_swap": kept[TRUE_SWAP]} if TRUE_SWAP in kept else {})
+    save_file({name: pictures.contiguous() for name, pictures in examples.items()}, folder / EXAMPLES)
