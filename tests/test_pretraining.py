@@ -18,7 +18,7 @@ from styleblend.pretraining import data, prior, recipe
 from styleblend.synthetic.factors import IDENTITY, Factors
 from styleblend.system.hashes import sha256
 
-MODEL = tiny_project.SIZES.model_copy(
+MODEL = tiny_project.MODEL.model_copy(
     update={"resolution": 64, "input_px": 64, "decoder_widths": {4: 8, 8: 8, 16: 8, 32: 8, 64: 8}}
 )
 RECIPE = Pretrain(

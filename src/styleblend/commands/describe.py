@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from styleblend.commands.columns import aligned
 from styleblend.commands.network_sizes import Row, modules
 from styleblend.commands.step_memory import Needs, needs
 from styleblend.config.model import Model
@@ -104,9 +105,9 @@ def text(found: Description) -> str:
             table.append(("  " * row.level + name, f"{row.parameters:,}", short(row.multiply_adds), shown))
     of_g = sum(found.networks[letter][0].parameters for letter in "EBD")
     table.append(("generator G, one swap: E twice, B, D", f"{of_g:,}", short(found.swap_multiply_adds), ""))
-    lines += _aligned(table, left=(0, 3))
+    lines += aligned(table, right=(1, 2))
     lines.append("")
-    lines += _aligned(_stage_table(found.stages), left=(0,))
+    lines += aligned(_stage_table(found.stages), right=range(1, 1 + len(found.stages)))
     return "\n".join([*lines, "", _HOW])
 
 
@@ -133,18 +134,6 @@ def _stage_table(stages: Sequence[Needs]) -> list[tuple[str, ...]]:
         ("  activations", *(gib(each.activations) for each in stages)),
         ("  exchange of gradients (in their place)", *(gib(each.exchange) for each in stages)),
     ]
-
-
-def _aligned(table: Sequence[tuple[str, ...]], left: tuple[int, ...]) -> list[str]:
-    widths = [max(len(row[k]) for row in table) for k in range(len(table[0]))]
-    lines = []
-    for row in table:
-        cells = [
-            cell.ljust(width) if k in left else cell.rjust(width)
-            for k, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return lines
 
 
 def short(number: int) -> str:

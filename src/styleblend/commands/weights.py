@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from styleblend.commands.columns import aligned
 from styleblend.config.catalogue import Entry
 from styleblend.config.pretrained import Pretrained
 from styleblend.errors import StyleBlendError
@@ -24,7 +25,9 @@ def table(cfg: Pretrained, project: Path = Path()) -> str:
         size = f"{entry.size_bytes / 1e6:.1f}" if entry.size_bytes else "?"
         uses, roles = ", ".join(used.get(name, [])), ", ".join(entry.roles)
         rows.append((name, state(entry, store), size, uses, roles, entry.licence, entry.consequence))
-    return "\n".join(_aligned(rows))
+    head, *lines = aligned(rows)
+    rule = "  ".join("-" * max(map(len, column)) for column in zip(*rows, strict=True))
+    return "\n".join([head, rule, *lines])
 
 
 def fetch(cfg: Pretrained, names: Sequence[str], mirror: Path | None = None, project: Path = Path()) -> list[Path]:
@@ -104,9 +107,3 @@ def _roles_by_name(cfg: Pretrained) -> dict[str, list[str]]:
     for role, name in cfg.chosen().items():
         used.setdefault(name, []).append(role)
     return used
-
-
-def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return [lines[0], "  ".join("-" * width for width in widths), *lines[1:]]
