@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -25,6 +26,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 TRAINING = {"batch_size": 4, "workers": 2, "negatives": 4, "log_every": 1}
 TINY: dict[str, Any] = {
     "download": {
+        # Stages with several processes have tests of their own; here each process would only take seconds to start.
+        "workers": 1,
         "sources": [
             {
                 "kind": "rendered",
@@ -35,8 +38,9 @@ TINY: dict[str, Any] = {
                 "supersample": 1,
                 "seed": 1,
             }
-        ]
+        ],
     },
+    "align": {"workers": 1},
     "validate": {"min_faces": 60},
     "split": {"val": 0.2, "test": 0.3, "test_pairs": 24, "val_pairs": 6},
     "train_encoder": TRAINING | {"steps": 4, "curriculum_steps": 2, "probe_every": 2, "checkpoint_every": 2},
@@ -306,10 +310,15 @@ def test_real_photographs_all_give_a_face(
     (mine / "README.md").unlink()
     folder = checkout(root, tmp_path_factory.mktemp("project"))
     presets.apply("photos", folder / "params.yaml", folder / "presets", folder=mine, mirror=yunet_file.parent)
+    write(folder, {"align": {"workers": 2}})
     done = repro(folder, "split")
     assert done.returncode == 0, done.stdout[-5000:]
     inputs = {path for path in mine.rglob("*") if path.is_file()}
-    assert len(pd.read_parquet(folder / "data/faces/manifest.parquet")) == len(inputs) == 60
+    manifest = pd.read_parquet(folder / "data/faces/manifest.parquet")
+    assert len(manifest) == len(inputs) == 60
+    assert pd.read_parquet(folder / "data/faces/quarantine.parquet").empty
+    # Sharp enough to be no plain colour.
+    assert all(np.asarray(Image.open(folder / "data/faces" / path)).std() > 10 for path in manifest["path"])
     (mine / "broken.jpg").write_bytes(min(inputs).read_bytes()[:5000])
     done = repro(folder, "align")
     assert done.returncode == 0, done.stdout[-5000:]
