@@ -85,7 +85,7 @@ def test_untrained_mixing_is_seeded_and_keeps_the_pretrained_parts(tmp_path: Pat
     tiny_project.make(tmp_path)
     networks = tmp_path / "data/networks"
     before = torch.random.get_rng_state()
-    first, again, other = (baselines.untrained_mixing(tiny_project.SIZES, networks, seed) for seed in (1, 1, 2))
+    first, again, other = (baselines.untrained_mixing(tiny_project.MODEL, networks, seed) for seed in (1, 1, 2))
     assert torch.random.get_rng_state().equal(before)
     pictures = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
@@ -107,12 +107,12 @@ def test_pretrained_files_must_fit(tmp_path: Path) -> None:
     plain = {name: value for name, value in weights.items() if "pathway" not in name}
     assert len(plain) < len(weights)
     save_file(plain, networks / "decoder.safetensors")
-    baselines.untrained_mixing(tiny_project.SIZES, networks, 0)
+    baselines.untrained_mixing(tiny_project.MODEL, networks, 0)
     del plain["constant"]
     save_file(plain, networks / "decoder.safetensors")
     with pytest.raises(StyleBlendError, match="decoder.safetensors does not fit .*constant"):
-        baselines.untrained_mixing(tiny_project.SIZES, networks, 0)
+        baselines.untrained_mixing(tiny_project.MODEL, networks, 0)
     save_file(weights, networks / "decoder.safetensors")
     (networks / "encoder.safetensors").unlink()
     with pytest.raises(StyleBlendError, match="'pretrained', but .*encoder.safetensors is missing"):
-        baselines.untrained_mixing(tiny_project.SIZES, networks, 0)
+        baselines.untrained_mixing(tiny_project.MODEL, networks, 0)

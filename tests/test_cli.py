@@ -18,7 +18,7 @@ from PIL import Image
 from styleblend import model, provenance
 from styleblend.commands import cli
 from styleblend.system.lock import only_one
-from tiny_project import SIZES
+from tiny_model import MODEL
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def model_folder(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     folder = tmp_path / "model"
     folder.mkdir()
-    model.save(model.build(SIZES), SIZES, folder)
+    model.save(model.build(MODEL), MODEL, folder)
     return folder
 
 
@@ -136,7 +136,7 @@ def test_swap_of_aligned_faces(project: Path, model_folder: Path, capsys: pytest
     cli.main(["swap", str(source), str(target), "--aligned", "--model", str(model_folder), "-o", "out.png"])
     assert "marked as synthetic" in capsys.readouterr().out
     with Image.open("out.png") as image:
-        assert image.size == (SIZES.resolution, SIZES.resolution)
+        assert image.size == (MODEL.resolution, MODEL.resolution)
     assert provenance.read_marks(Path("out.png"))["kind"] == "swap"
 
 

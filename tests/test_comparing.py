@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+import tiny_model
 from styleblend import model, provenance
 from styleblend.errors import StyleBlendError
 from styleblend.evaluation.protocol import EXAMPLES, MODEL, summarise
 from styleblend.reporting import comparison
 from styleblend.reporting.comparison import Contender
-from tiny_project import SIZES
 
 PAIRS = 60
 
@@ -97,7 +97,7 @@ def test_table_says_what_each_is_made_of(tmp_path: Path) -> None:
 def with_model(which: Contender, seed: int) -> Contender:
     torch.manual_seed(seed)
     which.swapper.mkdir()
-    model.save(model.build(SIZES), SIZES, which.swapper)
+    model.save(model.build(tiny_model.MODEL), tiny_model.MODEL, which.swapper)
     return which
 
 

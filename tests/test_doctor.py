@@ -18,12 +18,14 @@ from PIL import Image
 import published_files
 from arcface_files import iresnet, write
 from local_servers import free_port
-from styleblend.commands import cli, doctor
+from styleblend.commands import cli, doctor, photographs
+from styleblend.commands import machine as hardware
 from styleblend.commands.describe import describe
-from styleblend.commands.doctor import Finding
+from styleblend.commands.findings import Finding
 from styleblend.config.params import Config, load_params, parse_params
 from styleblend.config.provenance import Provenance
 from styleblend.config.tracking import Tracking
+from styleblend.data import published
 
 
 @pytest.fixture
@@ -46,6 +48,14 @@ def changed(project: Path, **sections: dict[str, Any]) -> Config:
     return parse_params(values, "params.yaml")
 
 
+def data(cfg: Config, project: Path) -> list[Finding]:
+    return list(photographs.data(cfg, project, photographs.listings(cfg, project)))
+
+
+def machine(cfg: Config, project: Path) -> list[Finding]:
+    return list(hardware.machine(cfg, project, photographs.listings(cfg, project)))
+
+
 def failures(findings: list[Finding]) -> list[str]:
     return [finding.text for finding in findings if finding.verdict == "FAIL"]
 
@@ -63,7 +73,7 @@ def own_face(port: int) -> dict[str, Any]:
     }
 
 
-def photographs(folder: Path, count: int) -> dict[str, Any]:
+def photographs_in(folder: Path, count: int) -> dict[str, Any]:
     """The section download for a folder with that many pictures, which is made; 0 makes no folder."""
     for number in range(count):
         folder.mkdir(parents=True, exist_ok=True)
@@ -100,28 +110,43 @@ def test_a_lack_is_exit_code_1(project: Path, capsys: pytest.CaptureFixture[str]
 
 def test_photographs_are_looked_for(project: Path, tmp_path: Path) -> None:
     """A missing folder, an empty one and too few pictures fail; the licence of those that are there is said."""
-    missing = failures(list(doctor.data(changed(project, download=photographs(tmp_path / "own", 0)), project)))
+    missing = failures(data(changed(project, download=photographs_in(tmp_path / "own", 0)), project))
     assert missing[0].startswith("own: ") and "is missing: put the data set there" in missing[0]
 
-    found = list(doctor.data(changed(project, download=photographs(tmp_path / "own", 3)), project))
+    found = data(changed(project, download=photographs_in(tmp_path / "own", 3)), project)
     assert f"3 pictures in {tmp_path / 'own'}; CC BY-NC 4.0 (not for commercial use)" in found[0].text
     assert failures(found) == [found[1].text] and "3 pictures in all, validate.min_faces wants 200" in found[1].text
 
-    enough = changed(project, download=photographs(tmp_path / "own", 3), validate={"min_faces": 3})
-    assert failures(list(doctor.data(enough, project))) == []
+    enough = changed(project, download=photographs_in(tmp_path / "own", 3), validate={"min_faces": 3})
+    assert failures(data(enough, project)) == []
 
     shutil.rmtree(tmp_path / "own")
     (tmp_path / "own").mkdir()
-    assert "own: 0 pictures" in failures(list(doctor.data(enough, project)))[0]
+    assert "own: 0 pictures" in failures(data(enough, project))[0]
 
 
 def test_files_beside_a_published_set_are_looked_for(project: Path, tmp_path: Path) -> None:
     """FFHQ's JSON, named but not there, fails with its path."""
     folder = tmp_path / "sets/images"
-    photographs(folder, 1)
+    photographs_in(folder, 1)
     source = {"kind": "ffhq", "path": str(folder), "metadata": str(tmp_path / "sets/ffhq-dataset-v2.json")}
     cfg = changed(project, download={"origin": str(tmp_path / "sets"), "sources": [source]}, validate={"min_faces": 2})
-    assert f"metadata {source['metadata']} is missing" in failures(list(doctor.data(cfg, project)))[0]
+    (text,) = failures(data(cfg, project))
+    assert f"metadata {source['metadata']} is missing" in text
+
+
+def test_a_published_set_is_listed_once(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data and disk share one listing, so FFHQ's JSON of some hundred MB is read once; a wrong one is one failure."""
+    folder, file = tmp_path / "sets/images1024x1024", tmp_path / "sets/ffhq-dataset-v2.json"
+    photographs_in(folder, 1)
+    file.write_text("{}")
+    source = {"kind": "ffhq", "path": str(folder), "metadata": str(file)}
+    cfg = changed(project, download={"origin": str(tmp_path / "sets"), "sources": [source]})
+    read: list[Path] = []
+    known = published.ffhq
+    monkeypatch.setattr(published, "ffhq", lambda source, folder: read.append(folder) or known(source, folder))
+    (text,) = failures([finding for finding in doctor.examine(cfg, project) if finding.part == "data"])
+    assert "is not FFHQ's JSON" in text and read == [folder]
 
 
 def test_pictures_of_a_published_set_are_counted_as_a_run_would(project: Path, tmp_path: Path) -> None:
@@ -129,15 +154,15 @@ def test_pictures_of_a_published_set_are_counted_as_a_run_would(project: Path, t
     folder = published_files.celeba_mask_hq(tmp_path / "sets/mask")
     source = {"kind": "celeba_hq", "path": str(folder)}
     cfg = changed(project, download={"origin": str(folder), "sources": [source]}, validate={"min_faces": 3})
-    found = list(doctor.data(cfg, project))
+    found = data(cfg, project)
     assert failures(found) == [] and f"3 pictures in {folder}" in found[0].text
     shutil.copytree(folder / "CelebA-HQ-img", folder / "copy/CelebA-HQ-img")
-    (text,) = failures(list(doctor.data(cfg, project)))
+    (text,) = failures(data(cfg, project))
     assert text.startswith("celeba_hq: ") and "several folders CelebA-HQ-img" in text and "name one of them" in text
-    assert list(doctor.machine(cfg, project))[-1].text.startswith("disk: ")
+    assert machine(cfg, project)[-1].text.startswith("disk: ")
     shutil.rmtree(folder)
     (folder / "CelebA-HQ-img").mkdir(parents=True)
-    (text,) = failures(list(doctor.data(cfg, project)))
+    (text,) = failures(data(cfg, project))
     assert "holds no picture whose name is a number" in text
 
 
@@ -145,27 +170,27 @@ def test_gpus_are_counted(project: Path) -> None:
     """More GPUs than the machine has fail with both numbers; a cluster elsewhere is not judged."""
     there = torch.cuda.device_count()
     asked = {"workers": there + 1, "batch_size": 2 * (there + 1), "gpus_per_worker": 1}
-    found = failures(list(doctor.machine(changed(project, train_encoder=asked), project)))
+    found = failures(machine(changed(project, train_encoder=asked), project))
     assert found == [
         f"train_encoder: {there + 1} GPUs wanted, {there} here: lower train_encoder.workers, or set gpus_per_worker"
         " to 0"
     ]
     elsewhere = changed(project, train_encoder=asked | {"ray_address": "auto"})
-    assert failures(list(doctor.machine(elsewhere, project))) == []
+    assert failures(machine(elsewhere, project)) == []
 
 
 def test_memory_and_disk_are_compared_with_what_is_free(project: Path) -> None:
     """A step that no machine holds, and pictures that no disk holds, fail; what is asked for and free is said."""
     cfg = changed(project)
     need = describe(cfg).stages[0]
-    assert doctor.memory("train_encoder", cfg.train_encoder, need).verdict == "ok"
-    found = doctor.memory("train_encoder", cfg.train_encoder, replace(need, activations=2**60)).text
+    assert hardware.memory("train_encoder", cfg.train_encoder, need).verdict == "ok"
+    found = hardware.memory("train_encoder", cfg.train_encoder, replace(need, activations=2**60)).text
     assert found.startswith("train_encoder: no GPU asked for; 2 workers need about 21474836"), "2 x 2^60 bytes in GiB"
     assert found.endswith("lower train_encoder.batch_size or workers")
 
     source = {"kind": "rendered", "identities": 10**9, "pictures_per_identity": 10**3, "seed": 0, "size_px": 1024}
     many = changed(project, download={"sources": [source]})
-    (found,) = failures(list(doctor.machine(many, project)))
+    (found,) = failures(machine(many, project))
     assert found.startswith("disk: at most ") and found.endswith("make room, or work on another disk")
 
 

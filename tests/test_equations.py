@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import tiny_training as tiny
-from styleblend import model
 from styleblend.config.merge import merged
 from styleblend.config.model import Model
 from styleblend.config.params import Config, parse_params
@@ -30,10 +29,11 @@ from styleblend.model.decoder import StyledLayer
 from styleblend.model.layers import adain
 from styleblend.perception import identity
 from styleblend.perception.landmarks import to_19
-from styleblend.training import losses, steps
+from styleblend.training import losses
 from styleblend.training.batches import Batch, Batches, Faces, draw, read_faces
 from styleblend.training.loop import alone
 from styleblend.training.steps import Learner, Stage, discriminator_step, generator_step
+from tiny_model import randomised
 
 Array = NDArray[np.float64]
 STAGES: tuple[Stage, ...] = ("train_encoder", "finetune_decoder")
@@ -47,14 +47,6 @@ def _seeded() -> None:
 
 def rows(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-def randomised(network: nn.Module) -> nn.Module:
-    """Every parameter random: zeros and ones at the start would hide mistakes."""
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.normal_(0, 0.3)
-    return network
 
 
 def weights_of(network: nn.Module) -> dict[str, Array]:
@@ -438,17 +430,6 @@ TWICE_THE_SIDE = tiny.MODEL.model_copy(
 """A decoder that draws larger pictures than it is trained on, as the paper's does (1024 and 256 px)."""
 
 
-def new_learner(cfg: Training, stage: Stage, sizes: Model = tiny.MODEL) -> Learner:
-    """Networks in training mode, as the stages have them; noise and pathway, zero at the start, made to matter."""
-    torch.manual_seed(0)
-    swapper, discriminator = model.build(sizes), model.build_discriminator(sizes)
-    for layer in swapper.decoder.layers:
-        nn.init.constant_(layer.noise_weight, 0.1)
-    for branch in swapper.decoder.pathway.values():
-        nn.init.normal_(branch[2].weight, std=0.1)
-    return steps.new_learner(swapper, discriminator, stage, cfg)
-
-
 def batch_of(cfg: Training, faces: Faces, step: int) -> Batch:
     batches = Batches(cfg, faces, 0, 1)
     batch = batches.at(step, 0)
@@ -515,7 +496,7 @@ def test_eq_13_a_step_follows_the_weighted_sum(stage: Stage, sizes: Model, faces
     weights = dict.fromkeys(TERMS, 0.0) | {"adversarial": 2, "identity": 3, "contrastive": 0.5}
     weights |= {"reconstruction": 7, "landmarks": 110, "swap_consistency": 5}
     cfg = tiny.training(loss=weights, temperature=0.2)
-    learner, batch = new_learner(cfg, stage, sizes), batch_of(cfg, faces, 3)
+    learner, batch = tiny.learner(cfg, stage, sizes, noise=0.1, pathway=0.1), batch_of(cfg, faces, 3)
     assert 0 < batch.same_person.sum() < len(batch.same_person)
     learning = [parameter for parameter in learner.swapper.parameters() if parameter.requires_grad]
     wanted = torch.autograd.grad(objective(learner, batch, weights, 0.2), learning)
@@ -524,7 +505,7 @@ def test_eq_13_a_step_follows_the_weighted_sum(stage: Stage, sizes: Model, faces
     total = sum(weights[name] * value.item() for name, value in outcome.terms.items())
     with torch.no_grad():
         # After the step the networks have moved: the value is checked on ones that have not.
-        before = objective(new_learner(cfg, stage, sizes), batch, weights, 0.2).item()
+        before = objective(tiny.learner(cfg, stage, sizes, noise=0.1, pathway=0.1), batch, weights, 0.2).item()
     assert total == pytest.approx(before, rel=1e-5)
     scale = max(gradient.norm().item() for gradient in wanted)
     for found, reference in zip(seen, wanted, strict=True):
@@ -534,7 +515,7 @@ def test_eq_13_a_step_follows_the_weighted_sum(stage: Stage, sizes: Model, faces
 def test_eq_06_and_07_a_step_sees_sources_and_swaps(faces: Faces) -> None:
     """V's loss in a step is that of its scores of the batch's sources as real and of the swapped pictures as fake."""
     cfg = tiny.training()
-    learner, batch = new_learner(cfg, "train_encoder"), batch_of(cfg, faces, 0)
+    learner, batch = tiny.learner(cfg, "train_encoder", noise=0.1, pathway=0.1), batch_of(cfg, faces, 0)
     swapped = rows(*batch.source.shape, seed=5).float()
     judge = copy.deepcopy(learner.discriminator)
     outcome = discriminator_step(learner, batch, swapped, cfg, alone)
@@ -574,7 +555,7 @@ def test_eq_13_each_term_trains_what_a_stage_trains_and_nothing_frozen(stage: St
     All else is D's synthesis in stage 1, E and the SBM in stage 2, and V and the frozen networks in both.
     """
     cfg = tiny.training(loss=only(term))
-    learner, batch = new_learner(cfg, stage), batch_of(cfg, faces, 3)
+    learner, batch = tiny.learner(cfg, stage, noise=0.1, pathway=0.1), batch_of(cfg, faces, 3)
     assert 0 < batch.same_person.sum() < len(batch.same_person)
     # Batch norms inside, which would move their statistics if they were not frozen too.
     with_statistics = {"trunk": "residual", "blocks": [1, 1]}
@@ -598,7 +579,7 @@ def test_eq_13_each_term_trains_what_a_stage_trains_and_nothing_frozen(stage: St
 def test_eq_06_and_07_train_the_discriminator_alone(faces: Faces) -> None:
     """V's step reaches each of its parameters, and leaves G, its average and their gradients as they are."""
     cfg = tiny.training()
-    learner, batch = new_learner(cfg, "train_encoder"), batch_of(cfg, faces, 0)
+    learner, batch = tiny.learner(cfg, "train_encoder", noise=0.1, pathway=0.1), batch_of(cfg, faces, 0)
     # About 1, so that part of the real scores is beyond the hinge: else both sides pull evenly at this bias.
     nn.init.constant_(learner.discriminator.classifiers[0][-1].bias, 1)
     outcome = generator_step(learner, tiny.perception(), batch, cfg, 0, alone)

@@ -14,39 +14,25 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from styleblend.errors import StyleBlendError
-from styleblend.model import Blending, Decoder, Discriminator, Encoder, Swapper
+from styleblend.model import Blending, Decoder, Discriminator, Encoder, Swapper, build_decoder, build_encoder
 from styleblend.training.steps import Stage, choose_what_learns
+from tiny_model import MODEL, SIDE_PX, randomised
 
-SIDE_PX = 32
 Body = Literal["se_resnet", "ir_se50"]
 BODIES: tuple[Body, Body] = ("se_resnet", "ir_se50")
 STAGES: tuple[Stage, Stage] = ("train_encoder", "finetune_decoder")
 
 
 def encoder(body: Body = "se_resnet") -> Encoder:
-    sizes: dict[str, Any] = {"blocks": (1, 1, 1, 1), "widths": (8, 8, 8, 16), "pyramid_width": 8, "head_width": 8}
-    return Encoder(SIDE_PX, 8, 16, **sizes, body=body)
-
-
-def decoder(**changes: Any) -> Decoder:
-    sizes: dict[str, Any] = {
-        "style_dim": 16,
-        "widths": {4: 8, 8: 8, 16: 8, 32: 8},
-        "feature_sides": (2, 4, 8),
-        "feature_width": 8,
-        "pathway_resolutions": (8, 16),
-    }
-    return Decoder(**(sizes | changes))
+    # A copy is not validated: a real ir_se50 has sizes of its own, which take long to compute with.
+    return build_encoder(MODEL.model_copy(update={"encoder_body": body}))
 
 
 def swapper(body: Body = "se_resnet") -> Swapper:
     """The same weights at every call, all of them random: zeros would hide a part that does nothing."""
     torch.manual_seed(0)
-    network = Swapper(encoder(body), Blending(8, 16, layers=2, heads=2), decoder()).eval()
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.normal_(0, 0.2)
-    return network
+    blending = Blending(MODEL.n_styles, MODEL.style_dim, MODEL.blending_layers, MODEL.blending_heads)
+    return randomised(Swapper(encoder(body), blending, build_decoder(MODEL)), 0.2).eval()
 
 
 def pictures(count: int, seed: int = 1) -> tuple[Tensor, Tensor]:
@@ -74,10 +60,10 @@ def test_any_batch_gives_each_picture_what_it_gets_alone(count: int) -> None:
 def test_parts_that_do_not_fit_are_refused_when_they_are_put_together() -> None:
     """Different codes, and a pathway for other maps than the encoder's, are named with both sizes."""
     with pytest.raises(StyleBlendError, match="encoder 8 x 16, blending 10 x 16, decoder 8 x 16"):
-        Swapper(encoder(), Blending(10, 16, 1, 2), decoder())
+        Swapper(encoder(), Blending(10, 16, 1, 2), build_decoder(MODEL))
     with pytest.raises(StyleBlendError, match=r"takes maps \[\(4, 2, 2\).*gives \[\(8, 2, 2\)"):
-        Swapper(encoder(), Blending(8, 16, 1, 2), decoder(feature_width=4))
-    unused = decoder(feature_sides=(), feature_width=0, pathway_resolutions=())
+        Swapper(encoder(), Blending(8, 16, 1, 2), build_decoder(MODEL.model_copy(update={"pyramid_width": 4})))
+    unused = Decoder(MODEL.style_dim, MODEL.decoder_widths)
     Swapper(encoder(), Blending(8, 16, 1, 2), unused)(*pictures(1))
 
 

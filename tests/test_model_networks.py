@@ -9,7 +9,7 @@ import math
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import tiny_training as tiny
 from styleblend import model
@@ -20,19 +20,12 @@ from styleblend.model.decoder import Decoder, StyledLayer
 from styleblend.model.discriminator import Discriminator
 from styleblend.model.encoder import Encoder
 from styleblend.model.layers import Blur, EqualConv2d
+from tiny_model import randomised
 
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
-
-
-def randomised(network: nn.Module) -> nn.Module:
-    """Every parameter random: biases, noise weights and the pathway's zeros would hide mistakes."""
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.normal_(0, 0.3)
-    return network
 
 
 def convolved(x: Tensor, weight: Tensor) -> Tensor:

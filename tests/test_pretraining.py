@@ -14,11 +14,11 @@ from styleblend.config.pretraining import Pretrain
 from styleblend.faces.pixels import from_8bit
 from styleblend.model import build_decoder, build_encoder
 from styleblend.perception import attributes, identity, landmarks
-from styleblend.pretraining import prior, recipe
-from styleblend.synthetic.factors import IDENTITY
+from styleblend.pretraining import data, prior, recipe
+from styleblend.synthetic.factors import IDENTITY, Factors
 from styleblend.system.hashes import sha256
 
-MODEL = tiny_project.SIZES.model_copy(
+MODEL = tiny_project.MODEL.model_copy(
     update={"resolution": 64, "input_px": 64, "decoder_widths": {4: 8, 8: 8, 16: 8, 32: 8, 64: 8}}
 )
 RECIPE = Pretrain(
@@ -29,9 +29,9 @@ RECIPE = Pretrain(
 
 
 @pytest.fixture(scope="module")
-def faces(tmp_path_factory: pytest.TempPathFactory) -> recipe.Faces:
+def faces(tmp_path_factory: pytest.TempPathFactory) -> data.Faces:
     """A few aligned faces whose looks and frames are strangers'."""
-    return recipe.faces(tmp_path_factory.mktemp("faces"), 7, 6, 2)
+    return data.faces(tmp_path_factory.mktemp("faces"), 7, 6, 2)
 
 
 @pytest.fixture
@@ -48,22 +48,22 @@ def judges() -> prior.Judges:
 def test_framing_tells_shift_zoom_and_turn() -> None:
     """A crop against itself is zeros; a moved, larger, turned one gives back what was done to it."""
     square = torch.tensor([[[0.2, 0.2], [0.2, 0.6], [0.6, 0.6], [0.6, 0.2]]])
-    assert prior.framing(square, square).abs().max() < 1e-6
+    assert data.framing(square, square).abs().max() < 1e-6
     angle = torch.tensor(0.1)
     turn = torch.stack([torch.stack([angle.cos(), -angle.sin()]), torch.stack([angle.sin(), angle.cos()])])
     centre = square.mean(1, keepdim=True)
     moved = (square - centre) @ turn.T * 1.2 + centre + torch.tensor([0.04, -0.02])
     want = 10 * torch.tensor([[0.1, -0.05, torch.log(torch.tensor(1.2)), 0.1]])
-    torch.testing.assert_close(prior.framing(moved, square), want)
+    torch.testing.assert_close(data.framing(moved, square), want)
 
 
-def test_factors_say_the_same_of_a_picture_whoever_is_framed(faces: recipe.Faces) -> None:
+def test_factors_say_the_same_of_a_picture_whoever_is_framed(faces: data.Faces) -> None:
     """Two pictures of a person share its identity factors, and the frame is told without the identity."""
     assert faces.identity[0].equal(faces.identity[1]) and not faces.identity[0].equal(faces.identity[2])
-    drawn, quads = recipe.draw(7, 6, 2, 0, 12, own_looks=False)
-    other = recipe.Factors(drawn.identity.flip(0), drawn.looks, drawn.attributes)
+    drawn, quads = data.draw(7, 6, 2, 0, 12, own_looks=False)
+    other = Factors(drawn.identity.flip(0), drawn.looks, drawn.attributes)
     rest = slice(len(IDENTITY), None)
-    assert recipe.everything(other, quads)[:, rest].equal(recipe.everything(drawn, quads)[:, rest])
+    assert data.everything(other, quads)[:, rest].equal(data.everything(drawn, quads)[:, rest])
 
 
 def test_identity_has_channels_of_its_own() -> None:
@@ -79,7 +79,7 @@ def test_identity_has_channels_of_its_own() -> None:
     assert mapping(rest)[..., :3].equal(codes[..., :3]) and not mapping(rest)[..., 3:].equal(codes[..., 3:])
 
 
-def test_drawing_loss_is_zero_for_the_picture_itself(faces: recipe.Faces, judges: prior.Judges) -> None:
+def test_drawing_loss_is_zero_for_the_picture_itself(faces: data.Faces, judges: prior.Judges) -> None:
     """It is zero there and grows with the error; a spot in the face costs more than the same spot beside it."""
     images, points = from_8bit(faces.images[:4]), faces.landmarks[:4]
     assert prior.drawing_loss(images, images, points, judges) < 1e-5
@@ -91,13 +91,13 @@ def test_drawing_loss_is_zero_for_the_picture_itself(faces: recipe.Faces, judges
     assert spotted[0] > spotted[1] > 1e-3
 
 
-def test_inverter_leaves_the_decoder_as_it_is(faces: recipe.Faces, judges: prior.Judges, tmp_path: Path) -> None:
+def test_inverter_leaves_the_decoder_as_it_is(faces: data.Faces, judges: prior.Judges, tmp_path: Path) -> None:
     """Learning to invert moves the encoder alone, from the mean of the codes, and no other networks are stored."""
     torch.manual_seed(0)
     decoder = build_decoder(MODEL.model_copy(update={"pathway_resolutions": ()}))
     generator = prior.Generator(decoder, len(IDENTITY), faces.factors.shape[1] - len(IDENTITY))
     before = {name: value.clone() for name, value in generator.state_dict().items()}
-    inverter = recipe.train_inverter(MODEL, generator, judges, faces, (1, 1), tmp_path, seed=3)
+    inverter = prior.train_inverter(MODEL, generator, judges, faces, (1, 1), tmp_path, seed=3)
     assert all(value.equal(before[name]) for name, value in generator.state_dict().items())
     assert {name.split(".")[0] for name in inverter.state_dict()} == {"encoder"}
     assert inverter.encoder.mean_code.equal(generator.mapping(faces.factors).mean(0))

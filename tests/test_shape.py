@@ -9,7 +9,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from styleblend.perception import shape
-from styleblend.pretraining.recipe import draw
+from styleblend.pretraining.data import draw
 from styleblend.synthetic import factors
 from styleblend.synthetic.renderer import average_shape, landmarks_3d, pose_deg
 from styleblend.training import losses

@@ -90,7 +90,7 @@ def test_a_killed_download_goes_on(tmp_path: Path) -> None:
         "from pathlib import Path\n"
         "from styleblend.config.sources import Download, RenderedSource\n"
         "from styleblend.data.sources import gather\n"
-        "source = RenderedSource(kind='rendered', identities=60, pictures_per_identity=3, size_px=48, "
+        "source = RenderedSource(kind='rendered', identities=30, pictures_per_identity=3, size_px=48, "
         "supersample=1, seed=5)\n"
         f"cfg = Download(sources=[source], workers=1, origin='{ORIGIN}')\n"
         f"gather(cfg, Path({str(tmp_path / 'raw')!r}), Path({str(tmp_path / 'state')!r}))\n"
@@ -108,7 +108,7 @@ def test_a_killed_download_goes_on(tmp_path: Path) -> None:
     damaged, kept = Path("images/00000/000.png"), Path("images/00004/000.png")  # of the first and second batch
     made = (work / kept).stat().st_mtime_ns
     os.truncate(work / damaged, 100)
-    source = rendered(identities=60)
+    source = rendered(identities=30)
     resumed = sources.gather(download(source), tmp_path / "raw", tmp_path / "state")
     fresh = sources.gather(download(source), tmp_path / "fresh", tmp_path / "other_state")
     pd.testing.assert_frame_equal(resumed, fresh)

@@ -17,7 +17,7 @@ from styleblend.errors import StyleBlendError
 from styleblend.face_detector.detection import Detection
 from styleblend.swapping import batch, errors
 from styleblend.swapping.batch import Task
-from tiny_project import SIZES
+from tiny_model import MODEL
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def project(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     shutil.copy(root / "params.yaml", tmp_path)
     torch.manual_seed(0)
     (tmp_path / "model").mkdir()
-    model.save(model.build(SIZES), SIZES, tmp_path / "model")
+    model.save(model.build(MODEL), MODEL, tmp_path / "model")
     monkeypatch.chdir(tmp_path)
     picture(Path("source.png"))
     return tmp_path

@@ -15,7 +15,6 @@ from PIL import Image
 
 from styleblend import model, swapping
 from styleblend.config.data import Align
-from styleblend.config.model import Model
 from styleblend.config.params import Config, load_params
 from styleblend.config.product import Swap
 from styleblend.config.sources import Download, FolderSource, RenderedSource
@@ -30,20 +29,8 @@ from styleblend.perception import identity
 from styleblend.registry import runs, versions
 from styleblend.swapping import FaceSwapper, ReferenceSelector, SwapError, errors, swap_faces
 from styleblend.synthetic import factors, renderer
+from tiny_model import MODEL
 
-SIZES = Model(
-    resolution=32,
-    input_px=32,
-    style_dim=8,
-    encoder_blocks=(1, 1, 1, 1),
-    encoder_widths=(8, 8, 8, 8),
-    pyramid_width=8,
-    head_width=4,
-    blending_layers=1,
-    blending_heads=2,
-    decoder_widths={4: 8, 8: 8, 16: 8, 32: 8},
-    pathway_resolutions=(8,),
-)
 SIDE = 192
 
 Render = tuple[Image.Image, Detection]
@@ -66,7 +53,7 @@ def moved(face: Detection, x: float, y: float = 0, scale: float = 1) -> Detectio
 @pytest.fixture(scope="module")
 def swapper() -> model.Swapper:
     torch.manual_seed(0)
-    return model.build(SIZES).eval()
+    return model.build(MODEL).eval()
 
 
 @pytest.fixture(scope="module")
@@ -253,7 +240,7 @@ def test_training_and_use_cut_the_same_face(swapper: model.Swapper, tmp_path: Pa
     source = RenderedSource(kind="rendered", identities=6, pictures_per_identity=2, size_px=64, seed=1)
     settings = Download(sources=(source,), workers=1, origin=Path("src/styleblend/synthetic"))
     sources.gather(settings, tmp_path / "raw", tmp_path / "state")
-    annotations = Align(detector="annotations", workers=1, min_face_px=16, size_px=SIZES.input_px)
+    annotations = Align(detector="annotations", workers=1, min_face_px=16, size_px=MODEL.input_px)
     faces, _ = align_faces(tmp_path / "raw", tmp_path, tmp_path / "faces", annotations)
     index = sources.read_index(tmp_path / "raw").set_index("path")
     for row in faces.head(4).itertuples():
@@ -283,7 +270,7 @@ def test_training_and_use_read_the_same_pixels(
     source = FolderSource(kind="folder", path=tmp_path / "photos", licence="mine", terms="agreed")
     settings = Download(sources=(source,), workers=1, origin=tmp_path / "photos")
     sources.gather(settings, tmp_path / "raw", tmp_path / "state")
-    detected = Align(detector="yunet", workers=1, size_px=SIZES.input_px)
+    detected = Align(detector="yunet", workers=1, size_px=MODEL.input_px)
     faces, quarantine = align_faces(tmp_path / "raw", tmp_path / "networks", tmp_path / "faces", detected)
     assert len(faces) == 4 and quarantine.empty
     detector = Yunet(yunet_file, detected.min_score)
@@ -326,7 +313,8 @@ import json, resource, sys
 import numpy as np
 from PIL import Image, ImageChops
 sys.path.insert(0, sys.argv[1])
-from test_swapping import SIZES, moved
+from test_swapping import moved
+from tiny_model import MODEL
 from styleblend import model
 from styleblend.faces.pictures import Picture
 from styleblend.faces.alignment import quad_from_landmarks, to_aligned
@@ -341,7 +329,7 @@ class Places:
     def detect(self, image):
         return [large if image is target else face]
 
-swapper = FaceSwapper.from_source(Picture(source), model.build(SIZES).eval(), Places())
+swapper = FaceSwapper.from_source(Picture(source), model.build(MODEL).eval(), Places())
 swapper.swap_into(Picture(source))  # what is loaded once is loaded now
 for left in (1500, -900):
     large = moved(face, left, 400, scale=16)
@@ -386,7 +374,7 @@ def test_one_call_from_paths_to_a_picture(
     """Files, a model folder and a detector's file are enough; what Pillow opened serves as well as its path."""
     folder = tmp_path / "model"
     folder.mkdir()
-    model.save(swapper, SIZES, folder)
+    model.save(swapper, MODEL, folder)
     for name, (image, _) in zip("ab", renders, strict=False):
         image.save(tmp_path / f"{name}.png")
     tools = {"model": folder, "detector": yunet_file, "settings": root / "params.yaml"}
@@ -474,7 +462,7 @@ def test_the_champion_is_used_and_else_the_candidate(
         folder.mkdir()
         with torch.no_grad():
             swapper.decoder.rgb_bias.fill_(0.5 if key == "first" else -0.5)
-        model.save(swapper, SIZES, folder)
+        model.save(swapper, MODEL, folder)
         with runs.child_run(cfg, parent, "register", key, {}) as run:
             versions.register_version(cfg, folder, {}, {}, {}, "candidate", run=run, key=key)
     found, name = swapping.find_model(cfg, None)

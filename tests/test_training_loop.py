@@ -14,7 +14,7 @@ import tiny_training as tiny
 from styleblend import model
 from styleblend.config.training import LossWeights, Training
 from styleblend.errors import StyleBlendError
-from styleblend.training import checkpoint, loop, probe, steps
+from styleblend.training import checkpoint, loop, probe
 from styleblend.training.batches import Faces, read_faces
 from styleblend.training.steps import Learner
 
@@ -52,12 +52,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Faces, probe.Pairs]:
     return train, probe.read_pairs(inputs["splits"] / "val_pairs.parquet", val, torch.device("cpu"))
 
 
-def new_learner(cfg: Training) -> Learner:
-    torch.manual_seed(0)
-    swapper, discriminator = model.build(tiny.MODEL), model.build_discriminator(tiny.MODEL)
-    return steps.new_learner(swapper, discriminator, "train_encoder", cfg)
-
-
 def states(learner: Learner) -> dict[str, Tensor]:
     """All tensors of a learner by name."""
     found: dict[str, Tensor] = {}
@@ -70,7 +64,7 @@ def states(learner: Learner) -> dict[str, Tensor]:
 
 
 def train(cfg: Training, data, folder: Path, notes: Notes, learner: Learner | None = None):
-    learner = learner or new_learner(cfg)
+    learner = learner or tiny.learner(cfg)
     return learner, loop.train(cfg, learner, PERCEPTION, *data, folder, loop.Worker(), notes)
 
 
@@ -105,7 +99,7 @@ def test_what_a_run_records(data, tmp_path: Path) -> None:
 
 def test_probe_is_the_same_for_any_number_of_workers(data) -> None:
     """Three workers that sum their shares see the figures of one."""
-    swapper = new_learner(tiny.training()).averaged
+    swapper = tiny.learner(tiny.training()).averaged
     pairs = data[1]
     one = probe.look(swapper, PERCEPTION, pairs, 0, 1, loop.alone)
     shares: list[Tensor] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -38,15 +39,20 @@ def write_params(folder: Path, **changes: object) -> None:
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
 
 
-class Stage:
-    """A stage as DVC starts it, in a process group of its own; on leaving the block nothing of it lives on."""
+def command(inputs: dict[str, Path]) -> list[str]:
+    """How DVC starts the stage."""
+    arguments = [f"--{name}={path}" for name, path in inputs.items()]
+    return [sys.executable, "-m", "styleblend.stages.train_encoder", *arguments, "--out=encoder"]
 
-    def __init__(self, folder: Path, inputs: dict[str, Path]) -> None:
+
+class Running:
+    """A command in a process group of its own; on leaving the block nothing of it lives on."""
+
+    def __init__(self, folder: Path, command: list[str]) -> None:
         self.marker = f"STYLEBLEND_TEST={uuid.uuid4()}"
         name, value = self.marker.split("=")
-        arguments = [f"--{name}={path}" for name, path in inputs.items()]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "styleblend.stages.train_encoder", *arguments, "--out=encoder"],
+            command,
             cwd=folder,
             env={**os.environ, "OMP_NUM_THREADS": "1", name: value},
             stdout=subprocess.PIPE,
@@ -55,7 +61,7 @@ class Stage:
             start_new_session=True,
         )
 
-    def __enter__(self) -> Stage:
+    def __enter__(self) -> Running:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -73,14 +79,14 @@ class Stage:
             read += line
             if text in line:
                 return read
-        raise AssertionError(f"the stage ended without '{text}':\n{read}")
+        raise AssertionError(f"it ended without '{text}':\n{read}")
 
     def rest(self) -> str:
         """The output until the end."""
         return self.process.communicate()[0]
 
     def living(self) -> list[str]:
-        """Processes that inherited this stage's environment: its own, and all that Ray started for it."""
+        """Processes that inherited this command's environment: its own, and all that Ray started for it."""
         found = []
         for entry in Path("/proc").iterdir():
             try:
@@ -109,14 +115,19 @@ def test_a_new_encoder_takes_the_mean_code_alone(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_killed_stage_goes_on_where_it_was(tmp_path: Path) -> None:
-    """SIGKILL to the group in the middle; a second start goes on from a checkpoint."""
+    """SIGKILL to the group of `dvc repro` in the middle; the next one goes on from a checkpoint, to the end."""
     inputs = tiny.write_inputs(tmp_path)
     write_params(tmp_path, steps=40, probe_every=20, checkpoint_every=2, log_every=2)
-    with Stage(tmp_path, inputs) as killed:
+    paths = {name: path.relative_to(tmp_path) for name, path in inputs.items()}
+    stage = {"cmd": shlex.join(command(paths)), "deps": [str(path) for path in paths.values()], "outs": ["encoder"]}
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"train_encoder": stage}}))
+    dvc = [sys.executable, "-m", "dvc"]
+    subprocess.run([*dvc, "init", "--no-scm", "--quiet"], cwd=tmp_path, check=True)
+    with Running(tmp_path, [*dvc, "repro"]) as killed:
         killed.read_until("step 8/40")
     assert not (tmp_path / "encoder").exists()
 
-    with Stage(tmp_path, inputs) as again:
+    with Running(tmp_path, [*dvc, "repro"]) as again:
         output = again.rest()
     assert again.process.returncode == 0, output
     assert int(output.split("resumed at step ")[1].split()[0]) >= 6 and "step 40/40" in output
@@ -134,7 +145,7 @@ def test_sigterm_ends_the_workers_and_mistakes_are_one_line(tmp_path: Path) -> N
     """SIGTERM leaves no process behind; a picture that is gone is named in the stage's last line."""
     inputs = tiny.write_inputs(tmp_path)
     write_params(tmp_path, steps=5000, probe_every=5000, checkpoint_every=1000)
-    with Stage(tmp_path, inputs) as stage:
+    with Running(tmp_path, command(inputs)) as stage:
         stage.read_until("step 2/5000")
         assert len(stage.living()) > 3
         stage.process.send_signal(signal.SIGTERM)
@@ -147,7 +158,7 @@ def test_sigterm_ends_the_workers_and_mistakes_are_one_line(tmp_path: Path) -> N
 
     write_params(tmp_path, steps=3, max_failures=0)
     (inputs["faces"] / "images" / "tiny-5-0.png").unlink()
-    with Stage(tmp_path, inputs) as stage:
+    with Running(tmp_path, command(inputs)) as stage:
         last = stage.rest().strip().splitlines()[-1]
     assert stage.process.returncode == 1
     assert last.startswith("styleblend train_encoder: ") and "tiny-5-0.png cannot be read" in last

@@ -10,16 +10,15 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 
 import tiny_training as tiny
-from styleblend import model
 from styleblend.config.training import LossWeights, Training
 from styleblend.faces.regions import face_region
+from styleblend.model import build
 from styleblend.perception.landmarks import to_19
 from styleblend.perception.shape import unposed
 from styleblend.training import losses, steps
 from styleblend.training.batches import Batch, Batches, Faces, read_faces
 from styleblend.training.loop import alone
 from styleblend.training.steps import (
-    Learner,
     discriminator_step,
     generator_step,
     generator_terms,
@@ -35,14 +34,6 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Faces:
     return read_faces(inputs["splits"] / "train.parquet", inputs["faces"], inputs["perceived"], 32)
 
 
-def new_learner(cfg: Training, stage: str = "train_encoder") -> Learner:
-    torch.manual_seed(0)
-    swapper, discriminator = model.build(tiny.MODEL), model.build_discriminator(tiny.MODEL)
-    for layer in swapper.decoder.layers:
-        torch.nn.init.constant_(layer.noise_weight, 0.1)
-    return steps.new_learner(swapper, discriminator, stage, cfg)  # type: ignore[arg-type]
-
-
 def batch_of(cfg: Training, faces: Faces, step: int, rank: int = 0, world_size: int = 1) -> Batch:
     batches = Batches(cfg, faces, rank, world_size)
     batch = batches.at(step, 0)
@@ -54,7 +45,7 @@ def batch_of(cfg: Training, faces: Faces, step: int, rank: int = 0, world_size: 
 def test_only_the_parts_of_a_stage_learn(stage: str, faces: Faces) -> None:
     """What is frozen stays the same bit for bit; every parameter that learns moves within three steps."""
     cfg = tiny.training()
-    learner = new_learner(cfg, stage)
+    learner = tiny.learner(cfg, stage, noise=0.1)
     before = copy.deepcopy(learner.swapper.state_dict())
     for step in range(3):
         assert generator_step(learner, PERCEPTION, batch_of(cfg, faces, step), cfg, step, alone).finite
@@ -72,7 +63,7 @@ def test_a_step_needs_no_parameter_that_gets_no_gradient(faces: Faces) -> None:
     """Autograd itself reaches every learning parameter in one step, in both stages and in V."""
     cfg = tiny.training()
     for stage in ("train_encoder", "finetune_decoder"):
-        learner = new_learner(cfg, stage)
+        learner = tiny.learner(cfg, stage, noise=0.1)
         batch = batch_of(cfg, faces, 0)
         terms, swapped = generator_terms(learner.swapper, learner.discriminator, PERCEPTION, batch, cfg, 0)
         learning = [parameter for parameter in learner.swapper.parameters() if parameter.requires_grad]
@@ -86,7 +77,7 @@ def test_a_step_needs_no_parameter_that_gets_no_gradient(faces: Faces) -> None:
 def test_terms_are_those_of_the_equations(faces: Faces) -> None:
     """Every term equals its loss on pictures that the swapper gives by its own plain forward."""
     cfg = tiny.training()
-    learner = new_learner(cfg)
+    learner = tiny.learner(cfg, noise=0.1)
     swapper, batch = learner.swapper, batch_of(cfg, faces, 3)
     assert 0 < batch.same_person.sum() < len(batch.same_person)
     torch.nn.init.normal_(swapper.decoder.pathway["8"][2].weight)
@@ -130,7 +121,7 @@ def test_the_rate_cools_down_at_the_end(faces: Faces) -> None:
     assert [learning_rate(plain, step) for step in range(10)] == [0.1] * 10
     falling = [learning_rate(cooled, step) for step in range(10)]
     assert falling == pytest.approx([0.1] * 6 + [0.1, 0.075, 0.05, 0.025])
-    learner = new_learner(cooled)
+    learner = tiny.learner(cooled, noise=0.1)
     generator_step(learner, PERCEPTION, batch_of(cooled, faces, 8), cooled, 8, alone)
     assert learner.swapper_optimiser.param_groups[0]["lr"] == pytest.approx(0.05)
 
@@ -139,7 +130,7 @@ def test_terms_that_are_off_are_not_computed(faces: Faces) -> None:
     """Weight 0 leaves a term out; Eq. 12 is taken at every k-th step."""
     off = dict.fromkeys(LossWeights.model_fields, 0.0)
     cfg = tiny.training(loss={**off, "swap_consistency": 1, "identity": 1}, swap_every=2)
-    learner = new_learner(cfg)
+    learner = tiny.learner(cfg, noise=0.1)
     for step, names in ((0, {"swap_consistency", "identity"}), (1, {"identity"})):
         terms, _ = generator_terms(
             learner.swapper, learner.discriminator, PERCEPTION, batch_of(cfg, faces, step), cfg, step
@@ -157,7 +148,7 @@ def test_two_workers_learn_what_one_learns(faces: Faces) -> None:
         def keep(tensors) -> None:
             seen.extend(tensor.double().clone() for tensor in tensors)
 
-        learner = new_learner(cfg)
+        learner = tiny.learner(cfg, noise=0.1)
         batch = batch_of(cfg, faces, 2, rank, world_size)
         outcome = generator_step(learner, PERCEPTION, batch, cfg, 2, keep)
         discriminator_step(learner, batch, outcome.swapped, cfg, keep)
@@ -170,7 +161,7 @@ def test_two_workers_learn_what_one_learns(faces: Faces) -> None:
 def test_the_generator_step_leaves_the_discriminator_alone(faces: Faces) -> None:
     """V's weights, spectral norms and gradients are untouched by G's step, and the reverse."""
     cfg = tiny.training()
-    learner = new_learner(cfg)
+    learner = tiny.learner(cfg, noise=0.1)
     batch = batch_of(cfg, faces, 0)
     before = copy.deepcopy(learner.discriminator.state_dict())
     outcome = generator_step(learner, PERCEPTION, batch, cfg, 0, alone)
@@ -184,7 +175,7 @@ def test_the_generator_step_leaves_the_discriminator_alone(faces: Faces) -> None
 def test_nothing_moves_when_a_gradient_is_not_finite(faces: Faces) -> None:
     """A NaN in the batch is reported, and weights, optimiser and average stay as they were."""
     cfg = tiny.training()
-    learner = new_learner(cfg)
+    learner = tiny.learner(cfg, noise=0.1)
     batch = batch_of(cfg, faces, 0)
     batch.target[0, 0, 0, 0] = torch.nan
     before = copy.deepcopy(learner.swapper.state_dict())
@@ -197,7 +188,7 @@ def test_nothing_moves_when_a_gradient_is_not_finite(faces: Faces) -> None:
 def test_averaged_weights_follow(faces: Faces) -> None:
     """After a step the average lies between old and new weights, nearer to the old ones once warm."""
     cfg = tiny.training(ema_decay=0.75)
-    learner = new_learner(cfg)
+    learner = tiny.learner(cfg, noise=0.1)
     before = learner.swapper.encoder.stem[0].weight.clone()
     generator_step(learner, PERCEPTION, batch_of(cfg, faces, 0), cfg, 1000, alone)
     after = learner.swapper.encoder.stem[0].weight
@@ -206,7 +197,7 @@ def test_averaged_weights_follow(faces: Faces) -> None:
 
 def test_bfloat16_steps_stay_near_float32(faces: Faces) -> None:
     """Autocast changes terms by rounding only."""
-    learner = new_learner(tiny.training())
+    learner = tiny.learner(tiny.training(), noise=0.1)
     batch = batch_of(tiny.training(), faces, 0)
     exact, rounded = (
         generator_terms(learner.swapper, learner.discriminator, PERCEPTION, batch, tiny.training(precision=name), 0)[0]
@@ -235,7 +226,7 @@ def test_the_blend_learns_as_if_it_were_stored_divided_by_its_factor(gradients: 
     """Adam's groups of Eq. 2's bias and maps step as plain Adam does on parameters of a smaller scale."""
     cfg = tiny.training(blending_lr_factor=50)
     torch.manual_seed(0)
-    swapper = model.build(tiny.MODEL).double()
+    swapper = build(tiny.MODEL).double()
     divided = copy.deepcopy(swapper)
     for module, name, factor in (
         (divided.blending, "bias", 50.0),
@@ -264,10 +255,10 @@ def test_the_blend_learns_as_if_it_were_stored_divided_by_its_factor(gradients: 
 def test_a_step_gives_each_group_its_factor_of_the_rate(faces: Faces) -> None:
     """With a rate that falls, too; the second stage, in which the blend is frozen, has one group."""
     cfg = tiny.training(cool_down=0.5, steps=4, blending_lr_factor=50)
-    learner = new_learner(cfg)
+    learner = tiny.learner(cfg)
     generator_step(learner, PERCEPTION, batch_of(cfg, faces, 3), cfg, 3, alone)
     rate = learning_rate(cfg, 3)
     groups = learner.swapper_optimiser.param_groups
     assert sorted(group["lr"] / rate for group in groups) == pytest.approx([1, 12.5, 50])
-    (one,) = new_learner(cfg, "finetune_decoder").swapper_optimiser.param_groups
+    (one,) = tiny.learner(cfg, "finetune_decoder").swapper_optimiser.param_groups
     assert one["lr"] == cfg.learning_rate and one["eps"] == 1e-8

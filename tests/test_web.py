@@ -38,7 +38,8 @@ from styleblend.serving.server import LOOPBACK, address
 from styleblend.swapping import FaceSwapper
 from styleblend.synthetic import factors, renderer
 from test_comparing import measured
-from test_swapping import SIZES, Annotations, moved
+from test_swapping import Annotations, moved
+from tiny_model import MODEL
 
 SIDE = 192
 LIMITS = Serve(port=0, max_upload_mb=1, upload_seconds=2, swap_seconds=20, at_once=1, waiting=1)
@@ -107,7 +108,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     two.paste(target, (SIDE, 0))
     detector = Slow((source, [its_face]), (target, [other]), (two, [its_face, moved(other, SIDE)]))
     torch.manual_seed(0)
-    loaded = LoadedModel(model.build(SIZES).eval(), "styleblend version 1")
+    loaded = LoadedModel(model.build(MODEL).eval(), "styleblend version 1")
     signing = credentials.of_this_machine(tmp_path_factory.mktemp("machine") / "certificate")
     with served(build_app(LIMITS, 1_000_000, lambda: loaded, detector, signing)) as url:
         yield Site(url, loaded, source, target, two, detector)
@@ -385,7 +386,7 @@ def test_a_person_promotes_a_version_in_mlflow_and_another_model_answers(
         torch.manual_seed(seed)
         folder = tmp_path / f"swapper{seed}"
         folder.mkdir()
-        model.save(model.build(SIZES), SIZES, folder)
+        model.save(model.build(MODEL), MODEL, folder)
         parent = runs.start_pipeline(track, "p", {})
         with runs.child_run(track, parent, "register", f"{seed}", {}) as run:
             versions.register_version(track, folder, {}, {}, {}, alias, run=run, key=f"{seed}")

@@ -36,7 +36,8 @@ from styleblend.system.hashes import sha256
 from styleblend.weights import frozen
 from styleblend.weights.formats import arcface_onnx, onnx_graph, torch_file
 from styleblend.weights.formats.stylegan import load_stylegan
-from styleblend.weights.weight_files import Store, collect, obtain, store_of
+from styleblend.weights.run_folder import collect
+from styleblend.weights.weight_files import Store, obtain, store_of
 from torchscript_files import Metric, scripted
 
 WIDTHS = {4: 8, 8: 8, 16: 8, 32: 8}

@@ -14,27 +14,13 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from styleblend import model
-from styleblend.config.model import Model
 from styleblend.config.sources import RenderedSource
 from styleblend.faces import alignment
 from styleblend.faces.pixels import to_8bit
 from styleblend.perception import attributes, identity
 from styleblend.synthetic import factors, renderer
+from tiny_model import MODEL
 
-SIZES = Model(
-    resolution=32,
-    input_px=32,
-    style_dim=16,
-    encoder_blocks=(1, 1, 1, 1),
-    encoder_widths=(8, 8, 8, 8),
-    pyramid_width=8,
-    blending_layers=1,
-    blending_heads=2,
-    decoder_widths={4: 8, 8: 8, 16: 8, 32: 8},
-    pathway_resolutions=(8,),
-    discriminator_width=4,
-    discriminator_scales=1,
-)
 SOURCE = RenderedSource(
     kind="rendered", name="rendered", identities=6, pictures_per_identity=2, size_px=48, supersample=1, seed=5
 )
@@ -58,7 +44,7 @@ def make(root: Path, photographs: bool = False) -> None:
     judge = {"name": "judge-tiny", "trunk": "plain", "blocks": [], "embedding": 16, **trunk}
     _network(networks, "attributes_judge", attributes.build(seer), seer)
     _network(networks, "identity_judge", identity.build(judge), judge)
-    untrained = model.build(SIZES)
+    untrained = model.build(MODEL)
     _network(networks, "encoder", untrained.encoder, {})
     _network(networks, "decoder", untrained.decoder, {})
     entry = {
@@ -79,7 +65,7 @@ def make(root: Path, photographs: bool = False) -> None:
     for row, person in enumerate(people):
         quad = alignment.quad_from_landmarks(render.landmarks_px[row].numpy())
         photograph = Image.fromarray(to_8bit(render.images[row]).permute(1, 2, 0).numpy())
-        face = alignment.crop(photograph, quad, SIZES.input_px)
+        face = alignment.crop(photograph, quad, MODEL.input_px)
         name = f"rendered-{row:012x}"
         face.save(faces / f"images/{name}.png")
         known = not photographs
@@ -112,5 +98,5 @@ def make(root: Path, photographs: bool = False) -> None:
     ids = table["face_id"].to_list()
     pd.DataFrame({"source_id": ids[:10], "target_id": ids[2:]}).to_parquet(splits / "test_pairs.parquet")
 
-    model.save(untrained, SIZES, swapper, fingerprint="f" * 16)
+    model.save(untrained, MODEL, swapper, fingerprint="f" * 16)
     (swapper / "run.json").write_text(json.dumps({"parent_run_id": "1" * 32, "run_id": "2" * 32}))

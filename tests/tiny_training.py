@@ -19,26 +19,11 @@ from styleblend.config.model import Model
 from styleblend.config.training import LossWeights, Training
 from styleblend.perception import attributes, identity, landmarks, shape
 from styleblend.synthetic.renderer import average_shape
-from styleblend.training.steps import Perception
+from styleblend.training import steps
+from styleblend.training.steps import Learner, Perception, Stage
+from tiny_model import MODEL, SIDE_PX
 
-SIDE_PX = 32
-
-MODEL = Model(
-    resolution=SIDE_PX,
-    input_px=SIDE_PX,
-    style_dim=16,
-    encoder_blocks=(1, 1, 1, 1),
-    encoder_widths=(8, 8, 8, 16),
-    stem_stride=2,
-    pyramid_width=8,
-    head_width=8,
-    blending_layers=2,
-    blending_heads=2,
-    decoder_widths={4: 8, 8: 8, 16: 8, 32: 8},
-    pathway_resolutions=(8, 16),
-    discriminator_width=4,
-    discriminator_scales=1,
-)
+__all__ = ["MODEL", "SIDE_PX"]
 
 NETWORKS: dict[str, tuple[Any, dict[str, Any]]] = {
     "identity": (
@@ -126,6 +111,24 @@ def write_networks(folder: Path) -> None:
     save_file(model.build_encoder(MODEL).state_dict(), folder / "encoder.safetensors")
     without_pathway = model.build_decoder(MODEL.model_copy(update={"pathway_resolutions": ()}))
     save_file(without_pathway.state_dict(), folder / "decoder.safetensors")
+
+
+def learner(
+    cfg: Training, stage: Stage = "train_encoder", sizes: Model = MODEL, noise: float = 0, pathway: float = 0
+) -> Learner:
+    """New networks with their optimisers, in training mode, as the stages have them.
+
+    Args:
+        noise, pathway: what the noise weights are, and the deviation of the pathway's weights, in place of zeros.
+    """
+    torch.manual_seed(0)
+    swapper, discriminator = model.build(sizes), model.build_discriminator(sizes)
+    for layer in swapper.decoder.layers:
+        nn.init.constant_(layer.noise_weight, noise)
+    if pathway:
+        for branch in swapper.decoder.pathway.values():
+            nn.init.normal_(branch[2].weight, std=pathway)
+    return steps.new_learner(swapper, discriminator, stage, cfg)
 
 
 def perception() -> Perception:

@@ -47,11 +47,11 @@ def _add_doctor(commands: _SubParsersAction[ArgumentParser], common: ArgumentPar
 def _doctor(given: Namespace) -> None:
     """Say what is there and what lacks for a run; exit code 1 if it would fail."""
     # torch takes seconds to import.
-    from styleblend.commands import doctor
+    from styleblend.commands import doctor, findings
 
-    findings = doctor.examine(load_params(given.params), given.params.parent)
-    print(doctor.text(findings))
-    if any(finding.verdict == "FAIL" for finding in findings):
+    found = doctor.examine(load_params(given.params), given.params.parent)
+    print(findings.text(found))
+    if any(finding.verdict == "FAIL" for finding in found):
         sys.exit(1)
 
 

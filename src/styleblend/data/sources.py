@@ -9,7 +9,6 @@ DVC removes a stage's outputs before it runs: a partial output would not survive
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -37,7 +36,7 @@ from styleblend.data.published import Listed
 from styleblend.errors import StyleBlendError
 from styleblend.provenance import save_picture
 from styleblend.system.atomic import whole_file, whole_folder
-from styleblend.system.hashes import fingerprint, sha256
+from styleblend.system.hashes import fingerprint, md5, sha256
 from styleblend.system.parallel import spread
 
 PhotographSource = FolderSource | FfhqSource | CelebaHqSource | ArchiveSource
@@ -184,8 +183,7 @@ def _check(original: Path, listed: Listed) -> None:
     """Hold a file against the checksum that its data set publishes."""
     if listed.md5 is None:
         return
-    with original.open("rb") as stream:
-        found = hashlib.file_digest(stream, "md5").hexdigest()
+    found = md5(original)
     if found != listed.md5:
         raise StyleBlendError(f"{original} has md5 {found}, published is {listed.md5}: fetch this picture again")
 

@@ -12,35 +12,29 @@ module is told nothing of this: it learns which channels to take from whom.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from styleblend.config.model import Model
+from styleblend.faces.pixels import from_8bit
 from styleblend.faces.regions import face_region
 from styleblend.model.decoder import Decoder
 from styleblend.model.encoder import Encoder
 from styleblend.model.layers import EqualLinear
+from styleblend.model.swapper import build_decoder, build_encoder
 from styleblend.perception.attributes import POSE_SCALE_DEG, AttributeNetwork
 from styleblend.perception.identity import IdentityNetwork
+from styleblend.pretraining.data import Faces
+from styleblend.pretraining.loop import learn
+from styleblend.synthetic.factors import IDENTITY
 
 _BESIDE_FACE = 0.2
 """Weight of pixels beside the face: in a swap they come through the pathway of target features."""
-
-
-def framing(quads: Tensor, reference: Tensor) -> Tensor:
-    """Where crops lie, as shift, zoom and turn against reference crops: [N, 4], each about [-1, 1].
-
-    Args:
-        quads, reference: [N, 4, 2], corners top-left, bottom-left, bottom-right, top-right
-    """
-    right, reference_right = quads[:, 3] - quads[:, 0], reference[:, 3] - reference[:, 0]
-    side, reference_side = right.norm(dim=1, keepdim=True), reference_right.norm(dim=1, keepdim=True)
-    shift = (quads.mean(1) - reference.mean(1)) / reference_side
-    turn = torch.atan2(right[:, 1], right[:, 0]) - torch.atan2(reference_right[:, 1], reference_right[:, 0])
-    turn = torch.remainder(turn + math.pi, 2 * math.pi) - math.pi
-    return 10 * torch.cat([shift, (side / reference_side).log(), turn[:, None]], dim=1)
 
 
 class Mapping(nn.Module):
@@ -132,3 +126,65 @@ class Inverter(nn.Module):
         with torch.no_grad():
             wanted = self.generator.mapping(factors)
         return ((codes - wanted) / self.spread).square().mean()
+
+
+def train_decoder(model: Model, judges: Judges, learned_from: Faces, steps: int, state: Path, seed: int) -> Generator:
+    """A decoder that draws rendered faces, with the mapping from factors to style codes (W+)."""
+    torch.manual_seed(seed)
+    decoder = build_decoder(model.model_copy(update={"pathway_resolutions": ()}))
+    learner = Generator(decoder, len(IDENTITY), learned_from.factors.shape[1] - len(IDENTITY))
+
+    def loss_of(images: Tensor, rows: Tensor, random: torch.Generator) -> Tensor:
+        return drawing_loss(learner(learned_from.factors[rows]), images, learned_from.landmarks[rows], judges)
+
+    learn("decoder", learner, loss_of, learned_from, steps, 16, 4e-2, state, seed, as_they_are=True, momentum=False)
+    return learner
+
+
+def train_inverter(
+    model: Model,
+    generator: Generator,
+    judges: Judges,
+    learned_from: Faces,
+    steps: tuple[int, int],
+    state: Path,
+    seed: int,
+) -> Inverter:
+    """The encoder that finds the style codes of a face for a decoder that is done.
+
+    Args:
+        steps: first with the codes' error alone, which is quick, then with what is drawn from them, too
+    """
+    torch.manual_seed(seed)
+    learner = Inverter(build_encoder(model), generator)
+    learner.centre(learned_from.factors)
+
+    def codes_of(images: Tensor, rows: Tensor, random: torch.Generator) -> Tensor:
+        return learner.code_loss(learner.encoder(images).codes, learned_from.factors[rows])
+
+    def loss_of(images: Tensor, rows: Tensor, random: torch.Generator) -> Tensor:
+        codes = learner.encoder(images).codes
+        drawn = drawing_loss(generator.decoder(codes), images, learned_from.landmarks[rows], judges)
+        return learner.code_loss(codes, learned_from.factors[rows]) + drawn
+
+    learn("encoder_codes", learner.encoder, codes_of, learned_from, steps[0], 32, 2e-3, state, seed, as_they_are=True)
+    learn("encoder", learner.encoder, loss_of, learned_from, steps[1], 16, 1e-3, state, seed + 1, as_they_are=True)
+    return learner
+
+
+@torch.no_grad()
+def drawing_accuracy(draw_: Callable[[Tensor, Tensor], Tensor], judges: Judges, test: Faces) -> dict[str, float]:
+    """How well pictures drawn by `draw_(images, factors)` show the test faces.
+
+    Returns:
+        psnr_db of the whole picture in [-1, 1], identity_cosine of the training network, pose_error_deg (mean of the
+        three angles' absolute differences as the attribute network sees them)
+    """
+    values: dict[str, list[Tensor]] = {"psnr_db": [], "identity_cosine": [], "pose_error_deg": []}
+    for pixels, factors in zip(test.images.split(200), test.factors.split(200), strict=True):
+        images = from_8bit(pixels)
+        drawn = draw_(images, factors).clamp(-1, 1)
+        values["psnr_db"].append(10 * torch.log10(4 / (drawn - images).square().mean((1, 2, 3))))
+        values["identity_cosine"].append((judges.identity(drawn) * judges.identity(images)).sum(1))
+        values["pose_error_deg"].append((judges.attributes(drawn)[0] - judges.attributes(images)[0]).abs().mean(1))
+    return {name: torch.cat(parts).mean().item() for name, parts in values.items()}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from styleblend.config.pretrained import Pretrained
 from styleblend.stages.entry import run
-from styleblend.weights import weight_files
+from styleblend.weights.run_folder import collect
 
 if TYPE_CHECKING:
     from styleblend.config.params import Config
@@ -20,7 +20,7 @@ def pretrained(small: Path, out: Path, cfg: Pretrained) -> dict[str, dict[str, s
     Raises:
         StyleBlendError: a file is missing, not to be had, or not the right one.
     """
-    networks = weight_files.collect(small, out, cfg)
+    networks = collect(small, out, cfg)
     for role, entry in networks.items():
         print(f"pretrained: {role}: {entry['file']} ({entry['licence']}, sha256 {entry['sha256'][:12]})")
     return networks

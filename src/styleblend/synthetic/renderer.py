@@ -11,6 +11,7 @@ from torch import Tensor
 from styleblend.synthetic import head, shading
 from styleblend.synthetic.factors import ATTRIBUTES, EXPRESSION, IDENTITY, LOOKS, Factors
 from styleblend.synthetic.head import Values
+from styleblend.synthetic.mesh import CLOTHES, EAR, GLASSES, HAIR, HEAD, TURNS_FULLY, build
 from styleblend.synthetic.raster import rasterize
 
 CAMERA_DISTANCE = 7.0  # head units
@@ -95,8 +96,8 @@ def render(factors: Factors, size_px: int, supersample: int = 2, quads: Tensor |
         raise ValueError(f"size_px {size_px} must be at least 8 and supersample {supersample} at least 1")
     f = factors.physical()
     side = size_px * supersample
-    mesh = head.build(f)
-    turning = torch.isin(mesh.part, torch.tensor(head.TURNS_FULLY, device=mesh.part.device))
+    mesh = build(f)
+    turning = torch.isin(mesh.part, torch.tensor(TURNS_FULLY, device=mesh.part.device))
     posed = torch.where(turning[:, None], _pose(mesh.position, f, 1.0), _pose(mesh.position, f, 0.25))
     normal = torch.where(turning[:, None], _turn(mesh.normal, f, 1.0), _turn(mesh.normal, f, 0.25))
     points, depth = _project(posed, f, side)
@@ -106,7 +107,7 @@ def render(factors: Factors, size_px: int, supersample: int = 2, quads: Tensor |
         marks = _into_quads(marks, quads)
     # Landmark detectors count from the centre of the first pixel, so half a pixel is taken off.
     marks = marks * size_px - 0.5
-    two_sided = mesh.part[mesh.triangles[:, 0]] == head.HAIR
+    two_sided = mesh.part[mesh.triangles[:, 0]] == HAIR
     seen = rasterize(points, depth, mesh.triangles, two_sided, side)
 
     corners = mesh.triangles[seen.triangle]
@@ -125,7 +126,7 @@ def render(factors: Factors, size_px: int, supersample: int = 2, quads: Tensor |
     n = len(factors)
     canvas = _background(f, side, quads).permute(0, 2, 3, 1).reshape(-1, 3).contiguous()
     canvas[seen.pixel] = colour
-    is_face = (part == head.HEAD) & (place[:, 2] > 0.05) & (place[:, 1] < 0.62)
+    is_face = (part == HEAD) & (place[:, 2] > 0.05) & (place[:, 1] < 0.62)
     mask = torch.zeros(n * side * side, device=canvas.device)
     mask[seen.pixel] = is_face.float()
     images = canvas.reshape(n, side, side, 3).permute(0, 3, 1, 2)
@@ -150,20 +151,20 @@ def _albedo(place: Tensor, part: Tensor, picture: Tensor, f: Values, softness: f
     for number in range(6):
         rows = (part == number).nonzero()[:, 0]
         owner = picture[rows]
-        if number == head.HEAD:
+        if number == HEAD:
             # One gather of all factors, name by name in memory, is much faster than one gather a name.
             rows_of_names = torch.cat(list(f.values()), dim=1).T.contiguous().index_select(1, owner)
             own = {name: row[:, None] for name, row in zip(f, rows_of_names, strict=True)}
             albedo[rows] = shading.face(place[rows], own, softness)
-        elif number == head.HAIR:
+        elif number == HAIR:
             own = {name: f[name][owner] for name in ("hair_depth", "hair_redness", "hair_grey")}
             albedo[rows] = shading.hair(place[rows], own)
-        elif number == head.GLASSES:
+        elif number == GLASSES:
             albedo[rows] = f["glasses_depth"][owner] * torch.tensor([0.8, 0.65, 0.45], device=place.device) + 0.03
-        elif number == head.CLOTHES:
+        elif number == CLOTHES:
             albedo[rows] = torch.cat([f[f"clothes_{c}"][owner] for c in "rgb"], dim=1)
         else:
-            shade = 0.92 if number == head.EAR else 0.80
+            shade = 0.92 if number == EAR else 0.80
             albedo[rows] = (
                 shading.skin_colour({k: f[k][owner] for k in ("skin_depth", "skin_warmth", "skin_redness")}) * shade
             )

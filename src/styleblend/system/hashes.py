@@ -8,8 +8,17 @@ from pathlib import Path
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file's content, in hex."""
+    return _digest(path, "sha256")
+
+
+def md5(path: Path) -> str:
+    """MD5 of a file's content, in hex, for comparing with what others publish."""
+    return _digest(path, "md5")
+
+
+def _digest(path: Path, algorithm: str) -> str:
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        return hashlib.file_digest(stream, algorithm).hexdigest()
 
 
 def fingerprint(*parts: Path | str) -> str:

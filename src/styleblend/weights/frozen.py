@@ -9,37 +9,37 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
-
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import nn
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from styleblend.errors import StyleBlendError
 
+if TYPE_CHECKING:
+    from torch import nn
+
 NETWORKS = "networks.json"
 """In a folder of networks: what each is."""
+RESTORE = "restore it from git with `git checkout data/pretrained/small`, then run `dvc repro pretrained`"
 
-Network = TypeVar("Network", bound=nn.Module)
+Network = TypeVar("Network", bound="nn.Module")
 
 
 def read_card(folder: Path, role: str) -> dict[str, Any]:
-    """The card of a network: name, architecture, recipe, data, measured accuracy.
+    """The card of a network, whose weights lie beside it: name, architecture, recipe, data, measured accuracy.
 
     Raises:
-        StyleBlendError: the card or the weights are missing or unreadable.
+        StyleBlendError: the card or the weights are missing, or the card is unreadable.
     """
-    card, weights = folder / f"{role}.json", folder / f"{role}.safetensors"
-    for file in (card, weights):
-        if not file.is_file():
-            raise StyleBlendError(
-                f"network '{role}' is missing: no {file}; run `dvc repro pretrained`, or restore the committed files "
-                "with `git checkout data/pretrained/small`"
-            )
+    card = folder / f"{role}.json"
     try:
-        content: dict[str, Any] = json.loads(card.read_text())
-    except json.JSONDecodeError as error:
-        raise StyleBlendError(f"card {card} is not valid JSON ({error}): restore it from git") from None
+        content = json.loads(card.read_text())
+    except FileNotFoundError:
+        raise StyleBlendError(f"{card.name} is missing in {folder}: {RESTORE}") from None
+    except ValueError as error:
+        raise StyleBlendError(f"{card} is not valid JSON ({error}): {RESTORE}") from None
+    if not isinstance(content, dict):
+        raise StyleBlendError(f"{card} is no card but {type(content).__name__}: {RESTORE}")
+    if not (weights := card.with_suffix(".safetensors")).is_file():
+        raise StyleBlendError(f"{weights.name} is missing in {folder}: {RESTORE}")
     return content
 
 
@@ -97,6 +97,10 @@ def load(folder: Path, role: str, build: Callable[[dict[str, Any]], Network]) ->
     Raises:
         StyleBlendError: a file is missing or damaged, or does not fit the architecture.
     """
+    # Whoever reads cards alone does without torch, which takes seconds to import.
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     card = read_card(folder, role)
     network = build(card["architecture"])
     try:

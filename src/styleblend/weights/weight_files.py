@@ -13,19 +13,17 @@ import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from styleblend.config import catalogue
 from styleblend.config.catalogue import Archive, Catalogue, Entry, Part, Sha256
-from styleblend.config.pretrained import ROLES, Pretrained
+from styleblend.config.pretrained import Pretrained
 from styleblend.errors import StyleBlendError, TransientError
 from styleblend.system import download
-from styleblend.system.atomic import whole_file, whole_folder
+from styleblend.system.atomic import whole_file
 from styleblend.system.download import is_web_page
 from styleblend.system.hashes import fingerprint, sha256
-from styleblend.weights.judge import require_another_judge
 
 SMALL = Path("data/pretrained/small")
 """Networks that this project made, each with its card; git holds them."""
@@ -298,84 +296,3 @@ def _not_to_be_had(entry: Entry, store: Store, failures: Failures) -> StyleBlend
     message = f"{entry.name} is {looked}not to be had {tried}: run it again to go on, or {remedy}"
     may_pass = any(isinstance(error, TransientError) for _, error in failures)
     return TransientError(message) if may_pass else StyleBlendError(message)
-
-
-def collect(small: Path, out: Path, cfg: Pretrained, store: Store | None = None) -> dict[str, dict[str, Any]]:
-    """Fill `out` with every frozen network of a run, and networks.json with what each is.
-
-    A network of the catalogue is named after its role, with the ending of its format; one of this project's is
-    <role>.safetensors with its card beside it. networks.json maps a role to its file, name in the catalogue (or
-    `small`), format, sha256, licence, whether that allows commercial use, its consequence, and origin.
-
-    Raises:
-        StyleBlendError: a file is missing, its content is not what its card or the catalogue says, or one
-            network would both train and judge.
-    """
-    store = store_of(cfg) if store is None else store
-    with whole_folder(out) as partial:
-        networks: dict[str, dict[str, Any]] = {}
-        for role in ROLES:
-            name = getattr(cfg, role)
-            if name == "small":
-                networks[role] = _copy_small(role, small, partial)
-            elif name != "none":
-                networks[role] = _copy_listed(role, store.catalogue.get(name), store, partial)
-        require_another_judge(networks["identity"], networks["identity_judge"], cfg.same_judge)
-        (partial / "networks.json").write_text(json.dumps(networks, indent=2) + "\n")
-    return networks
-
-
-def _copy_listed(role: str, entry: Entry, store: Store, folder: Path) -> dict[str, Any]:
-    name = f"{role}{entry.suffix}"
-    found = obtain(entry, store)
-    shutil.copyfile(found, folder / name)
-    archives = [url for archive in archives_of(entry, store) for url in archive.urls]
-    return {
-        "file": name,
-        "name": entry.name,
-        "format": entry.format,
-        "sha256": store.wanted(entry),
-        "licence": entry.licence,
-        "commercial": entry.commercial,
-        "consequence": entry.consequence,
-        "origin": next((place for place in (*entry.urls, *archives, entry.page, entry.project) if place), entry.file),
-    }
-
-
-def _copy_small(role: str, small: Path, folder: Path) -> dict[str, Any]:
-    name = f"{role}.safetensors"
-    card = _read_card(small / f"{role}.json")
-    if not (small / name).is_file():
-        raise StyleBlendError(f"{name} is missing in {small}: {_RESTORE}")
-    found = sha256(small / name)
-    if found != card.get("sha256"):
-        raise StyleBlendError(
-            f"{small / name} has sha256 {found}, its card says {card.get('sha256')}: one was changed; {_RESTORE}"
-        )
-    shutil.copyfile(small / name, folder / name)
-    shutil.copyfile(small / f"{role}.json", folder / f"{role}.json")
-    return {
-        "file": name,
-        "name": "small",
-        "format": "safetensors",
-        "sha256": found,
-        "licence": str(card.get("licence", "MIT")),
-        "commercial": True,
-        "consequence": "any use",
-        "origin": "made by this project, see its card",
-    }
-
-
-_RESTORE = "restore it with `git checkout data/pretrained/small`, or make it again by the stage pretrain"
-
-
-def _read_card(path: Path) -> dict[str, Any]:
-    try:
-        card = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise StyleBlendError(f"{path.name} is missing in {path.parent}: {_RESTORE}") from None
-    except ValueError as error:
-        raise StyleBlendError(f"{path} is not valid JSON ({error}): {_RESTORE}") from None
-    if not isinstance(card, dict):
-        raise StyleBlendError(f"{path} is no card but {type(card).__name__}: {_RESTORE}")
-    return card

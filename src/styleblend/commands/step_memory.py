@@ -1,0 +1,175 @@
+"""Memory and products of one training step of G and V, followed on fake tensors through training's own functions."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from styleblend.config.training import LossWeights, Training
+from styleblend.errors import StyleBlendError
+from styleblend.model import Discriminator, Swapper
+from styleblend.training.batches import Batch
+from styleblend.training.steps import Perception, Stage, choose_what_learns, discriminator_terms, generator_terms
+
+OWN_TERMS = ("adversarial", "reconstruction", "swap_consistency")
+"""Loss terms that need no frozen network."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a training stage asks for."""
+
+    stage: Stage
+    steps: int
+    gpus: int
+    pictures_per_gpu: int
+    precision: str
+    learning: int
+    """Parameters of G that learn."""
+    judge: int
+    """Parameters of V, all of which learn."""
+    multiply_adds: int
+    """Of one step of G and V on one GPU, forward and backward, without the frozen networks of the losses."""
+    weights: int
+    """Bytes of E, B, D and V. The following are bytes too, all on one GPU."""
+    average: int
+    gradients: int
+    optimiser: int
+    activations: int
+    exchange: int
+
+    @property
+    def batch(self) -> int:
+        """Pairs of pictures in a step, over all GPUs."""
+        return self.gpus * self.pictures_per_gpu
+
+    @property
+    def memory(self) -> int:
+        """Bytes on one GPU at the fullest moment; activations are gone when gradients are exchanged."""
+        return self.weights + self.average + self.gradients + self.optimiser + max(self.activations, self.exchange)
+
+
+class Followed(TorchDispatchMode):
+    """Follows what runs while it is on: bytes of tensors, `now` and at the fullest moment (`peak`), and products.
+
+    Tensors that share memory count once, and those of `there_before` not at all. A kernel's own scratch memory is not
+    seen.
+    """
+
+    def __init__(self, there_before: Sequence[Tensor] = ()) -> None:
+        super().__init__()
+        self.now = self.peak = self.multiply_adds = 0
+        self._known = weakref.WeakSet(tensor.untyped_storage() for tensor in there_before)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        # torch's table has 2 for a multiply-add.
+        if (count := flop_registry.get(func._overloadpacket)) is not None:
+            self.multiply_adds += count(*args, **kwargs, out_val=out) // 2
+        for tensor in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(tensor, Tensor) and (storage := tensor.untyped_storage()) not in self._known:
+                self._known.add(storage)
+                self.now += storage.nbytes()
+                self.peak = max(self.peak, self.now)
+                weakref.finalize(storage, self._gone, storage.nbytes())
+        return out
+
+    def _gone(self, size: int) -> None:
+        self.now -= size
+
+
+def needs(
+    stage: Stage,
+    training: Training,
+    swapper: Swapper,
+    discriminator: Discriminator,
+    gpus: int | None = None,
+    pictures_per_gpu: int | None = None,
+) -> Needs:
+    """Follow one step of G and one of V; call it under FakeTensorMode, with networks made under it.
+
+    Raises:
+        StyleBlendError: the batch cannot be shared evenly.
+    """
+    gpus = gpus or training.workers
+    if pictures_per_gpu is None:
+        if training.batch_size % gpus:
+            raise StyleBlendError(
+                f"{stage}.batch_size {training.batch_size} cannot be shared evenly by {gpus} GPUs:"
+                " give another --gpus, or --image-batch"
+            )
+        pictures_per_gpu = training.batch_size // gpus
+    learning = choose_what_learns(swapper, stage)
+    discriminator.requires_grad_(True)
+    judge = list(discriminator.parameters())
+    # Gradients are counted beside the activations, so they are there before the step begins.
+    for parameter in (*learning, *judge):
+        parameter.grad = torch.zeros_like(parameter)
+    gradients = [cast(Tensor, parameter.grad) for parameter in (*learning, *judge)]
+    there = [*_state(swapper), *_state(discriminator), *gradients]
+    with sdpa_kernel(SDPBackend.MATH), Followed(there) as followed:
+        _step(training, swapper, discriminator, pictures_per_gpu)
+    for parameter in (*learning, *judge):
+        parameter.grad = None
+    of_g, of_v = sum(map(_size, learning)), sum(map(_size, judge))
+    return Needs(
+        stage=stage,
+        steps=training.steps,
+        gpus=gpus,
+        pictures_per_gpu=pictures_per_gpu,
+        precision=training.precision,
+        learning=sum(parameter.numel() for parameter in learning),
+        judge=sum(parameter.numel() for parameter in judge),
+        multiply_adds=followed.multiply_adds,
+        weights=sum(map(_size, (*_state(swapper), *_state(discriminator)))),
+        average=sum(map(_size, _state(swapper))),
+        gradients=of_g + of_v,
+        optimiser=2 * (of_g + of_v),
+        activations=followed.peak,
+        exchange=max(of_g, of_v) if gpus > 1 else 0,
+    )
+
+
+def _step(training: Training, swapper: Swapper, discriminator: Discriminator, size: int) -> None:
+    """Training's own forward of G with the terms that need no frozen network, then V's; both backward."""
+    side, embedding = swapper.encoder.input_px, 512
+    weights = {name: value if name in OWN_TERMS else 0 for name, value in training.loss}
+    training = training.model_copy(update={"loss": LossWeights(**weights)})
+    batch = Batch(
+        source=torch.empty(size, 3, side, side),
+        target=torch.empty(size, 3, side, side),
+        source_identity=torch.empty(size, embedding),
+        target_identity=torch.empty(size, embedding),
+        target_landmarks=torch.empty(size, 68, 2),
+        same_person=torch.zeros(size, dtype=torch.bool),
+        negatives=torch.empty(size, training.negatives, embedding),
+        noise_seeds=tuple(range(size)),
+    )
+    discriminator.requires_grad_(False).eval()
+    no_networks = cast(Perception, None)
+    terms, swapped = generator_terms(swapper, discriminator, no_networks, batch, training, step=0)
+    # Without any of those terms the picture itself is what the frozen networks' gradients come to.
+    total = torch.stack([swapped.mean(), *terms.values()]).sum()
+    total.backward()
+    swapped = swapped.detach()
+    del total, terms
+    discriminator.requires_grad_(True).train()
+    _, judged = discriminator_terms(discriminator, batch.source, swapped, training)
+    judged.backward()
+
+
+def _state(network: nn.Module) -> list[Tensor]:
+    return [*network.parameters(), *network.buffers()]
+
+
+def _size(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()

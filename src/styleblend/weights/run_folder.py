@@ -1,0 +1,81 @@
+"""The folder of a run's frozen networks: filled from the store and from this project's small networks."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from styleblend.config.catalogue import Entry
+from styleblend.config.pretrained import ROLES, Pretrained
+from styleblend.errors import StyleBlendError
+from styleblend.system.atomic import whole_folder
+from styleblend.system.hashes import sha256
+from styleblend.weights.frozen import NETWORKS, RESTORE, read_card
+from styleblend.weights.judge import require_another_judge
+from styleblend.weights.weight_files import Store, archives_of, obtain, store_of
+
+
+def collect(small: Path, out: Path, cfg: Pretrained, store: Store | None = None) -> dict[str, dict[str, Any]]:
+    """Fill `out` with every frozen network of a run, and networks.json with what each is.
+
+    A network of the catalogue is named after its role, with the ending of its format; one of this project's is
+    <role>.safetensors with its card beside it. networks.json maps a role to its file, name in the catalogue (or
+    `small`), format, sha256, licence, whether that allows commercial use, its consequence, and origin.
+
+    Raises:
+        StyleBlendError: a file is missing, its content is not what its card or the catalogue says, or one
+            network would both train and judge.
+    """
+    store = store_of(cfg) if store is None else store
+    with whole_folder(out) as partial:
+        networks: dict[str, dict[str, Any]] = {}
+        for role in ROLES:
+            name = getattr(cfg, role)
+            if name == "small":
+                networks[role] = _copy_small(role, small, partial)
+            elif name != "none":
+                networks[role] = _copy_listed(role, store.catalogue.get(name), store, partial)
+        require_another_judge(networks["identity"], networks["identity_judge"], cfg.same_judge)
+        (partial / NETWORKS).write_text(json.dumps(networks, indent=2) + "\n")
+    return networks
+
+
+def _copy_listed(role: str, entry: Entry, store: Store, folder: Path) -> dict[str, Any]:
+    name = f"{role}{entry.suffix}"
+    found = obtain(entry, store)
+    shutil.copyfile(found, folder / name)
+    archives = [url for archive in archives_of(entry, store) for url in archive.urls]
+    return {
+        "file": name,
+        "name": entry.name,
+        "format": entry.format,
+        "sha256": store.wanted(entry),
+        "licence": entry.licence,
+        "commercial": entry.commercial,
+        "consequence": entry.consequence,
+        "origin": next((place for place in (*entry.urls, *archives, entry.page, entry.project) if place), entry.file),
+    }
+
+
+def _copy_small(role: str, small: Path, folder: Path) -> dict[str, Any]:
+    name = f"{role}.safetensors"
+    card = read_card(small, role)
+    found = sha256(small / name)
+    if found != card.get("sha256"):
+        raise StyleBlendError(
+            f"{small / name} has sha256 {found}, its card says {card.get('sha256')}: one was changed; {RESTORE}"
+        )
+    shutil.copyfile(small / name, folder / name)
+    shutil.copyfile(small / f"{role}.json", folder / f"{role}.json")
+    return {
+        "file": name,
+        "name": "small",
+        "format": "safetensors",
+        "sha256": found,
+        "licence": str(card.get("licence", "MIT")),
+        "commercial": True,
+        "consequence": "any use",
+        "origin": "made by this project, see its card",
+    }
