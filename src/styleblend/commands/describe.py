@@ -107,7 +107,7 @@ def text(found: Description) -> str:
     table.append(("generator G, one swap: E twice, B, D", f"{of_g:,}", short(found.swap_multiply_adds), ""))
     lines += columns(table, right=(1, 2))
     lines.append("")
-    lines += aligned(_stage_table(found.stages), right=range(1, 1 + len(found.stages)))
+    lines += columns(_stage_table(found.stages), right=range(1, 1 + len(found.stages)))
     return "\n".join([*lines, "", _HOW])
 
 
