@@ -68,7 +68,7 @@ def _doctor(given: argparse.Namespace) -> None:
 
 def _preset(given: argparse.Namespace) -> None:
     """Apply a preset to params.yaml and say what changed."""
-    # params.yaml may be that of a variant or of one run, for as long as somebody is at work.
+    # A run that is at work reads params.yaml at each of its stages.
     with only_one(given.params.absolute().parent, "styleblend preset"):
         _apply(given)
 
@@ -246,7 +246,7 @@ def _parser() -> argparse.ArgumentParser:
     add.set_defaults(run=_weights)
 
     add = commands.add_parser(
-        "ablate", help="train variants with one change each, as DVC experiments, and compare them; can be interrupted"
+        "ablate", help="train variants with one change each, and compare them; can be interrupted"
     )
     add.add_argument("names", nargs="*", metavar="VARIANT", help="of presets/ablations/variants.yaml; none: all")
     add.set_defaults(run=_ablate)
