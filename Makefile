@@ -59,7 +59,7 @@ ui: setup  ## open MLflow on http://127.0.0.1:5000
 		--default-artifact-root ./mlruns --host 127.0.0.1 --port 5000 --workers 1
 
 serve: setup  ## retrain on schedule, on new photographs, on demand; Prefect on http://127.0.0.1:4200
-	@exec python flows/serve.py
+	@exec python flows/server.py
 
 audit: setup  ## look for known holes in the locked packages (asks PyPI: needs internet)
 	@# An environment of its own, so that the tested set stays what it is.

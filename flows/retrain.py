@@ -1,4 +1,4 @@
-"""Retraining under Prefect. flows/retraining.py is the flow, and dvc.yaml the pipeline that it runs.
+"""Retraining under Prefect. flows/flow.py is the flow, and dvc.yaml the pipeline that it runs.
 
 python flows/retrain.py            run it once
 python flows/retrain.py --serve    run it on the schedule of params.yaml, when photographs change, and on demand
@@ -26,12 +26,12 @@ def main() -> None:
     project = given.project.resolve()
     _set_up_prefect()
     # Imported once Prefect is set up; it takes seconds, too.
-    import serving
-    from retraining import retrain
+    import schedule
+    from flow import retrain
 
     try:
         if given.serve:
-            serving.serve(retrain, project)
+            schedule.serve(retrain, project)
             return
         load_params(project / "params.yaml")
     except StyleBlendError as error:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 from urllib.error import HTTPError
 
@@ -26,9 +27,19 @@ ROOT = Path(__file__).resolve().parents[1]
 REGISTERED = {"name": "m", "version": "1", "gate": "passed", "alias": "candidate", "reasons": []}
 STAGE = """\
 import json, os, pathlib, subprocess, sys, time
-pathlib.Path("runs").open("a").write("x")
+from styleblend import errors
+from styleblend.stages.entry import run
+
+# The stage may run in a working copy of the project.
+project = pathlib.Path({project!r})
+(project / "runs").open("a").write("x")
+
+def main(given, cfg):
 {body}
-pathlib.Path("reports/registered.json").write_text(json.dumps({registered!r}))
+    pathlib.Path("reports").mkdir(exist_ok=True)
+    pathlib.Path("reports/registered.json").write_text(json.dumps({registered!r}))
+
+run("register", main)
 """
 
 
@@ -54,7 +65,8 @@ def make_project(folder: Path, **retrain: Any) -> Path:
 
 def write_stage(project: Path, body: str = "", **registered: object) -> None:
     """Change what the stage does and what it registers."""
-    (project / "stage.py").write_text(STAGE.format(body=body, registered=REGISTERED | registered))
+    values = {"project": str(project), "body": indent(body, "    "), "registered": REGISTERED | registered}
+    (project / "stage.py").write_text(STAGE.format(**values))
 
 
 def notes(project: Path) -> list[str]:

@@ -79,7 +79,7 @@ def test_a_training_worker_loads_no_onnx_runtime() -> None:
 def test_counting_pictures_loads_no_tables(root: Path) -> None:
     """`styleblend check` and the watcher of photographs do without pandas and pyarrow, which take long to import."""
     check = f"import os; from styleblend.commands import cli; os.chdir({str(root)!r}); cli.main(['check'])"
-    watch = f"import sys; sys.path.insert(0, {str(root / 'flows')!r}); import watching"
+    watch = f"import sys; sys.path.insert(0, {str(root / 'flows')!r}); import watch"
     for program in (check, watch):
         assert loaded(program, ("styleblend.data.folders", "pandas", "pyarrow")) == ["styleblend.data.folders"]
 

@@ -242,7 +242,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(project: Path) -> None:
 
 
 def test_a_preset_waits_for_nobody_and_spoils_nothing(project: Path) -> None:
-    """While an ablation or a retraining has its own settings in params.yaml, a preset is refused and says by whom."""
+    """While an ablation or a retraining is at work, a preset is refused and says by whom."""
     before = (project / "params.yaml").read_text()
     with only_one(project, "styleblend ablate"):
         held = sorted(project.iterdir())

@@ -16,7 +16,7 @@ from styleblend.config.base import ConfigError
 from styleblend.config.model import sizes_of
 from styleblend.config.params import load_params, parse_params
 from styleblend.config.pretrained import ROLES, Pretrained
-from styleblend.experiments import overriding
+from styleblend.experiments import isolated_run
 
 BAD: list[tuple[str, Any, str]] = [
     ("train_encoder.stepz", 5, r"train_encoder\.stepz: unknown key"),
@@ -256,7 +256,7 @@ def test_relative_paths_begin_at_the_folder_of_the_settings(
     values = start_of(params, "new", catalogue="own.yaml", decoder="gan64", encoder="none")
     (project / "params.yaml").write_text(yaml.safe_dump(values))
     assert load_params(project / "params.yaml").pretrained.catalogue == Path("own.yaml")
-    assert overriding.checked(project, {"evaluate": {"seed": 5}}).evaluate.seed == 5
+    assert isolated_run.checked(project, {"evaluate": {"seed": 5}}).evaluate.seed == 5
     (project / "own.yaml").unlink()
     with pytest.raises(ConfigError, match="project/own.yaml cannot be read"):
         load_params(project / "params.yaml")

@@ -129,7 +129,7 @@ def test_a_mistake_is_not_tried_again_and_a_loss_is(root: Path, project: Path, a
     """
     champion = registry(project)
     settings(project, promote="auto")
-    write_stage(project, "sys.exit('styleblend register: the gate names a figure that was not measured')")
+    write_stage(project, "raise errors.StyleBlendError('the gate names a figure that was not measured')")
     process = start(root, project, api)
     out = finish(process)
     assert process.returncode == 1
@@ -138,7 +138,7 @@ def test_a_mistake_is_not_tried_again_and_a_loss_is(root: Path, project: Path, a
     assert (project / "runs").read_text() == "x"
     assert notes(project)[-1].startswith("failed: styleblend register: the gate")
 
-    once = "if len(open('runs').read()) == 2: sys.exit('a worker was lost')"
+    once = "if len((project / 'runs').read_text()) == 2: sys.exit('a worker was lost')"
     write_stage(project, once, gate="failed", alias=None, version="2", reasons=["id_retrieval_top1 is 0.1, below 0.3"])
     process = start(root, project, api)
     out = finish(process)
@@ -148,7 +148,7 @@ def test_a_mistake_is_not_tried_again_and_a_loss_is(root: Path, project: Path, a
     assert champion() == "1"
 
     # What a stage says may pass is tried again, although it was said to a person.
-    lost = "if len(open('runs').read()) == 4: print('styleblend register: no answer'); sys.exit(75)"
+    lost = "if len((project / 'runs').read_text()) == 4: raise errors.TransientError('no answer')"
     write_stage(project, lost, version="2")
     process = start(root, project, api)
     out = finish(process)
@@ -159,7 +159,7 @@ def test_a_mistake_is_not_tried_again_and_a_loss_is(root: Path, project: Path, a
 
 def test_two_runs_never_overlap_and_ending_one_ends_its_training(root: Path, project: Path, api: str) -> None:
     """While one holds the project another is refused; SIGTERM to the flow ends DVC and the stage; then all is free."""
-    write_stage(project, "open('pid', 'w').write(str(__import__('os').getpid())); time.sleep(300)")
+    write_stage(project, "(project / 'pid').write_text(str(os.getpid())); time.sleep(300)")
     process = start(root, project, api)
     try:
         wait_for(lambda: (project / "pid").is_file() and (project / "pid").read_text())

@@ -143,7 +143,7 @@ def track(project: Path, drift: Path) -> Iterator[Tracking]:
     drift.unlink(missing_ok=True)
     # Whatever happened, no worktree stays behind.
     assert len(git(project, "worktree", "list").splitlines()) == 1
-    assert not (project / ".state/reproduce/worktree").exists()
+    assert not (project / ".state/isolated/reproduce").exists()
 
 
 def cached(project: Path) -> set[str]:
@@ -169,7 +169,7 @@ def test_what_is_not_the_same_is_measured(
     """The largest difference of a weight, what differs in what went in, and the figures of both with intervals."""
     drift.write_text("0.25")
     # A killed run left its worktree.
-    git(project, "worktree", "add", "--detach", ".state/reproduce/worktree", "HEAD")
+    git(project, "worktree", "add", "--detach", ".state/isolated/reproduce", "HEAD")
     installed = lineage.environment()
     monkeypatch.setattr(lineage, "environment", lambda: re.sub(r"(?m)^torch==.*$", "torch==0.1", installed))
     outcome = reproduce.reproduce(project, track, "1")

@@ -14,14 +14,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-import yaml
 
-import notifying
-import outcome
-import retraining
-import serving
-import showing
-import watching
+import flow
+import notify
+import page
+import schedule
+import watch
 from local_servers import free_port, wait_for
 from retraining_project import ROOT, Hook, alive, listening
 from styleblend.config.base import ConfigError
@@ -29,7 +27,9 @@ from styleblend.config.params import load_params
 from styleblend.config.retraining import Retrain
 from styleblend.config.sources import Download, FolderSource
 from styleblend.errors import StyleBlendError, TransientError
-from styleblend.experiments import overriding
+from styleblend.experiments import isolated_run
+from styleblend.stages import entry
+from styleblend.system.lock import Locked, only_one
 
 
 @pytest.fixture
@@ -55,18 +55,18 @@ def hook() -> Iterator[tuple[type[Hook], str]]:
 
 def test_snapshot_sees_every_change_and_nothing_else(photographs: Path) -> None:
     """New, removed, renamed and rewritten photographs change it; other files and a second look do not."""
-    states = [watching.snapshot(photographs)]
+    states = [watch.snapshot(photographs)]
     (photographs / "notes.txt").write_text("no picture")
-    assert watching.snapshot(photographs) == states[0]
+    assert watch.snapshot(photographs) == states[0]
     (photographs / "2.png").write_bytes(b"two")
-    states.append(watching.snapshot(photographs))
+    states.append(watch.snapshot(photographs))
     (photographs / "2.png").rename(photographs / "3.png")
-    states.append(watching.snapshot(photographs))
+    states.append(watch.snapshot(photographs))
     (photographs / "3.png").write_bytes(b"six")
     os.utime(photographs / "3.png", (1, 1))
-    states.append(watching.snapshot(photographs))
+    states.append(watch.snapshot(photographs))
     (photographs / "3.png").unlink()
-    assert watching.snapshot(photographs) == states[0]
+    assert watch.snapshot(photographs) == states[0]
     assert len(set(states)) == 4
 
 
@@ -74,33 +74,33 @@ def test_snapshot_of_an_archive_changes_with_it(tmp_path: Path) -> None:
     """A zip of a published data set is watched as a whole."""
     archive = tmp_path / "faces.zip"
     archive.write_bytes(b"one")
-    before = watching.snapshot(archive)
-    assert before is not None and watching.snapshot(archive) == before
+    before = watch.snapshot(archive)
+    assert before is not None and watch.snapshot(archive) == before
     archive.write_bytes(b"another")
-    assert watching.snapshot(archive) not in (None, before)
+    assert watch.snapshot(archive) not in (None, before)
 
 
 def test_an_empty_or_missing_folder_is_no_change(photographs: Path) -> None:
     """A disk that is not mounted gives no state, and what is known of it stays."""
     (photographs / "a/1.jpg").unlink()
-    assert watching.snapshot(photographs) is None
-    assert watching.snapshot(photographs / "gone") is None
-    changes = watching.Changes({"photographs": "before"})
-    assert not changes.rested({}, 0, 0) and not changes.rested({}, 0, 9)
+    assert watch.snapshot(photographs) is None
+    assert watch.snapshot(photographs / "gone") is None
+    changes = watch.Changes({"photographs": "before"})
+    assert not changes.settled({}, 0, 0) and not changes.settled({}, 0, 9)
     assert changes.known == {"photographs": "before"}
 
 
 def test_a_run_starts_once_changes_have_come_to_rest() -> None:
     """Not for a folder seen first, not while files still arrive, once they rest, and again for the next change."""
-    changes = watching.Changes({})
-    assert not changes.rested({"f": "1"}, 10, 0)
-    assert not changes.rested({"f": "1"}, 10, 50)
+    changes = watch.Changes({})
+    assert not changes.settled({"f": "1"}, 10, 0)
+    assert not changes.settled({"f": "1"}, 10, 50)
     for clock, state in ((60, "2"), (65, "3"), (74, "3")):
-        assert not changes.rested({"f": state}, 10, clock)
-    assert changes.rested({"f": "3"}, 10, 75)
+        assert not changes.settled({"f": state}, 10, clock)
+    assert changes.settled({"f": "3"}, 10, 75)
     changes.known |= {"f": "3"}
-    assert not changes.rested({"f": "3"}, 10, 90)
-    assert not changes.rested({"f": "4"}, 10, 91) and changes.rested({"f": "4"}, 10, 101)
+    assert not changes.settled({"f": "3"}, 10, 90)
+    assert not changes.settled({"f": "4"}, 10, 91) and changes.settled({"f": "4"}, 10, 101)
 
 
 @pytest.mark.slow
@@ -123,48 +123,25 @@ def test_an_import_is_known_and_brought_up_to_date(tmp_path: Path) -> None:
         for name in ("photographs", "own")
     )
     cfg = Download(origin=Path(), sources=(photographs, own))
-    assert watching.imports(project, cfg) == [project / "photographs.dvc"]
-    before = watching.snapshot(project / "photographs")
-    subprocess.run(watching.update_command(project / "photographs.dvc"), cwd=project, check=True)
-    assert watching.snapshot(project / "photographs") == before
+    assert watch.imports(project, cfg) == [project / "photographs.dvc"]
+    before = watch.snapshot(project / "photographs")
+    subprocess.run(watch.update_command(project / "photographs.dvc"), cwd=project, check=True)
+    assert watch.snapshot(project / "photographs") == before
     (upstream / "2.jpg").write_bytes(b"2")
-    subprocess.run(watching.update_command(project / "photographs.dvc"), cwd=project, check=True)
-    assert (project / "photographs/2.jpg").is_file() and watching.snapshot(project / "photographs") != before
-
-
-def test_settings_of_one_run_come_and_go(params: Path) -> None:
-    """They stand in params.yaml inside the block only, byte for byte; those after a kill go at the next restore."""
-    project, before = params.parent, params.read_bytes()
-    with overriding.overridden(project, {"train_encoder": {"loss": {"identity": 3}}}):
-        assert load_params(params).train_encoder.loss.identity == 3
-        assert overriding.lasting(project).train_encoder.loss.identity == 16
-    assert params.read_bytes() == before
-    block = overriding.overridden(project, {"evaluate": {"seed": 5}})
-    block.__enter__()
-    assert overriding.restore(project) is None and params.read_bytes() == before
-    assert overriding.restore(project) is None, "nothing is left to take back"
-
-
-def test_an_edit_during_a_run_is_not_lost(params: Path) -> None:
-    """Somebody's edit of params.yaml while it holds a run's settings is kept beside it, and said."""
-    before = params.read_text()
-    block = overriding.overridden(params.parent, {"evaluate": {"seed": 5}})
-    block.__enter__()
-    params.write_text("edited: true\n")
-    line = overriding.restore(params.parent)
-    assert line is not None and "params.yaml.edited" in line
-    assert params.read_text() == before
-    assert params.with_name("params.yaml.edited").read_text() == "edited: true\n"
+    subprocess.run(watch.update_command(project / "photographs.dvc"), cwd=project, check=True)
+    assert (project / "photographs/2.jpg").is_file() and watch.snapshot(project / "photographs") != before
 
 
 def test_wrong_overrides_are_refused_before_anything_is_written(params: Path) -> None:
     """An unknown key and a value out of range name themselves; params.yaml is untouched."""
     before = params.read_bytes()
     with pytest.raises(ConfigError, match="this run's overrides: split.vol: unknown key"):
-        overriding.checked(params.parent, {"split": {"vol": 0.1}})
+        isolated_run.checked(params.parent, {"split": {"vol": 0.1}})
     with pytest.raises(ConfigError, match="split.val"):
-        overriding.checked(params.parent, {"split": {"val": 7}})
-    assert params.read_bytes() == before and overriding.checked(params.parent, {"split": {"val": 0.2}}).split.val == 0.2
+        isolated_run.checked(params.parent, {"split": {"val": 7}})
+    assert (
+        params.read_bytes() == before and isolated_run.checked(params.parent, {"split": {"val": 0.2}}).split.val == 0.2
+    )
 
 
 def test_nothing_is_promoted_by_itself_without_a_gate(params: Path) -> None:
@@ -173,20 +150,20 @@ def test_nothing_is_promoted_by_itself_without_a_gate(params: Path) -> None:
     Where there are limits what the run was asked for counts, whatever params.yaml says.
     """
     no_limit = {"register": {"gate": {"min": {}, "max": {}}}}
-    refused = retraining.check.fn(params.parent, no_limit, "auto")
-    assert refused.name == retraining.MISTAKE and "register.gate has no limit" in refused.message
+    refused = flow.check.fn(params.parent, no_limit, "auto")
+    assert refused.name == flow.MISTAKE and "register.gate has no limit" in refused.message
     for asked in ("auto", "manual"):
-        assert retraining.check.fn(params.parent, {"retrain": {"promote": "auto"}}, asked).retrain.promote == asked
-    assert retraining.check.fn(params.parent, no_limit, "as set").retrain.promote == "manual"
+        assert flow.check.fn(params.parent, {"retrain": {"promote": "auto"}}, asked).retrain.promote == asked
+    assert flow.check.fn(params.parent, no_limit, "as set").retrain.promote == "manual"
 
 
 @pytest.mark.parametrize("cron", ["every sunday", "0 3 * *"])
 def test_a_schedule_that_cannot_be_read_changes_nothing(cron: str) -> None:
     """It is one line that names it; the schedule of before stays the one that params.yaml is compared with."""
-    schedule = serving.Scheduled(serving._schedule(Retrain()))
+    scheduled = schedule.Scheduled(schedule._schedule(Retrain()))
     with pytest.raises(StyleBlendError, match=f"retrain.cron '{re.escape(cron)}' is no cron line"):
-        schedule.follow(Retrain(cron=cron))
-    schedule.follow(Retrain())
+        scheduled.follow(Retrain(cron=cron))
+    scheduled.follow(Retrain())
 
 
 def test_a_webhook_gets_the_line_and_no_error_shows_its_secret(
@@ -197,23 +174,23 @@ def test_a_webhook_gets_the_line_and_no_error_shows_its_secret(
     monkeypatch.setenv("HOOK_KEY", "s3cret")
     webhook = url + "/${HOOK_KEY}"
     handler.codes += [200, 503, 404]
-    notifying.send(webhook, "done")
+    notify.send(webhook, "done")
     assert handler.got == [{"text": "done"}]
     with pytest.raises(TransientError, match="answered 503") as busy:
-        notifying.send(webhook, "done")
+        notify.send(webhook, "done")
     with pytest.raises(StyleBlendError, match="answered 404") as wrong:
-        notifying.send(webhook, "done")
+        notify.send(webhook, "done")
     assert not isinstance(wrong.value, TransientError)
     with pytest.raises(TransientError, match="ConnectionRefusedError") as nobody:
-        notifying.send(f"http://127.0.0.1:{free_port()}/${{HOOK_KEY}}", "done")
+        notify.send(f"http://127.0.0.1:{free_port()}/${{HOOK_KEY}}", "done")
     monkeypatch.setenv("HOOK_KEY", "http://[s3cret")
     with pytest.raises(StyleBlendError, match="no http address") as broken:
-        notifying.send("${HOOK_KEY}", "done")
+        notify.send("${HOOK_KEY}", "done")
     for error in (busy, wrong, nobody, broken):
         assert "s3cret" not in "".join(traceback.format_exception(error.value))
     monkeypatch.delenv("HOOK_KEY")
     with pytest.raises(StyleBlendError, match="HOOK_KEY"):
-        notifying.expanded(webhook)
+        notify.expanded(webhook)
 
 
 def test_a_version_is_news_once(tmp_path: Path) -> None:
@@ -221,48 +198,56 @@ def test_a_version_is_news_once(tmp_path: Path) -> None:
     file = tmp_path / "reports/registered.json"
     file.parent.mkdir()
     file.write_text(json.dumps({"version": "1"}))
-    outcome.begin(tmp_path)
-    assert not outcome.is_news(tmp_path)
+    notify.begin(tmp_path)
+    assert not notify.is_new(tmp_path)
     file.write_text(json.dumps({"version": "2"}))
-    outcome.begin(tmp_path)
-    assert outcome.is_news(tmp_path), "a run that died before it told anybody left this"
-    outcome.told(tmp_path)
-    assert not outcome.is_news(tmp_path)
+    notify.begin(tmp_path)
+    assert notify.is_new(tmp_path), "a run that died before it told anybody left this"
+    notify.mark_notified(tmp_path)
+    assert not notify.is_new(tmp_path)
     file.write_text(json.dumps({"version": "1"}))
-    assert not outcome.is_news(tmp_path)
+    assert not notify.is_new(tmp_path)
 
 
-def test_a_guard_ends_all_when_its_caller_dies(params: Path) -> None:
-    """The caller is killed: the command, its stubborn child and its child in another session end; settings go back."""
-    project, before = params.parent, params.read_text()
+def test_a_guard_ends_all_when_its_caller_dies(tmp_path: Path) -> None:
+    """The caller is killed: the command, its stubborn child and its child in another session end, and the lock is free.
+
+    While one of them lives, it holds the lock that the caller held.
+    """
     command = f"""
 import pathlib, signal, subprocess, sys, time
-signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path({str(project / "kind")!r}).touch(), sys.exit(1)))
+signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path({str(tmp_path / "kind")!r}).touch(), sys.exit(1)))
 stray = subprocess.Popen(["sleep", "600"], start_new_session=True)
-pathlib.Path({str(project / "pids")!r}).write_text(f"{{__import__('os').getpid()}} {{stray.pid}}")
+pathlib.Path({str(tmp_path / "pids")!r}).write_text(f"{{__import__('os').getpid()}} {{stray.pid}}")
 time.sleep(600)
 """
     caller = f"""
 import sys, pathlib
-from styleblend.experiments import guard, overriding
-project = pathlib.Path({str(project)!r})
-with overriding.overridden(project, {{"evaluate": {{"seed": 9}}}}), open("/dev/null") as lock:
-    with guard.guarded(project, [sys.executable, "-c", {command!r}], lock.fileno()) as process:
-        process.wait()
+from styleblend.system import lock, process
+project = pathlib.Path({str(tmp_path)!r})
+with lock.only_one(project, "a test") as held:
+    with process.guarded([sys.executable, "-c", {command!r}], project, held) as guard:
+        guard.wait()
 """
     process = subprocess.Popen([sys.executable, "-c", caller])
     try:
-        wait_for(lambda: (project / "pids").exists() and (project / "pids").read_text())
-        pids = [int(pid) for pid in (project / "pids").read_text().split()]
-        assert yaml.safe_load(params.read_text())["evaluate"]["seed"] == 9
+        wait_for(lambda: (tmp_path / "pids").exists() and (tmp_path / "pids").read_text())
+        pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
         family = [each.pid for each in psutil.Process(process.pid).children(recursive=True)]
         assert set(pids) <= set(family)
+        # The guard cannot act while it is stopped: the rest of the family holds the lock without the caller.
+        guard = psutil.Process(process.pid).children()[0]
+        guard.suspend()
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
+    with pytest.raises(Locked, match="a test"), only_one(tmp_path, "another"):
+        pass
+    guard.resume()
     wait_for(lambda: not any(map(alive, family)), seconds=120)
-    assert (project / "kind").exists(), "it was asked kindly first"
-    assert params.read_text() == before
+    assert (tmp_path / "kind").exists(), "it was asked kindly first"
+    with only_one(tmp_path, "another"):
+        pass
 
 
 def test_the_page_of_a_run_has_its_figures_and_why_the_gate_is_shut(root: Path, tmp_path: Path) -> None:
@@ -272,13 +257,13 @@ def test_the_page_of_a_run_has_its_figures_and_why_the_gate_is_shut(root: Path, 
     (tmp_path / "reports/metrics.json").write_text(json.dumps(metrics))
     registered = {"name": "m", "version": "7", "gate": "failed", "reasons": ["pose_error_deg is 4.25, above 4"]}
     cfg = load_params(root / "params.yaml")
-    page = showing.result(tmp_path, cfg, "headline", registered)
-    assert "| pose error, degrees (lower is better) | **4.25** (4 to 4.5) |\n" in page and "![" not in page
-    assert "Gate: **failed**; pose_error_deg is 4.25, above 4" in page and "champion" not in page
-    assert showing.result(tmp_path, cfg, "headline", registered, "7") == page
+    text = page.markdown(tmp_path, cfg, "headline", registered)
+    assert "| pose error, degrees (lower is better) | **4.25** (4 to 4.5) |\n" in text and "![" not in text
+    assert "Gate: **failed**; pose_error_deg is 4.25, above 4" in text and "champion" not in text
+    assert page.markdown(tmp_path, cfg, "headline", registered, "7") == text
     # One that cannot be compared is said, and nothing is lost.
-    beside = showing.result(tmp_path, cfg, "headline", registered, "5")
-    assert beside.startswith(page.rstrip()) and "Not compared with the champion, version 5: " in beside
+    beside = page.markdown(tmp_path, cfg, "headline", registered, "5")
+    assert beside.startswith(text.rstrip()) and "Not compared with the champion, version 5: " in beside
 
 
 @pytest.mark.parametrize(("error", "code"), [("StyleBlendError", 1), ("TransientError", os.EX_TEMPFAIL)])
@@ -290,3 +275,30 @@ def test_a_stage_says_by_its_exit_code_what_may_pass(error: str, code: int, root
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (code, "styleblend register: no answer\n")
+
+
+@pytest.mark.parametrize(
+    ("body", "state"),
+    [
+        ("pass", ("finished", "", True)),
+        ("raise errors.StyleBlendError('wrong')", ("failed", "styleblend register: wrong", False)),
+        ("raise errors.TransientError('no answer')", ("failed", "styleblend register: no answer", True)),
+        ("sys.exit(3)", ("failed", "", True)),
+        ("os.kill(os.getpid(), 9)", ("running", "", True)),
+    ],
+)
+def test_a_stage_keeps_a_record_for_the_run_that_it_belongs_to(
+    body: str, state: tuple[str, str, bool], tmp_path: Path, root: Path
+) -> None:
+    """How it ended, and whether the same may succeed later; none without a run, and another run sees none."""
+    program = (
+        "import os, sys\nfrom styleblend import errors\nfrom styleblend.stages.entry import run\n"
+        f"def main(given, cfg):\n    {body}\nrun('register', main)"
+    )
+    command = [sys.executable, "-c", program, "--params", str(root / "params.yaml")]
+    subprocess.run(command, cwd=tmp_path, capture_output=True)
+    assert not (tmp_path / ".state").exists()
+    subprocess.run(command, cwd=tmp_path, capture_output=True, env=os.environ | {entry.RUN: "one"})
+    (record,) = entry.records(tmp_path, "one")
+    assert (record.stage, record.status, record.message, record.may_pass) == ("register", *state)
+    assert entry.records(tmp_path, "two") == []

@@ -41,10 +41,10 @@ done = pathlib.Path(".state/part")
 if not done.exists():
     child = subprocess.Popen(["sleep", "600"], start_new_session=True)
     done.write_text("half")
-    pathlib.Path("pids").write_text(f"{os.getpid()} {child.pid}")
+    (project / "pids").write_text(f"{os.getpid()} {child.pid}")
     time.sleep(600)
 """
-KEEPS_PARAMS = "pathlib.Path('seen').write_text(pathlib.Path('params.yaml').read_text())"
+KEEPS_PARAMS = "(project / 'seen').write_text(pathlib.Path('params.yaml').read_text())"
 
 
 @dataclass
@@ -112,7 +112,7 @@ def serve(project: Path, log: Path) -> Iterator[Served]:
     api = f"http://127.0.0.1:{port}/api"
     with log.open("w") as stream:
         process = subprocess.Popen(
-            [sys.executable, ROOT / "flows/serve.py", "--port", str(port), "--project", project],
+            [sys.executable, ROOT / "flows/server.py", "--port", str(port), "--project", project],
             stdout=stream,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -230,10 +230,15 @@ def test_a_person_looks_runs_and_cancels_in_prefects_pages(served: Served, on_de
 
 
 def test_cancelling_ends_everything_within_seconds(served: Served) -> None:
-    """Processes of the stage, also those of another session, end; settings are back, DVC is free, people are told."""
+    """Processes of the stage, also those of another session, end; params.yaml is never touched, DVC is free, people are
+    notified.
+    """
     before = (served.project / "params.yaml").read_bytes()
-    run, pids = served.begin_long(overrides={"evaluate": {"seed": 78}})
-    assert (served.project / "params.yaml").read_bytes() != before
+    served.prepare_long(KEEPS_PARAMS)
+    run = served.run(overrides={"evaluate": {"seed": 78}})
+    pids = served.pids()
+    assert seed_seen(served.project) == 78
+    assert (served.project / "params.yaml").read_bytes() == before
     ask(served.api, f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
     wait_for(lambda: not any(map(alive, pids)), seconds=20)
     assert served.end(run)["type"] == "CANCELLED"
@@ -244,11 +249,11 @@ def test_cancelling_ends_everything_within_seconds(served: Served) -> None:
 
 
 def test_a_killed_flow_leaves_nothing_and_the_next_run_goes_on(served: Served) -> None:
-    """After SIGKILL no process is left and the settings are back; the next run goes on from what the stage kept."""
+    """After SIGKILL no process is left, params.yaml is as it was; the next run goes on from what the stage kept."""
     before = (served.project / "params.yaml").read_bytes()
     run, pids = served.begin_long(overrides={"evaluate": {"seed": 79}})
     guard = next(
-        each for each in psutil.Process(pids[0]).parents() if "styleblend.experiments.guard" in " ".join(each.cmdline())
+        each for each in psutil.Process(pids[0]).parents() if "styleblend.system.process" in " ".join(each.cmdline())
     )
     flow = guard.parent()
     assert flow is not None

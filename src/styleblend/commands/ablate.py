@@ -9,7 +9,7 @@ from pathlib import Path
 def add_parser(commands: _SubParsersAction[ArgumentParser], common: ArgumentParser) -> None:
     """Add the subcommand, which reads the params.yaml of the current folder."""
     add = commands.add_parser(
-        "ablate", help="train variants with one change each, as DVC experiments, and compare them; can be interrupted"
+        "ablate", help="train variants with one change each, and compare them; can be interrupted"
     )
     add.add_argument("names", nargs="*", metavar="VARIANT", help="of presets/ablations/variants.yaml; none: all")
     add.set_defaults(run=run)

@@ -1,12 +1,9 @@
-"""Ablations as DVC experiments: one change of params.yaml at a time, trained and evaluated, and a table of all."""
+"""Ablations: one change of params.yaml at a time, trained and evaluated in isolated runs, and a table of all."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,8 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from styleblend.config.merge import merged
 from styleblend.config.params import parse_params
 from styleblend.errors import StyleBlendError
-from styleblend.experiments import overriding
-from styleblend.experiments.guard import guarded
+from styleblend.experiments import isolated_run
 from styleblend.reporting.figures import KEY_FIGURES, with_interval
 from styleblend.reporting.table import markdown
 from styleblend.system.atomic import whole_file
@@ -27,8 +23,6 @@ from styleblend.system.lock import only_one
 
 VARIANTS = Path("presets/ablations/variants.yaml")
 FULL = "full"
-KEPT = Path(".state/ablate/dvc.lock")
-"""dvc.lock of before, while variants run."""
 BY_YAW = ("id_similarity_source", "pose_error_deg", "psnr_true_swap_db")
 """Figures that are shown by yaw."""
 
@@ -89,53 +83,38 @@ def settings(values: Mapping[str, Any], plan: Plan, name: str) -> dict[str, Any]
     return own
 
 
-def dvc_experiment(project: Path, name: str, lock: int) -> None:
-    """Train and evaluate params.yaml as it stands, as a DVC experiment; nothing is registered.
-
-    Whatever ends this process ends the training with it.
+def train(folder: Path, name: str, lock: int) -> None:
+    """Train and evaluate the settings of an isolated run; nothing is registered.
 
     Args:
+        name: of the variant, for errors.
         lock: open file that DVC inherits: a lock on it holds for as long as DVC lives.
     Raises:
         StyleBlendError: DVC failed; its lines are on the screen.
     """
-    dvc = [sys.executable, "-m", "dvc", "exp"]
-    # DVC keeps the names of experiments apart; what an older one of this name gave is in its cache all the same.
-    subprocess.run([*dvc, "remove", name], cwd=project, capture_output=True, check=False)
-    with guarded(project, [*dvc, "run", "--name", name, "evaluate"], lock) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            print(line, end="", flush=True)
-        code = process.wait()
-    if code:
-        raise StyleBlendError(f"experiment {name} failed, the lines above say why; start again to go on from there")
+    if isolated_run.run_dvc(folder, "repro", "evaluate", lock=lock):
+        raise StyleBlendError(f"variant {name} failed, the lines above say why; start again to go on from there")
 
 
-def ablate(
-    project: Path,
-    names: Sequence[str],
-    run: Callable[[Path, str, int], None] = dvc_experiment,
-) -> Path:
+def ablate(project: Path, names: Sequence[str], run: Callable[[Path, str, int], None] = train) -> Path:
     """Train and evaluate the variants that have no result yet, then write reports/ablations.md.
 
-    A result belongs to its settings and to the code: one of others is made anew. At the end params.yaml, dvc.lock and
-    the pipeline's outputs are as they were; what a killed run left is put back at the next start.
+    A result belongs to its settings and to the code: one of others is made anew. Variants run in isolated runs: the
+    project's params.yaml, dvc.lock and other outputs are left alone.
 
     Args:
         names: variants to run; all if empty. The table shows every variant that has a result.
-        run: makes reports/metrics.json from params.yaml, as an experiment of the given name; its last argument is the
-            open file of the project's lock.
+        run: makes reports/metrics.json and reports/evaluate from params.yaml in a folder, for a variant; its last
+            argument is the open file of the project's lock.
     Raises:
-        StyleBlendError: an unknown variant, one that fails, or a project in which somebody else is at work.
+        StyleBlendError: an unknown variant, one that fails, or another process that holds the project.
     """
     plan = read_plan(project / VARIANTS)
     unknown = [name for name in names if name not in plan.variants]
     if unknown:
         raise StyleBlendError(f"there is no variant '{unknown[0]}': choose from {', '.join(plan.variants)}")
     with only_one(project, "styleblend ablate") as lock:
-        if line := overriding.restore(project):
-            print(f"ablate: {line}")
-        found = _train_missing(project, plan, names, lambda name: run(project, name, lock))
+        found = _train_missing(project, plan, names, lock, run)
     report = project / "reports/ablations.md"
     with whole_file(report) as partial:
         partial.write_text(table(plan, found))
@@ -143,7 +122,7 @@ def ablate(
 
 
 def _train_missing(
-    project: Path, plan: Plan, names: Sequence[str], run: Callable[[str], None]
+    project: Path, plan: Plan, names: Sequence[str], lock: int, run: Callable[[Path, str, int], None]
 ) -> dict[str, dict[str, Any]]:
     """The results of all variants that have one, after those of `names` (all if empty) that had none were run."""
     values = yaml.safe_load((project / "params.yaml").read_text())
@@ -155,50 +134,15 @@ def _train_missing(
     files = {name: project / "reports/ablations" / f"{name}.json" for name in wanted}
     stored = {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
     found = {name: result for name, result in stored.items() if result.get("key") == keys[name]}
-    missing = [name for name in wanted if name not in found and (not names or name in names)]
-    if missing or (project / KEPT).is_file():
-        with _outputs_kept(project):
-            for name in missing:
-                print(f"ablate: {name}: {plan.variants[name].change}", flush=True)
-                with overriding.replaced(project, wanted[name]):
-                    run(f"ablation-{name.replace('_', '-')}")
-                found[name] = {"key": keys[name], **_results(project / "reports")}
-                with whole_file(files[name]) as partial:
-                    partial.write_text(json.dumps(found[name], indent=1) + "\n")
+    for name in wanted:
+        if name not in found and (not names or name in names):
+            print(f"ablate: {name}: {plan.variants[name].change}", flush=True)
+            with isolated_run.working_copy(project, "ablate", wanted[name]) as folder:
+                run(folder, name, lock)
+                found[name] = {"key": keys[name], **_results(folder / "reports")}
+            with whole_file(files[name]) as partial:
+                partial.write_text(json.dumps(found[name], indent=1) + "\n")
     return {name: found[name] for name in wanted if name in found}
-
-
-@contextmanager
-def _outputs_kept(project: Path) -> Iterator[None]:
-    """The block may run other settings; then dvc.lock and the pipeline's outputs are again those of before."""
-    lock, kept = project / "dvc.lock", project / KEPT
-    text = lock.read_text() if lock.is_file() else ""
-    # One that a killed run left is still right if the pipeline has registered nothing else since.
-    if not kept.is_file() or _registered(kept.read_text()) != _registered(text):
-        with whole_file(kept) as partial:
-            partial.write_text(text)
-    before = kept.read_text()
-    try:
-        yield
-    finally:
-        if before:
-            with whole_file(lock) as partial:
-                partial.write_text(before)
-        if not before or not _checked_out(project):
-            print("ablate: data/ and reports/ hold results of a variant: run `dvc repro` for the pipeline's own")
-        # Last: who is killed before finds it again.
-        kept.unlink()
-
-
-def _registered(lock: str) -> Any:
-    """What the text of a dvc.lock says about the stage `register`, which no ablation runs."""
-    return ((yaml.safe_load(lock) or {}).get("stages") or {}).get("register")
-
-
-def _checked_out(project: Path) -> bool:
-    """Bring the outputs of dvc.yaml, and nothing else, from DVC's cache. False where it has not all of them."""
-    command = [sys.executable, "-m", "dvc", "checkout", "--quiet", "--force", "dvc.yaml"]
-    return subprocess.run(command, cwd=project, check=False).returncode == 0
 
 
 def _results(reports: Path) -> dict[str, Any]:

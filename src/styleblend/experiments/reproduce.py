@@ -1,23 +1,16 @@
 """Making a registered version again from what it was made with, and saying whether the same came out.
 
 The code comes from git, the settings and DVC's lock from the version, the data from DVC's cache. All of it meets in a
-git worktree below .state/, which is removed at the end; nothing else of the project is touched, DVC's cache and
-MLflow's records neither.
+isolated run; nothing else of the project is touched, DVC's cache and MLflow's records neither.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import shutil
-import signal
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,29 +20,41 @@ from safetensors.torch import load_file
 
 from styleblend.config.tracking import Tracking
 from styleblend.errors import StyleBlendError
+from styleblend.experiments import isolated_run
 from styleblend.registry import lineage, versions
 from styleblend.reporting import comparison
 from styleblend.system.hashes import sha256
+from styleblend.system.lock import hold
 
 TRAINING = ("train_encoder", "finetune_decoder")
 EVALUATION = "evaluate"
 SWAPPER = "data/models/swapper"
 WEIGHTS = "swapper.safetensors"
-_TERM_SECONDS = 20
 _SHOWN = 8
 _DECISIVE = ("numpy", "torch")
 """Packages whose version decides the sums: named first."""
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """Whether the same came out, and the lines that say so to a person."""
+class Verdict:
+    """Whether the same came out, and the lines that say so."""
 
     same: bool
     text: str
 
 
-def verify(track: Tracking, reference: str) -> Outcome:
+@dataclass(frozen=True)
+class Tree:
+    """The version's own checkout; DVC holds `lock`, an open file, for as long as it lives."""
+
+    folder: Path
+    lock: int
+
+    def dvc(self, *arguments: str) -> int:
+        return isolated_run.run_dvc(self.folder, *arguments, lock=self.lock)
+
+
+def verify(track: Tracking, reference: str) -> Verdict:
     """Whether the version's model is the one that its dvc.lock names; nothing is trained.
 
     Raises:
@@ -61,13 +66,13 @@ def verify(track: Tracking, reference: str) -> Outcome:
         recorded = _hashes(_lock(record, version), "outs", ("finetune_decoder",)).get(SWAPPER)
         found = lineage.dvc_md5(record / versions.SWAPPER)
     if recorded == found:
-        return Outcome(True, f"version {version.version}: its model is the one that its dvc.lock names, {found}")
-    return Outcome(
+        return Verdict(True, f"version {version.version}: its model is the one that its dvc.lock names, {found}")
+    return Verdict(
         False, f"version {version.version}: not the same: its dvc.lock names a model {recorded}, it holds {found}"
     )
 
 
-def reproduce(project: Path, track: Tracking, reference: str) -> Outcome:
+def reproduce(project: Path, track: Tracking, reference: str) -> Verdict:
     """Train the version again from its own revision, settings and data, and compare.
 
     Args:
@@ -80,21 +85,29 @@ def reproduce(project: Path, track: Tracking, reference: str) -> Outcome:
     with tempfile.TemporaryDirectory() as scratch:
         record = versions.fetch_record(track, version.version, Path(scratch) / "record")
         lock = _lock(record, version)
-        with _worktree(project, revision, record) as tree:
+        params = yaml.safe_load((record / lineage.PARAMS).read_text())
+        # Runs are recorded in a store that goes with the checkout.
+        params["tracking"] = {**params.get("tracking", {}), "uri": "sqlite:///mlflow.db"}
+        holder = f"styleblend reproduce (process {os.getpid()}) is at work"
+        with (
+            hold(project / ".state" / "reproduce.lock", holder, project.resolve()) as held,
+            isolated_run.at_revision(project, "reproduce", revision, params, record / lineage.LOCK) as folder,
+        ):
+            tree = Tree(folder, held)
             _bring_data(tree, lock)
             began = time.monotonic()
             for stage in TRAINING:
                 _repeat(tree, stage)
             seconds = time.monotonic() - began
             lines = [f"version {version.version} of revision {revision[:12]}, trained again in {seconds:.0f} s"]
-            weights = [folder / WEIGHTS for folder in (record / versions.SWAPPER, tree / SWAPPER)]
+            weights = [folder / WEIGHTS for folder in (record / versions.SWAPPER, folder / SWAPPER)]
             hashes = [sha256(file) for file in weights]
             if hashes[0] == hashes[1]:
                 lines.append(f"the same, bit for bit: {WEIGHTS} has the sha256 {hashes[0]} again")
-                return Outcome(True, "\n".join(lines))
-            lines += ["not the same:", *difference(*weights), *_causes(record, tree, lock), ""]
+                return Verdict(True, "\n".join(lines))
+            lines += ["not the same:", *difference(*weights), *_causes(record, folder, lock), ""]
             lines.append(_figures(tree, record, version))
-            return Outcome(False, "\n".join(lines))
+            return Verdict(False, "\n".join(lines))
 
 
 def difference(recorded: Path, again: Path) -> list[str]:
@@ -133,7 +146,7 @@ def _revision(project: Path, version: versions.Version) -> str:
             f"{name} was made with changes that git does not have ({changes}): commit first, then train, to get a "
             "version that can be made again"
         )
-    if _git(project, "cat-file", "-e", f"{revision}^{{commit}}").returncode:
+    if not isolated_run.has_commit(project, revision):
         raise StyleBlendError(f"{name} was made at revision {revision}, which is not in this clone: fetch it with git")
     return revision
 
@@ -148,59 +161,7 @@ def _lock(record: Path, version: versions.Version) -> Mapping[str, Any]:
     return lock
 
 
-@contextmanager
-def _worktree(project: Path, revision: str, record: Path) -> Iterator[Path]:
-    """A checkout of the project at a revision with the version's settings and lock; gone when the block ends.
-
-    One at a time. What a killed run left behind is removed first.
-    """
-    state = (project / ".state" / "reproduce").resolve()
-    state.mkdir(parents=True, exist_ok=True)
-    tree = state / "worktree"
-    with (state / "lock").open("a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StyleBlendError(f"another version is being reproduced in {project.resolve()}: wait for it") from None
-        try:
-            _remove(project, tree)
-            # Hooks are for a person's checkout: DVC's would bring the data of all stages.
-            added = _git(project, "-c", "core.hooksPath=/dev/null", "worktree", "add", "--detach", str(tree), revision)
-            if added.returncode:
-                raise StyleBlendError(f"git could not check out {revision}: {' '.join(added.stderr.split())}")
-            inside = tree / _git(project, "rev-parse", "--show-prefix").stdout.strip()
-            _prepare(project, inside, record)
-            yield inside
-        finally:
-            _remove(project, tree)
-
-
-def _remove(project: Path, tree: Path) -> None:
-    if tree.exists():
-        _git(project, "worktree", "remove", "--force", "--force", str(tree))
-        shutil.rmtree(tree, ignore_errors=True)
-    _git(project, "worktree", "prune")
-
-
-def _prepare(project: Path, tree: Path, record: Path) -> None:
-    """Settings, lock and DVC's cache; runs are recorded in a store that goes with the worktree."""
-    params = yaml.safe_load((record / lineage.PARAMS).read_text())
-    params["tracking"] = {**params.get("tracking", {}), "uri": "sqlite:///mlflow.db"}
-    (tree / lineage.PARAMS).write_text(yaml.safe_dump(params, sort_keys=False))
-    shutil.copyfile(record / lineage.LOCK, tree / lineage.LOCK)
-    # Where the project's own remotes and their passwords stand, if it has any.
-    private = project / ".dvc" / "config.local"
-    if private.is_file():
-        shutil.copyfile(private, tree / ".dvc" / "config.local")
-    asked = subprocess.run(
-        [sys.executable, "-m", "dvc", "cache", "dir"], cwd=project, capture_output=True, text=True, check=False
-    )
-    if asked.returncode:
-        raise StyleBlendError(f"DVC does not say where its cache is: {' '.join(asked.stderr.split())}")
-    _dvc(tree, "cache", "dir", "--local", str((project / asked.stdout.strip()).resolve()))
-
-
-def _bring_data(tree: Path, lock: Mapping[str, Any]) -> None:
+def _bring_data(tree: Tree, lock: Mapping[str, Any]) -> None:
     """Put what training and evaluation read into the worktree: from the cache, a remote, or made again.
 
     Raises:
@@ -211,26 +172,26 @@ def _bring_data(tree: Path, lock: Mapping[str, Any]) -> None:
     read = _hashes(lock, "deps", stages)
     makers = {name: [path for path in _hashes(lock, "outs", (name,)) if path in read] for name in others}
     wanted = sorted(path for paths in makers.values() for path in paths)
-    if not wanted or _dvc(tree, "checkout", *wanted) == 0 or _dvc(tree, "pull", *wanted) == 0:
+    if not wanted or tree.dvc("checkout", *wanted) == 0 or tree.dvc("pull", *wanted) == 0:
         return
     print("the data is in no cache: making it again", flush=True)
-    if _dvc(tree, "repro", "--no-commit", *(name for name, paths in makers.items() if paths)):
+    if tree.dvc("repro", "--no-commit", *(name for name, paths in makers.items() if paths)):
         raise StyleBlendError(
             "the data that the version learned from is neither in DVC's cache nor in a remote, and could not be made "
             "again; the lines above say why"
         )
 
 
-def _repeat(tree: Path, stage: str) -> None:
+def _repeat(tree: Tree, stage: str) -> None:
     """Run one stage whatever DVC remembers of it, and let DVC remember nothing of this run."""
-    if _dvc(tree, "repro", "--single-item", "--force", "--no-commit", stage):
+    if tree.dvc("repro", "--single-item", "--force", "--no-commit", stage):
         raise StyleBlendError(f"stage {stage} failed in the version's own checkout; the lines above say why")
 
 
-def _causes(record: Path, tree: Path, lock: Mapping[str, Any]) -> list[str]:
+def _causes(record: Path, folder: Path, lock: Mapping[str, Any]) -> list[str]:
     """What was not as it was then: inputs of the training by DVC's hashes, and installed packages."""
     lines = []
-    now = yaml.safe_load((tree / lineage.LOCK).read_text())
+    now = yaml.safe_load((folder / lineage.LOCK).read_text())
     before, after = (_hashes(each, "deps", TRAINING) for each in (lock, now))
     made = _hashes(lock, "outs", TRAINING)
     changed = sorted(path for path in before if path not in made and before[path] != after.get(path))
@@ -251,7 +212,7 @@ def _causes(record: Path, tree: Path, lock: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _figures(tree: Path, record: Path, version: versions.Version) -> str:
+def _figures(tree: Tree, record: Path, version: versions.Version) -> str:
     """The metrics of both, side by side."""
     _repeat(tree, EVALUATION)
     before = comparison.Contender(
@@ -264,9 +225,9 @@ def _figures(tree: Path, record: Path, version: versions.Version) -> str:
     again = replace(
         before,
         title="made again",
-        swapper=tree / SWAPPER,
-        evaluation=tree / "reports/evaluate",
-        metrics=json.loads((tree / "reports/metrics.json").read_text()),
+        swapper=tree.folder / SWAPPER,
+        evaluation=tree.folder / "reports/evaluate",
+        metrics=json.loads((tree.folder / "reports/metrics.json").read_text()),
     )
     return comparison.figures(before, again)
 
@@ -280,36 +241,3 @@ def _hashes(lock: Mapping[str, Any], side: str, stages: tuple[str, ...]) -> dict
 def _some(names: list[str], between: str = ", ") -> str:
     more = f"{between}and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return between.join(names[:_SHOWN]) + more
-
-
-def _git(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["git", *arguments], cwd=project, capture_output=True, text=True, check=False)
-
-
-def _dvc(tree: Path, *arguments: str) -> int:
-    """Run DVC on the worktree's own code; whatever ends this process ends the stage with it."""
-    paths = {
-        "PATH": [str(Path(sys.executable).parent), os.environ.get("PATH", "")],
-        "PYTHONPATH": [str(tree / "src"), os.environ.get("PYTHONPATH", "")],
-    }
-    own = {name: os.pathsep.join(part for part in parts if part) for name, parts in paths.items()}
-    command = [sys.executable, "-m", "dvc", *arguments]
-    # A session of its own: one signal reaches DVC, the stage and its workers.
-    with subprocess.Popen(command, cwd=tree, env=os.environ | own, start_new_session=True) as process:
-        try:
-            return process.wait()
-        finally:
-            _end(process)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the process and all it started, first kindly."""
-    for sign, patience in ((signal.SIGTERM, _TERM_SECONDS), (signal.SIGKILL, None)):
-        try:
-            os.killpg(process.pid, sign)
-        except ProcessLookupError:
-            return
-        try:
-            process.wait(patience)
-        except subprocess.TimeoutExpired:
-            continue

@@ -7,17 +7,15 @@ machines the state folder, the inputs and the MLflow store must be visible to al
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
 import shutil
-import signal
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +33,8 @@ from styleblend.model import build, build_discriminator, load, save
 from styleblend.provenance import save_picture
 from styleblend.registry import runs
 from styleblend.system.atomic import whole_file, whole_folder
+from styleblend.system.lock import hold
+from styleblend.system.process import exit_on_sigterm
 from styleblend.training import loop, probe
 from styleblend.training.batches import read_faces
 from styleblend.training.steps import Learner, Stage, load_perception, new_learner
@@ -72,7 +72,7 @@ def run(job: Job) -> Path:
         StyleBlendError: training gave up, an input is wrong, or another trainer works on the same state.
     """
     result = job.state / RESULT
-    with lock(job.state / "trainer.lock", wait_s=0), _ended_by_sigterm():
+    with lock(job.state / "trainer.lock", wait_s=0), exit_on_sigterm():
         (job.state / _ERROR).unlink(missing_ok=True)
         if not (result / "run.json").exists():
             with _shown(job.state / _PROGRESS):
@@ -142,7 +142,7 @@ def _fit(job: Job) -> None:
         )
         try:
             # Once more, for Ray's start put a handler of its own in place that aborts the process.
-            with _ended_by_sigterm():
+            with exit_on_sigterm():
                 trainer.fit()
         except Exception as error:
             message = job.state / _ERROR
@@ -293,43 +293,10 @@ def _shown(path: Path) -> Iterator[None]:
         thread.join()
 
 
-@contextmanager
-def lock(path: Path, wait_s: float) -> Iterator[None]:
-    """Hold a lock file that the system itself releases when this process dies, whatever kills it.
+def lock(file: Path, wait_s: float) -> AbstractContextManager[int]:
+    """Hold a lock file of a state folder; a dead process holds none.
 
     Raises:
         StyleBlendError: another live process holds it for longer than wait_s; names its id.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as stream:
-        deadline = time.monotonic() + wait_s
-        while True:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    stream.seek(0)
-                    raise StyleBlendError(
-                        f"process {stream.read().strip() or 'unknown'} is already training in {path.parent}:"
-                        " wait for it, or end it"
-                    ) from None
-                time.sleep(0.5)
-        stream.truncate(0)
-        stream.write(str(os.getpid()))
-        stream.flush()
-        yield
-
-
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends the block like ctrl-C does, so that Ray and its workers are shut down on the way out."""
-
-    def end(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    return hold(file, f"process {os.getpid()} is already training", file.parent, wait_s)

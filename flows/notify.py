@@ -1,4 +1,4 @@
-"""Tells people what came out: a line in a file, and a message to a webhook where one is named."""
+"""Notifications: a line in a file, a message to a webhook where one is named, and which versions had one already."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import urllib.parse
 import urllib.request
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from styleblend.errors import StyleBlendError, TransientError
+from styleblend.system.atomic import whole_file
 
 _TIMEOUT_S = 20
 _NAMED = re.compile(r"\$\{(\w+)\}")
@@ -67,3 +69,44 @@ def send(webhook: str, text: str) -> None:
         # Only the kind of error: its words may quote the address.
         cause = getattr(error, "reason", error)
         raise TransientError(f"retrain.webhook could not be reached ({type(cause).__name__})") from None
+
+
+def registered(project: Path) -> dict[str, Any]:
+    """The content of reports/registered.json, which the stage `register` writes; empty before its first run."""
+    file = project / "reports" / "registered.json"
+    content: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+    return content
+
+
+def begin(project: Path) -> None:
+    """Before a project's first run: a version that was registered by hand before is not that run's news."""
+    if not _memory(project).exists():
+        _remember(project, [registered(project)])
+
+
+def is_new(project: Path) -> bool:
+    """Whether the registered version has had no notification yet.
+
+    So it is with that of a run that was killed after it registered, and not with one that came out of DVC's cache.
+    """
+    return registered(project) not in _notified(project)
+
+
+def mark_notified(project: Path) -> None:
+    """Remember that the registered version has had its notification."""
+    if is_new(project):
+        _remember(project, [*_notified(project), registered(project)])
+
+
+def _notified(project: Path) -> list[dict[str, Any]]:
+    content: list[dict[str, Any]] = json.loads(_memory(project).read_text())
+    return content
+
+
+def _remember(project: Path, versions: list[dict[str, Any]]) -> None:
+    with whole_file(_memory(project)) as partial:
+        partial.write_text(json.dumps(versions))
+
+
+def _memory(project: Path) -> Path:
+    return project / ".state" / "retrain" / "notified.json"

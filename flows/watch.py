@@ -1,4 +1,4 @@
-"""Notices that the photographs have changed, and starts a retraining once they have come to rest.
+"""The watcher of photographs: starts a retraining once they have changed and come to rest.
 
 Folders of photographs, and archives, are compared by the names, sizes and times of their files. A folder that `dvc
 import` or `dvc import-url` brought is brought up to date from where it came, and then compared like any other. What
@@ -20,14 +20,13 @@ from pathlib import Path
 
 import yaml
 
-from styleblend.config.params import Config
+from styleblend.config.params import Config, load_params
 from styleblend.config.retraining import Retrain
 from styleblend.config.sources import Download
 from styleblend.data.folders import list_pictures
 from styleblend.errors import StyleBlendError
-from styleblend.experiments import overriding
 from styleblend.system.atomic import whole_file
-from styleblend.system.lock import ProjectLocked, only_one
+from styleblend.system.lock import Locked, only_one
 
 log = logging.getLogger("retrain.watch")
 
@@ -74,7 +73,7 @@ class Changes:
     _seen: dict[str, str] = field(default_factory=dict)
     _since: float = 0
 
-    def rested(self, now: Mapping[str, str], seconds: float, clock: float) -> bool:
+    def settled(self, now: Mapping[str, str], seconds: float, clock: float) -> bool:
         """Whether the folders differ from what is known, and have been as they are for so many seconds."""
         if now != self._seen:
             self._seen, self._since = dict(now), clock
@@ -95,7 +94,7 @@ def watch(project: Path, start: Callable[[], None], adopt: Callable[[Retrain], N
     while True:
         seconds = 60.0
         try:
-            cfg = overriding.lasting(project)
+            cfg = load_params(project / "params.yaml")
             seconds = cfg.retrain.watch_seconds or seconds
             if cfg.retrain.watch_upstream_seconds and time.monotonic() - asked > cfg.retrain.watch_upstream_seconds:
                 asked = time.monotonic()
@@ -114,7 +113,7 @@ def _look(project: Path, cfg: Config, changes: Changes, start: Callable[[], None
     folders = {str(folder) for folder in cfg.download.places}
     found = {folder: state for folder in folders if (state := snapshot(project / folder)) is not None}
     before = dict(changes.known)
-    if changes.rested(found, cfg.retrain.settle_seconds, time.monotonic()):
+    if changes.settled(found, cfg.retrain.settle_seconds, time.monotonic()):
         print(f"retrain: the photographs in {', '.join(sorted(folders))} have changed", flush=True)
         start()
         changes.known |= found
@@ -132,7 +131,7 @@ def _update(project: Path, cfg: Download) -> None:
         with only_one(project, "an update of imported photographs"):
             for file in files:
                 subprocess.run(update_command(file), cwd=project, check=True, capture_output=True, text=True)
-    except ProjectLocked:
+    except Locked:
         return
     except subprocess.CalledProcessError as error:
         log.warning("%s could not be brought up to date: %s", ", ".join(map(str, files)), error.stderr.strip())

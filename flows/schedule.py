@@ -18,11 +18,11 @@ from prefect.flows import Flow
 from prefect.schedules import Cron
 from prefect.states import Crashed
 
-import watching
+import watch
+from styleblend.config.params import load_params
 from styleblend.config.retraining import Retrain
 from styleblend.errors import StyleBlendError
-from styleblend.experiments import overriding
-from styleblend.system.lock import ProjectLocked, only_one
+from styleblend.system.lock import Locked, only_one
 
 NAME = "retrain/scheduled"
 CHANGED = "photographs changed"
@@ -35,19 +35,17 @@ def serve(flow: Flow[..., Any], project: Path) -> None:
     Raises:
         StyleBlendError: no server is named, params.yaml is not in order or its schedule cannot be read.
     """
-    cfg = overriding.lasting(project).retrain
+    cfg = load_params(project / "params.yaml").retrain
     schedule = Scheduled(_schedule(cfg))
     if "PREFECT_API_URL" not in os.environ:
         raise StyleBlendError("--serve needs a Prefect server: name it in PREFECT_API_URL, or use `make serve`")
     try:
         with only_one(project, "the start of the schedule"):
-            if line := overriding.restore(project):
-                print(f"retrain: {line}")
-            _bury_dead_runs()
-    except ProjectLocked as error:
+            _crash_dead_runs()
+    except Locked as error:
         print(f"retrain: {error}")
     watched = (project, lambda: _start(project), schedule.follow)
-    threading.Thread(target=watching.watch, args=watched, daemon=True).start()
+    threading.Thread(target=watch.watch, args=watched, daemon=True).start()
     flow.serve(
         name=NAME.partition("/")[2],
         schedule=Cron(cfg.cron, timezone=cfg.timezone),
@@ -105,7 +103,7 @@ def _start(project: Path) -> None:
         run_deployment(NAME, parameters={"project": str(project)}, tags=[CHANGED], timeout=0, as_subflow=False)
 
 
-def _bury_dead_runs() -> None:
+def _crash_dead_runs() -> None:
     """A run whose process died with its server unseen would hold the only place for ever."""
     with get_client(sync_client=True) as client:
         for run in _runs(StateType.RUNNING, StateType.CANCELLING, StateType.PENDING):

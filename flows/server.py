@@ -1,12 +1,11 @@
 """Starts a Prefect server on 127.0.0.1 and the retraining that it schedules; one Ctrl-C ends both.
 
-python flows/serve.py [--port 4200] [--project FOLDER]
+python flows/server.py [--port 4200] [--project FOLDER]
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import os
 import signal
 import socket
@@ -14,9 +13,9 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
+
+from styleblend.system.process import running
 
 PROJECT = Path(__file__).resolve().parents[1]
 HOST = "127.0.0.1"
@@ -24,7 +23,6 @@ START_SECONDS = 300
 # Prefect gives a run 30 s to end before it is killed. Its server has nothing to lose: its database is on disk.
 RUN_END_SECONDS = 40
 SERVER_END_SECONDS = 10
-_PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
@@ -55,13 +53,13 @@ def serve(project: Path, port: int) -> int:
     Path(env["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
     start = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
     try:
-        with _running(start, env, SERVER_END_SECONDS) as server:
+        with running(start, env, SERVER_END_SECONDS) as server:
             if not _answers(f"{url}/api/health", server):
                 print(f"serve: Prefect's server did not start within {START_SECONDS} s: the lines above say why")
                 return 1
             retrain = [sys.executable, str(Path(__file__).with_name("retrain.py"))]
             retrain += ["--serve", "--project", str(project)]
-            with _running(retrain, env, RUN_END_SECONDS) as flow:
+            with running(retrain, env, RUN_END_SECONDS) as flow:
                 print(f"serve: Prefect runs at {url} (Ctrl-C ends it)", flush=True)
                 while server.poll() is None and flow.poll() is None:
                     time.sleep(0.5)
@@ -69,27 +67,6 @@ def serve(project: Path, port: int) -> int:
     except KeyboardInterrupt:
         print("serve: stopped", flush=True)
         return 0
-
-
-@contextmanager
-def _running(command: list[str], env: Mapping[str, str], patience_s: float) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a command while the block runs. In a session of its own: ctrl-C comes here first, and the order is kept."""
-    process = subprocess.Popen(command, env=os.environ | env, start_new_session=True, preexec_fn=_end_with_parent)
-    try:
-        yield process
-    finally:
-        try:
-            # To its group, as in a terminal: Prefect's runner would wait for a run that hears of nothing.
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGINT)
-            process.wait(patience_s)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-def _end_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 def _stop(number: int, frame: object) -> None:

@@ -1,11 +1,11 @@
-"""What the page of a run in Prefect shows: how far it is, its figures beside the champion's, and the swap grid."""
+"""The page of a run in Prefect: its progress, its figures beside the champion's, and the swap grid."""
 
 from __future__ import annotations
 
 import base64
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -27,40 +27,42 @@ _GRID_PX = 480
 
 
 class Progress:
-    """A bar on the run's page: how many stages of the pipeline have begun."""
+    """A bar on the run's page: how far the pipeline is, by the place of its present stage in dvc.yaml."""
 
-    def __init__(self, stages: int) -> None:
+    def __init__(self, stages: Sequence[str]) -> None:
         self._stages = stages
         self._begun = 0
         self._artifact: UUID | None = None
         with _not_vital():
-            self._artifact = cast(UUID, create_progress_artifact(0.0, "stages", f"0 of {stages} stages"))
+            self._artifact = cast(UUID, create_progress_artifact(0.0, "stages", f"0 of {len(stages)} stages"))
 
-    def step(self, name: str = "") -> None:
-        """One more stage: `name` runs now, or without a name it had nothing to do."""
-        self._begun = min(self._begun + 1, self._stages)
-        self._show(100 * (self._begun - bool(name)) / self._stages, name)
+    def step(self, name: str) -> None:
+        """The stage of this name has begun."""
+        # DVC may run stages that do not need each other in another order: the bar never goes back.
+        if name in self._stages:
+            self._begun = max(self._begun, self._stages.index(name) + 1)
+        self._show(max(self._begun - 1, 0), name)
 
     def done(self) -> None:
         """All is done."""
-        self._begun = self._stages
-        self._show(100, "done")
+        self._begun = len(self._stages)
+        self._show(self._begun, "done")
 
-    def _show(self, percent: float, name: str) -> None:
+    def _show(self, finished: int, word: str) -> None:
         if self._artifact is None:
             return
         with _not_vital():
-            words = f"{self._begun} of {self._stages} stages{f', {name}' if name else ''}"
-            update_progress_artifact(self._artifact, percent, description=words)
+            words = f"{self._begun} of {len(self._stages)} stages, {word}"
+            update_progress_artifact(self._artifact, 100 * finished / len(self._stages), description=words)
 
 
-def show(text: str) -> None:
+def publish(text: str) -> None:
     """Put a Markdown text on the run's page."""
     with _not_vital():
         create_markdown_artifact(text, key="result", description="What came out")
 
 
-def result(project: Path, cfg: Config, headline: str, registered: Mapping[str, Any], champion: str = "") -> str:
+def markdown(project: Path, cfg: Config, headline: str, registered: Mapping[str, Any], champion: str = "") -> str:
     """The Markdown text of a finished run.
 
     Args:

@@ -14,22 +14,21 @@ from prefect.flows import Flow
 from prefect.states import Failed
 from prefect.tasks import Task
 
-import notifying
-import outcome
+import notify
+import page
 import pipeline
-import showing
-import watching
+import watch
 from pipeline import MISTAKE
 from styleblend.config.base import ConfigError
 from styleblend.config.merge import merged
-from styleblend.config.params import Config
+from styleblend.config.params import Config, load_params
 from styleblend.config.retraining import Retrain
 from styleblend.config.tracking import Tracking
 from styleblend.data.folders import present
 from styleblend.errors import StyleBlendError, TransientError
-from styleblend.experiments import overriding
+from styleblend.experiments import isolated_run
 from styleblend.registry import mlflow_store, versions
-from styleblend.system.lock import ProjectLocked, only_one
+from styleblend.system.lock import Locked, only_one
 
 
 def _may_pass(task: Task[..., Any], run: TaskRun, state: State) -> bool:
@@ -46,9 +45,9 @@ def check(project: Path, overrides: dict[str, Any], promotion: str) -> Config | 
     """The settings of this run, if they are in order and the photographs that they name are there."""
     try:
         chosen = {} if promotion == "as set" else {"retrain": {"promote": promotion}}
-        cfg = overriding.checked(project, merged(overrides, chosen))
+        cfg = isolated_run.checked(project, merged(overrides, chosen))
         if cfg.retrain.webhook:
-            notifying.expanded(cfg.retrain.webhook)
+            notify.expanded(cfg.retrain.webhook)
         for line in present(cfg.download, project):
             get_run_logger().info("%s", line)
     except StyleBlendError as error:
@@ -59,7 +58,7 @@ def check(project: Path, overrides: dict[str, Any], promotion: str) -> Config | 
 @task(retries=3, retry_delay_seconds=10)
 def update(project: Path, file: Path) -> State | None:
     """Bring an imported folder of photographs up to date."""
-    done = subprocess.run(watching.update_command(file), cwd=project, capture_output=True, text=True)
+    done = subprocess.run(watch.update_command(file), cwd=project, capture_output=True, text=True)
     if done.returncode:
         return Failed(message=f"{file.name} could not be brought up to date: {done.stderr.strip()}")
     return None
@@ -68,9 +67,9 @@ def update(project: Path, file: Path) -> State | None:
 @task
 def gate(project: Path, promotion: str) -> tuple[str, bool]:
     """What came out, in one line, and whether it becomes the champion. The stage `register` measured it."""
-    registered = outcome.registered(project)
+    registered = notify.registered(project)
     name = f"{registered['name']} version {registered['version']}"
-    if not outcome.is_news(project):
+    if not notify.is_new(project):
         return f"nothing new: {name} stays the last", False
     if registered["gate"] != "passed":
         return f"{name} registered, but the gate is shut: {'; '.join(registered['reasons'])}", False
@@ -104,28 +103,28 @@ def champion(project: Path, cfg: Tracking) -> str | State:
 @task
 def draw(project: Path, cfg: Config, headline: str, best: str) -> str:
     """The run's page in Markdown: figures, beside the champion's where there is another, and the swap grid."""
-    return showing.result(project, cfg, headline, outcome.registered(project), best)
+    return page.markdown(project, cfg, headline, notify.registered(project), best)
 
 
-@task(retries=3, retry_delay_seconds=10, retry_condition_fn=_may_pass)
-def notify(webhook: str, text: str) -> State | None:
+@task(name="notify", retries=3, retry_delay_seconds=10, retry_condition_fn=_may_pass)
+def send(webhook: str, text: str) -> State | None:
     """Send the line to the webhook."""
     try:
-        notifying.send(webhook, text)
+        notify.send(webhook, text)
     except StyleBlendError as error:
         return _failed(error)
     return None
 
 
-def _tell_unusual_end(flow: Flow[..., Any], flow_run: FlowRun, state: State) -> None:
+def _notify_unusual_end(flow: Flow[..., Any], flow_run: FlowRun, state: State) -> None:
     """Whoever serves the flow calls this when a run was cancelled or its process died."""
     project = Path(flow_run.parameters["project"])
     word = "crashed" if state.is_crashed() else "cancelled"
     text = f"{word}: what is done stays done, the next run goes on from there"
-    notifying.write(project / _settings(project).notify_file, text)
+    notify.write(project / _settings(project).notify_file, text)
 
 
-@flow(name="retrain", on_cancellation=[_tell_unusual_end], on_crashed=[_tell_unusual_end])
+@flow(name="retrain", on_cancellation=[_notify_unusual_end], on_crashed=[_notify_unusual_end])
 def retrain(
     project: Path,
     overrides: dict[str, Any] | None = None,
@@ -144,71 +143,81 @@ def retrain(
     try:
         with only_one(project, "a retraining") as lock:
             return _retrain(project, lock, overrides or {}, promotion, force)
-    except ProjectLocked as error:
+    except Locked as error:
         # Nobody watches a scheduled run, and it is not made up for.
-        _tell(project, _settings(project), f"not run: {error}")
+        _notify_all(project, _settings(project), f"not run: {error}")
         return _failed(error)
 
 
 def _retrain(project: Path, lock: int, overrides: dict[str, Any], promotion: str, force: bool) -> State | str:
-    # What a killed run may have left.
-    if line := overriding.restore(project):
-        get_run_logger().warning("%s", line)
     checked: State = check(project, overrides, promotion, return_state=True)
     if checked.is_failed():
-        _tell(project, _settings(project), f"failed: {checked.message}")
+        _notify_all(project, _settings(project), f"failed: {checked.message}")
         return Failed(name=checked.name, message=checked.message)
     cfg: Config = checked.result()
-    outcome.begin(project)
+    notify.begin(project)
     failed = _run(project, lock, cfg, overrides, force)
     if failed is None:
         # Asked before a promotion: the page compares with the champion of before.
         best: State = champion(project, cfg.tracking, return_state=True)
         text, wins = gate(project, cfg.retrain.promote)
         if wins:
-            promoted: State = promote(project, cfg.tracking, outcome.registered(project)["version"], return_state=True)
+            promoted: State = promote(project, cfg.tracking, notify.registered(project)["version"], return_state=True)
             failed = promoted if promoted.is_failed() else None
     if failed is not None:
-        _tell(project, cfg.retrain, f"failed: {failed.message}")
+        _notify_all(project, cfg.retrain, f"failed: {failed.message}")
         return Failed(name=failed.name, message=failed.message)
-    page: State = draw(project, cfg, text, best.result() if best.is_completed() else "", return_state=True)
-    if page.is_completed():
+    drawn: State = draw(project, cfg, text, best.result() if best.is_completed() else "", return_state=True)
+    if drawn.is_completed():
         # By the flow itself: what a task shows stands on the run's page further below, and later.
-        showing.show(page.result())
-    _tell(project, cfg.retrain, text)
-    outcome.told(project)
+        page.publish(drawn.result())
+    _notify_all(project, cfg.retrain, text)
+    notify.mark_notified(project)
     return text
 
 
 def _run(project: Path, lock: int, cfg: Config, overrides: dict[str, Any], force: bool) -> State | None:
     """Bring the data up to date and run the pipeline, again where that may help. None, or how it failed."""
-    for file in watching.imports(project, cfg.download):
+    for file in watch.imports(project, cfg.download):
         updated: State = update(project, file, return_state=True)
         if updated.is_failed():
             return updated
-    for left in reversed(range(cfg.retrain.retries + 1)):
-        with overriding.overridden(project, overrides):
-            failed = pipeline.reproduce(project, lock, force)
+    if not overrides:
+        return _reproduce(project, lock, cfg.retrain, force)
+    try:
+        with isolated_run.working_copy(project, "retrain", isolated_run.values(project, overrides)) as folder:
+            failed = _reproduce(folder, lock, cfg.retrain, force)
+            if failed is None:
+                # As after any run: reports/ and data/ show what was registered last.
+                isolated_run.adopt(folder, project)
+    except StyleBlendError as error:
+        return _failed(error)
+    return failed
+
+
+def _reproduce(folder: Path, lock: int, cfg: Retrain, force: bool) -> State | None:
+    for left in reversed(range(cfg.retries + 1)):
+        failed = pipeline.reproduce(folder, lock, force)
         if failed is None or failed.name == MISTAKE or not left:
             return failed
-        get_run_logger().warning("%s; once more in %g s", failed.message, cfg.retrain.retry_seconds)
-        time.sleep(cfg.retrain.retry_seconds)
+        get_run_logger().warning("%s; once more in %g s", failed.message, cfg.retry_seconds)
+        time.sleep(cfg.retry_seconds)
     raise AssertionError("the last try returns")
 
 
 def _settings(project: Path) -> Retrain:
     """Those of params.yaml, or where it is not in order the defaults: somebody must hear of it."""
     try:
-        return overriding.lasting(project).retrain
+        return load_params(project / "params.yaml").retrain
     except ConfigError:
         return Retrain()
 
 
-def _tell(project: Path, cfg: Retrain, text: str) -> None:
+def _notify_all(project: Path, cfg: Retrain, text: str) -> None:
     get_run_logger().info("%s", text)
-    notifying.write(project / cfg.notify_file, text)
+    notify.write(project / cfg.notify_file, text)
     if cfg.webhook is None:
         return
-    sent: State = notify(cfg.webhook, text, return_state=True)
+    sent: State = send(cfg.webhook, text, return_state=True)
     if sent.is_failed():
-        notifying.write(project / cfg.notify_file, f"not sent to the webhook: {sent.message}")
+        notify.write(project / cfg.notify_file, f"not sent to the webhook: {sent.message}")
