@@ -26,6 +26,7 @@ from styleblend.config.params import Config, load_params, parse_params
 from styleblend.config.provenance import Provenance
 from styleblend.config.tracking import Tracking
 from styleblend.data import published
+from tiny_model import MODEL
 
 
 @pytest.fixture
@@ -53,7 +54,9 @@ def data(cfg: Config, project: Path) -> list[Finding]:
 
 
 def machine(cfg: Config, project: Path) -> list[Finding]:
-    return list(hardware.machine(cfg, project, photographs.listings(cfg, project)))
+    """With the tiny model, whose steps are followed in half the time."""
+    tiny = cfg.model_copy(update={"model": MODEL})
+    return list(hardware.machine(tiny, project, photographs.listings(cfg, project)))
 
 
 def failures(findings: list[Finding]) -> list[str]:
@@ -145,6 +148,7 @@ def test_a_published_set_is_listed_once(project: Path, tmp_path: Path, monkeypat
     read: list[Path] = []
     known = published.ffhq
     monkeypatch.setattr(published, "ffhq", lambda source, folder: read.append(folder) or known(source, folder))
+    cfg = cfg.model_copy(update={"model": MODEL})
     (text,) = failures([finding for finding in doctor.examine(cfg, project) if finding.part == "data"])
     assert "is not FFHQ's JSON" in text and read == [folder]
 
@@ -182,7 +186,7 @@ def test_gpus_are_counted(project: Path) -> None:
 def test_memory_and_disk_are_compared_with_what_is_free(project: Path) -> None:
     """A step that no machine holds, and pictures that no disk holds, fail; what is asked for and free is said."""
     cfg = changed(project)
-    need = describe(cfg).stages[0]
+    need = describe(cfg.model_copy(update={"model": MODEL})).stages[0]
     assert hardware.memory("train_encoder", cfg.train_encoder, need).verdict == "ok"
     found = hardware.memory("train_encoder", cfg.train_encoder, replace(need, activations=2**60)).text
     assert found.startswith("train_encoder: no GPU asked for; 2 workers need about 21474836"), "2 x 2^60 bytes in GiB"
