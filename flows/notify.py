@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from styleblend.errors import StyleBlendError, TransientError
-from styleblend.system.atomic import whole_file
+from styleblend.system.files import whole_file
 
 _TIMEOUT_S = 20
 _NAMED = re.compile(r"\$\{(\w+)\}")

@@ -21,7 +21,7 @@ from prefect.states import Failed
 
 from page import Progress
 from styleblend.experiments import isolated_run
-from styleblend.stages import entry
+from styleblend.system import stage_record
 
 MISTAKE = "Mistake"
 """Name of the state of a failure that will fail again until a person does something."""
@@ -53,7 +53,7 @@ class Output:
             except queue.Empty:
                 line = ""
             begun = next(
-                (each for each in entry.records(self._folder, self._run) if each.stage not in self._shown), None
+                (each for each in stage_record.records(self._folder, self._run) if each.stage not in self._shown), None
             )
             if begun is not None:
                 self._shown.add(begun.stage)
@@ -76,7 +76,9 @@ class Output:
         code = self._process.wait()
         if not code:
             return None
-        failed = [each for each in entry.records(self._folder, self._run) if each.status == "failed" and each.message]
+        failed = [
+            each for each in stage_record.records(self._folder, self._run) if each.status == "failed" and each.message
+        ]
         if not failed:
             return Failed(message=f"dvc repro ended with {code}: the lines above say why")
         message = failed[0].message
@@ -96,7 +98,7 @@ def reproduce(folder: Path, lock: int, force: bool) -> State | None:
     run = uuid.uuid4().hex
     progress = Progress(tuple(yaml.safe_load((folder / "dvc.yaml").read_text())["stages"]))
     arguments = ("repro", "--force") if force else ("repro",)
-    with isolated_run.dvc(folder, *arguments, lock=lock, env={entry.RUN: run}) as process:
+    with isolated_run.dvc(folder, *arguments, lock=lock, env={stage_record.RUN: run}) as process:
         output = Output(process, folder, run, progress)
         for line in output.part():
             get_run_logger().info("%s", line)

@@ -25,7 +25,7 @@ from styleblend.config.retraining import Retrain
 from styleblend.config.sources import Download
 from styleblend.data.folders import list_pictures
 from styleblend.errors import StyleBlendError
-from styleblend.system.atomic import whole_file
+from styleblend.system.files import whole_file
 from styleblend.system.lock import Locked, only_one
 
 log = logging.getLogger("retrain.watch")

@@ -238,14 +238,7 @@ def test_a_preset_is_described_on_the_settings_without_the_last_one(project: Pat
 
 @pytest.mark.parametrize(
     ("number", "shown"),
-    [
-        (0, "0"),
-        (999, "999"),
-        (1000, "1 k"),
-        (999_600, "1 M"),
-        (67_108_864, "67.1 M"),
-        (3_440_000_000_000, "3.44 T"),
-    ],
+    [(0, "0"), (999, "999"), (1000, "1 k"), (999_600, "1 M"), (67_108_864, "67.1 M"), (3_440_000_000_000, "3.44 T")],
 )
 def test_counts_are_short(number: int, shown: str) -> None:
     """Three digits and a letter."""

@@ -19,7 +19,7 @@ from PIL import Image
 from styleblend import provenance
 from styleblend.config.merge import merged
 from styleblend.experiments import presets
-from styleblend.system.hashes import sha256
+from styleblend.system.files import sha256
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

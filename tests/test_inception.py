@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from styleblend.errors import StyleBlendError
 from styleblend.evaluation import inception
-from styleblend.system.hashes import sha256
+from styleblend.system.files import sha256
 from torchscript_files import Metric, scripted
 
 

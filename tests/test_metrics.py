@@ -42,10 +42,7 @@ def test_retrieval_counts_ties_and_nan_against_the_probe() -> None:
 
 def test_pose_and_expression_errors_are_euclidean() -> None:
     """3-4-5 triangles; poses on both sides of a half turn are near."""
-    a, b = (
-        torch.tensor([[0.0, 3.0, 1.0], [179.0, 0.0, 0.0]]),
-        torch.tensor([[4.0, 0.0, 1.0], [-179.0, 0.0, 0.0]]),
-    )
+    a, b = (torch.tensor([[0.0, 3.0, 1.0], [179.0, 0.0, 0.0]]), torch.tensor([[4.0, 0.0, 1.0], [-179.0, 0.0, 0.0]]))
     assert metrics.pose_error_deg(a, b).tolist() == pytest.approx([5, 2])
     assert metrics.expression_error(torch.tensor([[3.0, 4.0]]), torch.zeros(1, 2)).tolist() == [5]
 

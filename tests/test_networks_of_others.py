@@ -44,7 +44,7 @@ from styleblend.stages.evaluate import evaluate
 from styleblend.stages.perceive import perceive
 from styleblend.stages.split import split
 from styleblend.swapping import ReferenceSelector, find_identity
-from styleblend.system.hashes import sha256
+from styleblend.system.files import sha256
 from styleblend.training import loop, ray_trainer
 from styleblend.training.batches import Batch
 from styleblend.training.steps import choose_what_learns, generator_terms, load_perception

@@ -16,7 +16,7 @@ from styleblend.model import build_decoder, build_encoder
 from styleblend.perception import attributes, identity, landmarks
 from styleblend.pretraining import data, prior, recipe
 from styleblend.synthetic.factors import IDENTITY, Factors
-from styleblend.system.hashes import sha256
+from styleblend.system.files import sha256
 
 MODEL = tiny_project.MODEL.model_copy(
     update={"resolution": 64, "input_px": 64, "decoder_widths": {4: 8, 8: 8, 16: 8, 32: 8, 64: 8}}
@@ -38,10 +38,7 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> data.Faces:
 def judges() -> prior.Judges:
     """Untrained networks in the places of the trained ones."""
     torch.manual_seed(0)
-    networks = (
-        identity.build(recipe.ARCHITECTURES["identity"]),
-        attributes.build(recipe.ARCHITECTURES["attributes"]),
-    )
+    networks = (identity.build(recipe.ARCHITECTURES["identity"]), attributes.build(recipe.ARCHITECTURES["attributes"]))
     return prior.Judges(*(network.eval().requires_grad_(False) for network in networks))
 
 

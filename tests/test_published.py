@@ -28,7 +28,7 @@ from styleblend.config.sources import ArchiveSource, CelebaHqSource, Download, F
 from styleblend.data import archives, published, sources
 from styleblend.data.align import align_faces
 from styleblend.errors import StyleBlendError
-from styleblend.system.hashes import sha256
+from styleblend.system.files import sha256
 
 
 @pytest.fixture

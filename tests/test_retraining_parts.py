@@ -28,7 +28,7 @@ from styleblend.config.retraining import Retrain
 from styleblend.config.sources import Download, FolderSource
 from styleblend.errors import StyleBlendError, TransientError
 from styleblend.experiments import isolated_run
-from styleblend.stages import entry
+from styleblend.system import stage_record
 from styleblend.system.lock import Locked, only_one
 
 
@@ -270,7 +270,7 @@ def test_the_page_of_a_run_has_its_figures_and_why_the_gate_is_shut(root: Path, 
 def test_a_stage_says_by_its_exit_code_what_may_pass(error: str, code: int, root: Path) -> None:
     """The one line is the same; DVC passes the code on, and the flow tries again or does not."""
     program = (
-        "from styleblend import errors\nfrom styleblend.stages.entry import run\n"
+        "from styleblend import errors\nfrom styleblend.system.stage_record import run\n"
         f"def main(given, cfg):\n    raise errors.{error}('no answer')\nrun('register', main)"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True)
@@ -292,13 +292,13 @@ def test_a_stage_keeps_a_record_for_the_run_that_it_belongs_to(
 ) -> None:
     """How it ended, and whether the same may succeed later; none without a run, and another run sees none."""
     program = (
-        "import os, sys\nfrom styleblend import errors\nfrom styleblend.stages.entry import run\n"
+        "import os, sys\nfrom styleblend import errors\nfrom styleblend.system.stage_record import run\n"
         f"def main(given, cfg):\n    {body}\nrun('register', main)"
     )
     command = [sys.executable, "-c", program, "--params", str(root / "params.yaml")]
     subprocess.run(command, cwd=tmp_path, capture_output=True)
     assert not (tmp_path / ".state").exists()
-    subprocess.run(command, cwd=tmp_path, capture_output=True, env=os.environ | {entry.RUN: "one"})
-    (record,) = entry.records(tmp_path, "one")
+    subprocess.run(command, cwd=tmp_path, capture_output=True, env=os.environ | {stage_record.RUN: "one"})
+    (record,) = stage_record.records(tmp_path, "one")
     assert (record.stage, record.status, record.message, record.may_pass) == ("register", *state)
-    assert entry.records(tmp_path, "two") == []
+    assert stage_record.records(tmp_path, "two") == []

@@ -22,15 +22,7 @@ from PIL import Image
 
 from browser import browser_page
 from local_servers import answers, free_port, wait_for
-from retraining_project import (
-    ROOT,
-    alive,
-    ask,
-    deployment,
-    make_project,
-    notes,
-    write_stage,
-)
+from retraining_project import ROOT, alive, ask, deployment, make_project, notes, write_stage
 
 pytestmark = pytest.mark.slow
 

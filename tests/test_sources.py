@@ -17,7 +17,7 @@ from styleblend.config.sources import Download, FolderSource, RenderedSource
 from styleblend.data import sources
 from styleblend.errors import StyleBlendError
 from styleblend.provenance import read_marks
-from styleblend.system.hashes import sha256
+from styleblend.system.files import sha256
 
 ORIGIN = Path("src/styleblend/synthetic")
 

@@ -65,10 +65,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cfg = Download(sources=(source,), workers=1, origin=ROOT / "src/styleblend/synthetic")
     download(folder / "raw", cfg, folder / "state")
     align(
-        folder / "raw",
-        folder,
-        folder / "faces",
-        Align(detector="annotations", size_px=32, min_face_px=16, workers=1),
+        folder / "raw", folder, folder / "faces", Align(detector="annotations", size_px=32, min_face_px=16, workers=1)
     )
     perceive_faces(folder / "faces", STAND_INS, folder / "perceived.parquet", Perceive(batch_size=7))
     return folder

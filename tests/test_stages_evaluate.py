@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import showing
 import torch
 import yaml
 
-import showing
 import tiny_project
 from styleblend import model, provenance
 from styleblend.commands import cli
@@ -38,7 +38,7 @@ from styleblend.reporting.figures import KEY_FIGURES
 from styleblend.reporting.summary import closing_lines
 from styleblend.stages.evaluate import evaluate
 from styleblend.stages.register import register
-from styleblend.system.hashes import fingerprint, sha256
+from styleblend.system.files import fingerprint, sha256
 from torchscript_files import Metric, scripted
 
 CFG = Evaluate(bootstrap=100, grid_rows=3, yaw_bins_deg=(1, 85), batch_size=4)

@@ -50,10 +50,7 @@ def test_runs_nest_resume_and_end_with_their_status(cfg: Tracking, tmp_path: Pat
     stored = _client(cfg).get_run(ids[0])
     assert stored.info.status == "FINISHED"
     assert stored.data.tags["mlflow.parentRunId"] == parent
-    assert [(m.step, m.value) for m in _client(cfg).get_metric_history(ids[0], "loss/total")] == [
-        (1, 2),
-        (2, 1),
-    ]
+    assert [(m.step, m.value) for m in _client(cfg).get_metric_history(ids[0], "loss/total")] == [(1, 2), (2, 1)]
     assert _client(cfg).get_run(parent).data.params == {"model.style_dim": "8", "new": "1"}
     assert list(tmp_path.glob("mlruns/**/notes/note.txt"))
 

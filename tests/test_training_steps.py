@@ -18,12 +18,7 @@ from styleblend.perception.shape import unposed
 from styleblend.training import losses, steps
 from styleblend.training.batches import Batch, Batches, Faces, read_faces
 from styleblend.training.loop import alone
-from styleblend.training.steps import (
-    discriminator_step,
-    generator_step,
-    generator_terms,
-    learning_rate,
-)
+from styleblend.training.steps import discriminator_step, generator_step, generator_terms, learning_rate
 
 PERCEPTION = tiny.perception()
 

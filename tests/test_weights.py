@@ -32,7 +32,7 @@ from styleblend.errors import StyleBlendError, TransientError
 from styleblend.evaluation import inception
 from styleblend.system import download
 from styleblend.system.download import is_web_page
-from styleblend.system.hashes import sha256
+from styleblend.system.files import sha256
 from styleblend.weights import frozen
 from styleblend.weights.formats import arcface_onnx, onnx_graph, torch_file
 from styleblend.weights.formats.stylegan import load_stylegan

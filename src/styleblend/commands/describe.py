@@ -74,12 +74,7 @@ def describe(cfg: Config, gpus: int | None = None, pictures_per_gpu: int | None 
     return Description(model, networks, stages)
 
 
-_TITLES = {
-    "E": "encoder E",
-    "B": "style blending B",
-    "D": "decoder D",
-    "V": "discriminator V",
-}
+_TITLES = {"E": "encoder E", "B": "style blending B", "D": "decoder D", "V": "discriminator V"}
 _HOW = """\
 How memory is found: weights, average (EMA), gradients and Adam's two moments are counted tensor by tensor. Activations
 are the most bytes that exist at one time in a step of G and V (three encodings, three decodings; forward and backward),

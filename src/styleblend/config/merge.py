@@ -13,10 +13,7 @@ def merged(values: Any, overrides: Any) -> Any:
     """
     if not (is_section(values) and is_section(overrides)):
         return overrides
-    return {
-        **values,
-        **{key: merged(values.get(key), value) if value else value for key, value in overrides.items()},
-    }
+    return {**values, **{key: merged(values.get(key), value) if value else value for key, value in overrides.items()}}
 
 
 def is_section(value: Any) -> bool:

@@ -91,8 +91,7 @@ class Model(Section):
     encoder_widths: tuple[int, int, int, int] = Field((16, 32, 64, 96), description="channels a stage; 64..512")
     stem_stride: StemStride = Field(2, description="stride of the encoder's first convolution; 1 in the paper")
     encoder_body: EncoderBody = Field(
-        "se_resnet",
-        description="ir_se50 takes the weights of the face network model_ir_se50.pth and has its sizes",
+        "se_resnet", description="ir_se50 takes the weights of the face network model_ir_se50.pth and has its sizes"
     )
     pyramid_width: int = Field(64, ge=8, description="channels of the feature pyramid; 512")
     head_width: int = Field(32, ge=4, description="channels inside each style head; 512")

@@ -21,8 +21,7 @@ from styleblend.face_detector.detection import Detection, Detector, annotated
 from styleblend.faces.alignment import AlignmentError, align_face
 from styleblend.faces.pictures import UnusablePicture, open_picture
 from styleblend.provenance import save_picture
-from styleblend.system.atomic import whole_folder
-from styleblend.system.hashes import sha256
+from styleblend.system.files import sha256, whole_folder
 from styleblend.system.parallel import spread
 
 

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from styleblend.config.sources import PackedSource
 from styleblend.errors import StyleBlendError, TransientError
 from styleblend.system import download
-from styleblend.system.hashes import fingerprint, sha256
+from styleblend.system.files import fingerprint, sha256
 from styleblend.system.parallel import spread
 
 BLOCK = 1 << 20

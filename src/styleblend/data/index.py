@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from styleblend.errors import StyleBlendError
-from styleblend.system.atomic import whole_file
+from styleblend.system.files import whole_file
 
 INDEX = pa.schema(
     [

@@ -22,7 +22,7 @@ from styleblend.data.manifest import read_manifest
 from styleblend.errors import StyleBlendError
 from styleblend.faces.pixels import from_8bit
 from styleblend.perception import attributes, identity, landmarks
-from styleblend.system.atomic import whole_file
+from styleblend.system.files import whole_file
 
 VECTORS = ("identity", "judge", "landmarks", "expression")
 NUMBERS = ("yaw_deg", "pitch_deg", "roll_deg", "sharpness")

@@ -35,8 +35,7 @@ from styleblend.data.index import INDEX, read_index, write_rows
 from styleblend.data.published import Listed
 from styleblend.errors import StyleBlendError
 from styleblend.provenance import save_picture
-from styleblend.system.atomic import whole_file, whole_folder
-from styleblend.system.hashes import fingerprint, md5, sha256
+from styleblend.system.files import fingerprint, md5, sha256, whole_file, whole_folder
 from styleblend.system.parallel import spread
 
 PhotographSource = FolderSource | FfhqSource | CelebaHqSource | ArchiveSource

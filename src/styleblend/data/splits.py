@@ -18,7 +18,7 @@ from scipy.sparse.csgraph import connected_components
 
 from styleblend.config.data import Split
 from styleblend.errors import StyleBlendError
-from styleblend.system.atomic import whole_folder
+from styleblend.system.files import whole_folder
 
 FEWEST = 2  # persons in a split: a swap needs two
 BLOCK = 256
@@ -68,11 +68,7 @@ def split(manifest: pd.DataFrame, perceived: pd.DataFrame, cfg: Split) -> Splits
     # A person with more than half of all faces (many that the network cannot tell apart) stays in training:
     # as one of the few persons of the test it would be most of the test.
     order.sort(key=lambda person: sizes[person] > len(faces) / 2)
-    members = {
-        "val": order[:n_val],
-        "test": order[n_val : n_val + n_test],
-        "train": order[n_val + n_test :],
-    }
+    members = {"val": order[:n_val], "test": order[n_val : n_val + n_test], "train": order[n_val + n_test :]}
     tables = {
         name: faces.loc[faces["person"].isin(persons), ["face_id", "person"]].reset_index(drop=True)
         for name, persons in members.items()

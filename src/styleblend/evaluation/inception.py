@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from styleblend.errors import StyleBlendError
 from styleblend.faces.pixels import to_8bit
-from styleblend.system.hashes import sha256 as sha256_of
+from styleblend.system.files import sha256 as sha256_of
 
 FEATURES = 2048
 _SIDES_PX = (75, 299)

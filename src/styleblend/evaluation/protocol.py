@@ -176,10 +176,7 @@ def measure(
             if name == TRUE_SWAP:
                 true_swap = seen
     ids = pd.DataFrame(
-        {
-            "source_id": pairs.table.index[pairs.source.numpy()],
-            "target_id": pairs.table.index[pairs.target.numpy()],
-        }
+        {"source_id": pairs.table.index[pairs.source.numpy()], "target_id": pairs.table.index[pairs.target.numpy()]}
     )
     return {
         name: Measured(

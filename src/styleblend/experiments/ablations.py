@@ -17,8 +17,7 @@ from styleblend.errors import StyleBlendError
 from styleblend.experiments import isolated_run
 from styleblend.reporting.figures import KEY_FIGURES, with_interval
 from styleblend.reporting.table import markdown
-from styleblend.system.atomic import whole_file
-from styleblend.system.hashes import fingerprint
+from styleblend.system.files import fingerprint, whole_file
 from styleblend.system.lock import only_one
 
 VARIANTS = Path("presets/ablations/variants.yaml")
@@ -148,10 +147,7 @@ def _train_missing(
 def _results(reports: Path) -> dict[str, Any]:
     """What an evaluation has left: `metrics` by name, and `groups`, one row a figure and pose group."""
     groups = pd.read_csv(reports / "evaluate/groups.csv")
-    return {
-        "metrics": json.loads((reports / "metrics.json").read_text()),
-        "groups": groups.to_dict("records"),
-    }
+    return {"metrics": json.loads((reports / "metrics.json").read_text()), "groups": groups.to_dict("records")}
 
 
 def verdict(variant: Variant, own: Mapping[str, Any], full: Mapping[str, Any]) -> str:

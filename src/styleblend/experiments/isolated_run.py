@@ -22,7 +22,7 @@ import yaml
 from styleblend.config.merge import merged
 from styleblend.config.params import Config, load_params, parse_params
 from styleblend.errors import StyleBlendError
-from styleblend.system.atomic import whole_file
+from styleblend.system.files import whole_file
 from styleblend.system.process import guarded
 from styleblend.weights.weight_files import LOCK as WEIGHTS_LOCK
 

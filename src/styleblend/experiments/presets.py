@@ -18,7 +18,7 @@ from styleblend.config.merge import is_section, merged
 from styleblend.config.params import load_params, parse_params
 from styleblend.data import published
 from styleblend.errors import StyleBlendError
-from styleblend.system.atomic import whole_file
+from styleblend.system.files import whole_file
 
 MISSING = "(not set)"
 NONE = "none"

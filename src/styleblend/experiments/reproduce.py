@@ -23,7 +23,7 @@ from styleblend.errors import StyleBlendError
 from styleblend.experiments import isolated_run
 from styleblend.registry import lineage, versions
 from styleblend.reporting import comparison
-from styleblend.system.hashes import sha256
+from styleblend.system.files import sha256
 from styleblend.system.lock import hold
 
 TRAINING = ("train_encoder", "finetune_decoder")

@@ -147,10 +147,7 @@ def crop(image: Image.Image, quad: ArrayLike, size_px: int) -> Image.Image:
         corners += (left, top)
 
     large = image.transform(
-        (4 * size_px, 4 * size_px),
-        Image.Transform.QUAD,
-        tuple(corners.flatten().tolist()),
-        Image.Resampling.BILINEAR,
+        (4 * size_px, 4 * size_px), Image.Transform.QUAD, tuple(corners.flatten().tolist()), Image.Resampling.BILINEAR
     )
     return large.resize((size_px, size_px), Image.Resampling.LANCZOS)
 

@@ -65,12 +65,7 @@ class Blending(nn.Module):
     """
 
     def __init__(
-        self,
-        n_styles: int,
-        style_dim: int,
-        layers: int,
-        heads: int,
-        weights: BlendingWeights = "channel",
+        self, n_styles: int, style_dim: int, layers: int, heads: int, weights: BlendingWeights = "channel"
     ) -> None:
         super().__init__()
         expect_blending_sizes(style_dim, layers, heads, weights)

@@ -80,10 +80,7 @@ class Decoder(nn.Module):
         # Not ones, as in StyleGAN: AdaIN of a constant channel without noise divides by the root of
         # its epsilon.
         self.constant = nn.Parameter(torch.randn(1, widths[4], 4, 4))
-        layers = [
-            StyledLayer(None, widths[4], style_dim),
-            StyledLayer(widths[4], widths[4], style_dim),
-        ]
+        layers = [StyledLayer(None, widths[4], style_dim), StyledLayer(widths[4], widths[4], style_dim)]
         for lower, side in zip(self.resolutions, self.resolutions[1:], strict=False):
             layers.append(StyledLayer(widths[lower], widths[side], style_dim, up=True))
             layers.append(StyledLayer(widths[side], widths[side], style_dim))

@@ -17,7 +17,7 @@ from styleblend.faces.alignment import quad_from_landmarks
 from styleblend.faces.pixels import to_8bit
 from styleblend.synthetic.factors import IDENTITY, Factors, sample
 from styleblend.synthetic.renderer import landmarks_3d, photograph_landmarks, pose_deg, render
-from styleblend.system.atomic import whole_file
+from styleblend.system.files import whole_file
 
 SIDE_PX = 64
 CHUNK = 64
@@ -105,12 +105,7 @@ def everything(drawn: Factors, quads: Tensor) -> Tensor:
 
 
 def faces(
-    cache: Path,
-    seed: int,
-    persons: int,
-    pictures: int,
-    own_looks: bool = False,
-    even_yaw_deg: float | None = None,
+    cache: Path, seed: int, persons: int, pictures: int, own_looks: bool = False, even_yaw_deg: float | None = None
 ) -> Faces:
     """Render a set of `persons` x `pictures`; pictures that an earlier, interrupted call rendered are read."""
     cache.mkdir(parents=True, exist_ok=True)

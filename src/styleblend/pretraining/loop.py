@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from styleblend.faces.pixels import from_8bit
 from styleblend.pretraining.data import Faces
-from styleblend.system.atomic import whole_file
+from styleblend.system.files import whole_file
 
 
 def augmented(pixels: Tensor, random: torch.Generator) -> Tensor:

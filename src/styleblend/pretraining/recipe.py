@@ -29,8 +29,7 @@ from styleblend.pretraining.geometry import (
 from styleblend.pretraining.identity import rank1, train_identity
 from styleblend.pretraining.prior import Judges, drawing_accuracy, train_decoder, train_inverter
 from styleblend.synthetic.factors import EXPRESSION
-from styleblend.system.atomic import whole_file
-from styleblend.system.hashes import sha256
+from styleblend.system.files import sha256, whole_file
 
 Network = TypeVar("Network", bound=nn.Module)
 

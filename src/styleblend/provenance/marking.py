@@ -11,7 +11,7 @@ from PIL import Image, PngImagePlugin
 from styleblend.errors import StyleBlendError
 from styleblend.provenance import xmp
 from styleblend.provenance.xmp import Kind
-from styleblend.system.atomic import whole_file
+from styleblend.system.files import whole_file
 
 if TYPE_CHECKING:
     from styleblend.provenance.credentials import Credentials
@@ -48,12 +48,7 @@ def save_picture(
 
 
 def marked_picture(
-    image: Image.Image,
-    file_format: FileFormat,
-    *,
-    model: str,
-    kind: Kind,
-    credentials: Credentials | None = None,
+    image: Image.Image, file_format: FileFormat, *, model: str, kind: Kind, credentials: Credentials | None = None
 ) -> bytes:
     """Encode a picture as a marked file; only the pixels and the colour profile of `image` are kept.
 

@@ -52,11 +52,9 @@ class Report:
         found = self.c2pa
         if found.state == "none":
             return "no manifest"
-        word = {
-            "valid": "valid",
-            "altered": "ALTERED: the file was changed after signing",
-            "invalid": "invalid",
-        }[found.state]
+        word = {"valid": "valid", "altered": "ALTERED: the file was changed after signing", "invalid": "invalid"}[
+            found.state
+        ]
         if found.problems:
             word += f" ({', '.join(found.problems)})"
         if found.source_type:

@@ -51,11 +51,7 @@ class LiveModel(Generic[Model]):
     """
 
     def __init__(
-        self,
-        track: Tracking,
-        load: Callable[[Path], Model],
-        cfg: Follow,
-        kept: Path = Path(".state/versions"),
+        self, track: Tracking, load: Callable[[Path], Model], cfg: Follow, kept: Path = Path(".state/versions")
     ) -> None:
         """Args:
         load: makes a model from a version's folder, as `styleblend.model.load` does; runs in another thread.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from styleblend.system.hashes import sha256
+from styleblend.system.files import sha256
 
 UNKNOWN = "unknown"
 NONE = "none"

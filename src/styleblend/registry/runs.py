@@ -82,11 +82,7 @@ def child_run(cfg: Tracking, parent_run_id: str, stage: str, key: str, params: M
     client, experiment_id = connect(cfg)
     parent_run_id = _known_parent(client, experiment_id, parent_run_id)
     run_id = _find_or_create(
-        client,
-        experiment_id,
-        stage,
-        f"{stage}-{key}",
-        {"mlflow.parentRunId": parent_run_id, "styleblend.stage": stage},
+        client, experiment_id, stage, f"{stage}-{key}", {"mlflow.parentRunId": parent_run_id, "styleblend.stage": stage}
     )
     _log_params(client, run_id, params)
     status = "FAILED"

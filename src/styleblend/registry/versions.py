@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from styleblend.config.provenance import Provenance
 from styleblend.config.tracking import Tracking
-from styleblend.system.atomic import whole_folder
+from styleblend.system.files import whole_folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from styleblend.data import licences
-from styleblend.system.hashes import sha256
+from styleblend.system.files import sha256
 from styleblend.weights import frozen
 
 

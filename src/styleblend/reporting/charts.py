@@ -14,7 +14,7 @@ from styleblend import provenance
 from styleblend.evaluation.protocol import MODEL
 from styleblend.provenance.credentials import Credentials
 from styleblend.reporting.figures import KEY_FIGURES, labelled
-from styleblend.system.atomic import whole_file
+from styleblend.system.files import whole_file
 
 _CELL_PX = 128
 

@@ -15,7 +15,7 @@ from styleblend.faces.pixels import to_8bit
 from styleblend.provenance.credentials import Credentials
 from styleblend.reporting.caveat import caveat
 from styleblend.reporting.charts import blending_chart, figure_chart, swap_grid
-from styleblend.system.atomic import whole_folder
+from styleblend.system.files import whole_folder
 from styleblend.weights import frozen
 
 if TYPE_CHECKING:

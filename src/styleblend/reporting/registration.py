@@ -16,8 +16,7 @@ from styleblend.registry import lineage, mlflow_store, runs, versions
 from styleblend.registry.gate import failures
 from styleblend.reporting import candidate, comparison
 from styleblend.reporting.model_card import model_card
-from styleblend.system.atomic import whole_file
-from styleblend.system.hashes import fingerprint
+from styleblend.system.files import fingerprint, whole_file
 
 CHAMPION = "champion"
 

@@ -13,7 +13,7 @@ from styleblend.provenance import save_picture
 from styleblend.stages.entry import run
 from styleblend.synthetic.factors import Factors, joined, sample, swap
 from styleblend.synthetic.renderer import render
-from styleblend.system.atomic import whole_folder
+from styleblend.system.files import whole_folder
 
 if TYPE_CHECKING:
     from styleblend.config.params import Config

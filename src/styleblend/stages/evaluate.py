@@ -15,8 +15,7 @@ from styleblend.provenance import credentials
 from styleblend.registry import runs
 from styleblend.reporting import evaluation_report
 from styleblend.stages.entry import run
-from styleblend.system.atomic import whole_file
-from styleblend.system.hashes import fingerprint
+from styleblend.system.files import fingerprint, whole_file
 
 if TYPE_CHECKING:
     from styleblend.config.params import Config

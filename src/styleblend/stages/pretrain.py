@@ -10,7 +10,7 @@ import torch
 
 from styleblend.pretraining.recipe import pretrain
 from styleblend.stages.entry import run
-from styleblend.system.hashes import fingerprint
+from styleblend.system.files import fingerprint
 
 if TYPE_CHECKING:
     from styleblend.config.params import Config

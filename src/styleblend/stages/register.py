@@ -13,7 +13,7 @@ from styleblend.config.tracking import Tracking
 from styleblend.reporting import registration
 from styleblend.reporting.candidate import Inputs
 from styleblend.stages.entry import run
-from styleblend.system.atomic import whole_file
+from styleblend.system.files import whole_file
 
 if TYPE_CHECKING:
     from styleblend.config.params import Config

@@ -15,7 +15,7 @@ from styleblend.data import expectations
 from styleblend.data.manifest import read_manifest, read_quarantine
 from styleblend.errors import StyleBlendError
 from styleblend.stages.entry import run
-from styleblend.system.atomic import whole_file
+from styleblend.system.files import whole_file
 
 if TYPE_CHECKING:
     from styleblend.config.params import Config

@@ -71,11 +71,7 @@ IDENTITY: Table = (
     *(
         entry
         for k in range(MOLES)
-        for entry in (
-            (f"mole{k}_x", -0.55, 0.55),
-            (f"mole{k}_y", -0.85, 0.50),
-            (f"mole{k}_radius", -0.045, 0.060),
-        )
+        for entry in ((f"mole{k}_x", -0.55, 0.55), (f"mole{k}_y", -0.85, 0.50), (f"mole{k}_radius", -0.045, 0.060))
     ),
     ("freckles", -1.0, 1.0),
     ("freckles_phase_x", 0.0, 6.28),

@@ -138,12 +138,7 @@ def same_person_probability(cfg: Training, step: int) -> float:
 
 
 def draw(
-    cfg: Training,
-    persons: Indices,
-    step: int,
-    samples: Sequence[int],
-    attempt: int = 0,
-    chances: Chances = None,
+    cfg: Training, persons: Indices, step: int, samples: Sequence[int], attempt: int = 0, chances: Chances = None
 ) -> Draw:
     """The draw of some samples of a step.
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from styleblend.errors import StyleBlendError
-from styleblend.system.atomic import whole_file
+from styleblend.system.files import whole_file
 
 _NAME = re.compile(r"^step-(\d+)-(\d+)-(good|doubtful)\.pt$")
 
@@ -25,13 +25,7 @@ class Stateful(Protocol):
 
 
 def save(
-    folder: Path,
-    parts: Mapping[str, Stateful],
-    facts: Mapping[str, Any],
-    *,
-    step: int,
-    rollbacks: int,
-    good: bool,
+    folder: Path, parts: Mapping[str, Stateful], facts: Mapping[str, Any], *, step: int, rollbacks: int, good: bool
 ) -> Path:
     """Write every part's state and the plain `facts`; keep the last two files and the newest good one.
 

@@ -77,12 +77,7 @@ class Progress:
     history: list[dict[str, float]] | None = None
 
     def facts(self) -> dict[str, Any]:
-        return {
-            "step": self.step,
-            "rollbacks": self.rollbacks,
-            "doubtful": self.doubtful,
-            "history": self.history,
-        }
+        return {"step": self.step, "rollbacks": self.rollbacks, "doubtful": self.doubtful, "history": self.history}
 
 
 def train(
@@ -189,12 +184,7 @@ def train(
 
 
 def _log_terms(
-    cfg: Training,
-    terms: dict[str, Tensor],
-    worker: Worker,
-    recorder: Recorder,
-    step: int,
-    seconds: float,
+    cfg: Training, terms: dict[str, Tensor], worker: Worker, recorder: Recorder, step: int, seconds: float
 ) -> None:
     values = torch.stack([value.double() for value in terms.values()])
     worker.average([values])

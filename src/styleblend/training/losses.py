@@ -55,12 +55,7 @@ def identity(swapped: Tensor, source: Tensor) -> Tensor:
 
 
 def contrastive(
-    swapped: Tensor,
-    source: Tensor,
-    target: Tensor,
-    negatives: Tensor,
-    target_is_negative: Tensor,
-    temperature: float,
+    swapped: Tensor, source: Tensor, target: Tensor, negatives: Tensor, target_is_negative: Tensor, temperature: float
 ) -> Tensor:
     """Eq. 9: -log(exp(S_s) / (exp(S_s) + exp(S_t) + sum_n exp(S_n))), S_x = cos(x, swapped) / temperature.
 

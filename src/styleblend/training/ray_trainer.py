@@ -32,7 +32,7 @@ from styleblend.errors import StyleBlendError
 from styleblend.model import build, build_discriminator, load, save
 from styleblend.provenance import save_picture
 from styleblend.registry import runs
-from styleblend.system.atomic import whole_file, whole_folder
+from styleblend.system.files import whole_file, whole_folder
 from styleblend.system.lock import hold
 from styleblend.system.process import exit_on_sigterm
 from styleblend.training import loop, probe
@@ -129,9 +129,7 @@ def _fit(job: Job) -> None:
             _work,
             train_loop_config={"job": job},
             scaling_config=ScalingConfig(
-                num_workers=cfg.workers,
-                use_gpu=cfg.gpus_per_worker > 0,
-                resources_per_worker=resources,
+                num_workers=cfg.workers, use_gpu=cfg.gpus_per_worker > 0, resources_per_worker=resources
             ),
             run_config=RunConfig(
                 # A name that was used would bring back Ray's own idea of that run.

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import styleblend
 from styleblend.registry import mlflow_store, runs
-from styleblend.system.atomic import whole_folder
-from styleblend.system.hashes import fingerprint
+from styleblend.system.files import fingerprint, whole_folder
 from styleblend.training import ray_trainer
 from styleblend.training.steps import Stage
 

@@ -145,12 +145,7 @@ class Generated:
     swapped: Tensor
 
     def __init__(
-        self,
-        swapper: Swapper,
-        discriminator: Discriminator,
-        perception: Perception,
-        batch: Batch,
-        cfg: Training,
+        self, swapper: Swapper, discriminator: Discriminator, perception: Perception, batch: Batch, cfg: Training
     ) -> None:
         self.swapper, self.discriminator, self.perception = swapper, discriminator, perception
         self.batch, self.cfg = batch, cfg
@@ -229,12 +224,7 @@ class Generated:
 
 
 def generator_terms(
-    swapper: Swapper,
-    discriminator: Discriminator,
-    perception: Perception,
-    batch: Batch,
-    cfg: Training,
-    step: int,
+    swapper: Swapper, discriminator: Discriminator, perception: Perception, batch: Batch, cfg: Training, step: int
 ) -> tuple[dict[str, Tensor], Tensor]:
     """The terms of Eq. 13, unweighted, and the swapped pictures. A term of weight 0 is not computed."""
     generated = Generated(swapper, discriminator, perception, batch, cfg)

@@ -10,8 +10,7 @@ from typing import Any
 from styleblend.config.catalogue import Entry
 from styleblend.config.pretrained import ROLES, Pretrained
 from styleblend.errors import StyleBlendError
-from styleblend.system.atomic import whole_folder
-from styleblend.system.hashes import sha256
+from styleblend.system.files import sha256, whole_folder
 from styleblend.weights.frozen import NETWORKS, RESTORE, read_card
 from styleblend.weights.judge import require_another_judge
 from styleblend.weights.weight_files import Store, archives_of, obtain, store_of

@@ -21,9 +21,8 @@ from styleblend.config.catalogue import Archive, Catalogue, Entry, Part, Sha256
 from styleblend.config.pretrained import Pretrained
 from styleblend.errors import StyleBlendError, TransientError
 from styleblend.system import download
-from styleblend.system.atomic import whole_file
 from styleblend.system.download import is_web_page
-from styleblend.system.hashes import fingerprint, sha256
+from styleblend.system.files import fingerprint, sha256, whole_file
 
 SMALL = Path("data/pretrained/small")
 """Networks that this project made, each with its card; git holds them."""
