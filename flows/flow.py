@@ -206,7 +206,7 @@ def _reproduce(folder: Path, lock: int, cfg: Retrain, force: bool) -> State | No
 
 
 def _settings(project: Path) -> Retrain:
-    """Those of params.yaml, or where it is not in order the defaults: somebody must hear of it."""
+    """Those of params.yaml, or the defaults where it is not in order, so that the failure is notified all the same."""
     try:
         return load_params(project / "params.yaml").retrain
     except ConfigError:

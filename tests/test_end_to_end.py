@@ -18,8 +18,12 @@ from PIL import Image
 
 from styleblend import provenance
 from styleblend.config.merge import merged
-from styleblend.experiments import presets
+from styleblend.config.params import load_params
+from styleblend.experiments import isolated_run, presets
+from styleblend.registry import lineage, mlflow_store
+from styleblend.registry.versions import fetch_record, find_version
 from styleblend.system.files import sha256
+from styleblend.system.lock import only_one
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -298,6 +302,33 @@ def test_ablations_leave_the_pipeline_alone(project: Path) -> None:
     again = command(project, "styleblend.commands.cli", "ablate")
     assert again.returncode == 0 and ran(again.stdout) == []
     assert ran(repro(project).stdout) == []
+
+
+def test_a_run_with_overrides_registers_in_the_project(project: Path) -> None:
+    """In a working copy only what depends on the override runs; the version is in the project's store, with the run's
+    settings and the project's revision. The project's reports show it once it is adopted, and params.yaml is as it was.
+    """
+    assert repro(project).returncode == 0
+    params, before = (project / "params.yaml").read_text(), versions(project)
+    own = isolated_run.values(project, {"evaluate": {"bootstrap": 120}})
+    with only_one(project, "a test") as lock, isolated_run.working_copy(project, "retrain", own) as folder:
+        with isolated_run.dvc(folder, "repro", lock=lock) as process:
+            assert process.stdout is not None
+            out = process.stdout.read()
+            assert process.wait() == 0, out[-5000:]
+        assert ran(out) == ["evaluate", "register"]
+        assert versions(project) == before
+        isolated_run.adopt(folder, project)
+    assert int(versions(project)) > int(before) and (project / "params.yaml").read_text() == params
+    track = mlflow_store.resolved(load_params(project / "params.yaml").tracking, project)
+    made = find_version(track, versions(project))
+    assert made.tags["git_revision"] == lineage.git_revision(project)
+    assert made.tags["git_changes"] == (", ".join(lineage.changed_code(project) or ()) or "none")
+    record = fetch_record(track, made.version, project / ".state/record")
+    assert yaml.safe_load((record / "params.yaml").read_text())["evaluate"]["bootstrap"] == 120
+    assert record.is_relative_to(project) and any((project / "mlruns").rglob("params.yaml"))
+    again = repro(project)
+    assert ran(again.stdout) == [] and versions(project) == before, "its own settings are in DVC's cache"
 
 
 @pytest.mark.photos

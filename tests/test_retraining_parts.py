@@ -270,7 +270,7 @@ def test_the_page_of_a_run_has_its_figures_and_why_the_gate_is_shut(root: Path, 
 def test_a_stage_says_by_its_exit_code_what_may_pass(error: str, code: int, root: Path) -> None:
     """The one line is the same; DVC passes the code on, and the flow tries again or does not."""
     program = (
-        "from styleblend import errors\nfrom styleblend.system.stage_record import run\n"
+        "from styleblend import errors\nfrom styleblend.stages.entry import run\n"
         f"def main(given, cfg):\n    raise errors.{error}('no answer')\nrun('register', main)"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True)
@@ -292,7 +292,7 @@ def test_a_stage_keeps_a_record_for_the_run_that_it_belongs_to(
 ) -> None:
     """How it ended, and whether the same may succeed later; none without a run, and another run sees none."""
     program = (
-        "import os, sys\nfrom styleblend import errors\nfrom styleblend.system.stage_record import run\n"
+        "import os, sys\nfrom styleblend import errors\nfrom styleblend.stages.entry import run\n"
         f"def main(given, cfg):\n    {body}\nrun('register', main)"
     )
     command = [sys.executable, "-c", program, "--params", str(root / "params.yaml")]
