@@ -1,4 +1,4 @@
-"""perception.arcface and perception.judge: the crop to ArcFace's template, the network behind it, and who may judge."""
+"""ArcFace: the crop to its template, the network behind it, and who may judge."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from styleblend.faces.alignment import quad_from_landmarks, to_aligned
 from styleblend.perception import arcface
 from styleblend.perception.arcface import template_crop
 from styleblend.training import losses
-from styleblend.weights.judge import require_another_judge
+from styleblend.weights.run_folder import require_another_judge
 
 # Where ArcFace's crops have the eyes, the nose and the mouth's corners, in pixels of 112 from the first one's centre.
 TEMPLATE_PX = np.array(

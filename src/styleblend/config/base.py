@@ -33,15 +33,12 @@ def has_secret(address: str) -> bool:
 def expect_no_password(name: str, address: str | None, remedy: str) -> None:
     """Settings are kept by DVC and MLflow and with every version: the message shows nothing of the address."""
     if address is not None and has_secret(address):
-        raise ValueError(
-            f"{name} holds a name or password, and params.yaml is kept with every version: take it out, {remedy}"
-        )
+        kept = "params.yaml is kept with every version"
+        raise ValueError(f"{name} holds a name or password, and {kept}: take it out, {remedy}")
 
 
 Probability = Annotated[float, Field(ge=0, le=1)]
-
 Weight = Annotated[float, Field(ge=0, description="weight of a loss term; 0 switches the term off")]
-
 Statement = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 Finder = Literal["yunet", "insightface", "face_alignment"]

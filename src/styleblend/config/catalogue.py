@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import resources
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from styleblend.config.base import Finder
+from styleblend.config.base import Finder, Section
 from styleblend.errors import StyleBlendError
 
 Role = Literal[
@@ -42,13 +42,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Url = Annotated[str, Field(pattern=r"^https?://\S+$")]
 
 
-class Part(BaseModel):
-    """Base of the catalogue's parts: immutable, unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Archive(Part):
+class Archive(Section):
     """A zip file with networks in it, in a folder or not; each is known by its file name."""
 
     file: str = Field(pattern=_FILE, description="published name, also in a mirror")
@@ -57,7 +51,7 @@ class Archive(Part):
     size_bytes: int | None = Field(None, ge=1)
 
 
-class Entry(Part):
+class Entry(Section):
     """One network: one file."""
 
     name: str = Field(pattern=_FILE, description="what params.yaml says")
@@ -67,9 +61,7 @@ class Entry(Part):
     archives: tuple[str, ...] = Field((), description="names of archives that hold it, tried after the urls")
     page: Url | None = Field(None, description="where a person gets it, for what no program can fetch")
     sha256: Sha256 | None = Field(None, description="where none is published it is recorded at first use")
-    sha256_begins: str | None = Field(
-        None, pattern=r"^[0-9a-f]{6,64}$", description="first digits, where the file's name states them"
-    )
+    sha256_begins: str | None = Field(None, pattern=r"^[0-9a-f]{6,64}$", description="first digits, from a file's name")
     size_bytes: int | None = Field(None, ge=1)
     licence: str = Field(min_length=1, max_length=200)
     commercial: bool = Field(description="whether the licence allows commercial use")
@@ -102,7 +94,7 @@ class Entry(Part):
         return self
 
 
-class Catalogue(Part):
+class Catalogue(Section):
     """Networks and the archives that they come in, by name."""
 
     archives: dict[str, Archive] = {}
@@ -111,13 +103,11 @@ class Catalogue(Part):
     @model_validator(mode="before")
     @classmethod
     def entries_know_their_names(cls, values: Any) -> Any:
-        if isinstance(values, dict) and isinstance(values.get("networks"), dict):
-            named = {
-                str(name): {"name": str(name), **entry} if isinstance(entry, dict) else entry
-                for name, entry in values["networks"].items()
-            }
-            values = {**values, "networks": named}
-        return values
+        if not (isinstance(values, dict) and isinstance(values.get("networks"), dict)):
+            return values
+        entries = {str(name): entry for name, entry in values["networks"].items()}
+        named = {name: {"name": name, **each} if isinstance(each, dict) else each for name, each in entries.items()}
+        return {**values, "networks": named}
 
     @model_validator(mode="after")
     def names_fit(self) -> Catalogue:
@@ -170,24 +160,22 @@ def load(own: Path | None = None, folder: Path = Path()) -> Catalogue:
             f"pretrained.catalogue {folder / own} cannot be read ({reason}): name a file in the form of catalogue.yaml"
         ) from None
     added = _parsed(text, str(own), known.archives)
-    taken = [name for name in added.networks if name in known.networks]
-    if taken:
-        raise StyleBlendError(f"{own} has networks with the names {taken}, which are taken: give them others")
+    _expect_new_names("networks", added.networks, known.networks, str(own))
     return Catalogue(archives=added.archives, networks={**known.networks, **added.networks})
+
+
+def _expect_new_names(what: str, own: dict[str, Any], known: dict[str, Any], origin: str) -> None:
+    if taken := [name for name in own if name in known]:
+        raise StyleBlendError(f"{origin} has {what} with the names {taken}, which are taken: give them others")
 
 
 def _parsed(text: str, origin: str, archives: dict[str, Archive] | None = None) -> Catalogue:
     try:
         values = yaml.safe_load(text)
-        if isinstance(values, dict) and archives:
-            own = values.get("archives") or {}
-            # What is no mapping is left to pydantic, which says what is wrong.
-            if isinstance(own, dict):
-                if taken := [name for name in own if name in archives]:
-                    raise StyleBlendError(
-                        f"{origin} has archives with the names {taken}, which are taken: give them others"
-                    )
-                values = {**values, "archives": {**archives, **own}}
+        # pydantic says what is wrong with all that is no mapping.
+        if isinstance(values, dict) and archives and isinstance(own := values.get("archives") or {}, dict):
+            _expect_new_names("archives", own, archives, origin)
+            values = {**values, "archives": {**archives, **own}}
         return Catalogue.model_validate(values)
     except yaml.YAMLError as error:
         raise StyleBlendError(f"{origin} is not valid YAML: {' '.join(str(error).split())}") from None
@@ -198,8 +186,3 @@ def _parsed(text: str, origin: str, archives: dict[str, Archive] | None = None) 
             message = mistake["msg"].removeprefix("Value error, ")
             lines.append(f"{where}: {message}" if where else message)
         raise StyleBlendError(f"{origin}: {'; '.join(lines)}") from None
-
-
-def is_inside(member: str, file: str) -> bool:
-    """Whether a path inside an archive is the file of that name."""
-    return PurePosixPath(member).name == file

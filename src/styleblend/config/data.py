@@ -22,9 +22,7 @@ class Align(Section):
     min_face_px: int = Field(40, ge=8, description="smallest accepted longer side of a detected face")
     several_faces: Literal["largest", "all", "quarantine"] = "largest"
     # Pillow decodes nothing above the upper limit, which is twice its Image.MAX_IMAGE_PIXELS.
-    max_pixels: int = Field(
-        MAX_PIXELS, ge=1_000_000, le=178_956_970, description="larger pictures are refused, not decoded"
-    )
+    max_pixels: int = Field(MAX_PIXELS, ge=1_000_000, le=178_956_970, description="larger pictures are refused")
     workers: int = Field(2, ge=1)
 
 
@@ -45,13 +43,8 @@ class Validate(Section):
 class Split(Section):
     val: float = Field(0.1, gt=0, lt=0.5, description="share of persons")
     test: float = Field(0.2, gt=0, lt=0.5, description="share of persons")
-    cluster_similarity: float = Field(
-        0.5,
-        gt=-1,
-        lt=1,
-        description="faces without a label whose embeddings are closer than this are one person; it fits the identity"
-        " network, and is higher than swap.min_likeness, since each face meets all others",
-    )
+    # It fits the identity network, and is higher than swap.min_likeness, since each face meets all others.
+    cluster_similarity: float = Field(0.5, gt=-1, lt=1, description="unlabelled faces closer than this are one person")
     test_pairs: int = Field(240, ge=1, description="(source, target) pairs of the evaluation, of different persons")
     val_pairs: int = Field(32, ge=1, description="pairs of the validation probe")
     seed: int = Field(0, ge=0)

@@ -65,10 +65,8 @@ def expect_discriminator_sizes(input_px: int, scales: int) -> None:
     # Not the encoder's 32: a discriminator alone works on smaller pictures.
     _expect_power_of_two("input_px", input_px, 16)
     if scales < 1 or input_px >> (scales - 1) < 16:
-        raise StyleBlendError(
-            f"discriminator_scales is {scales}: give at least 1, and of {input_px} px at most"
-            f" {int(log2(input_px)) - 3}, for each halves the side and the last needs 16 px"
-        )
+        most = f"at most {int(log2(input_px)) - 3}, for each halves the side and the last needs 16 px"
+        raise StyleBlendError(f"discriminator_scales is {scales}: give at least 1, and of {input_px} px {most}")
 
 
 def _expect_power_of_two(name: str, value: int, least: int) -> None:
@@ -90,22 +88,14 @@ class Model(Section):
     encoder_blocks: tuple[int, int, int, int] = Field((1, 2, 2, 2), description="residual blocks a stage; 3,4,14,3")
     encoder_widths: tuple[int, int, int, int] = Field((16, 32, 64, 96), description="channels a stage; 64..512")
     stem_stride: StemStride = Field(2, description="stride of the encoder's first convolution; 1 in the paper")
-    encoder_body: EncoderBody = Field(
-        "se_resnet", description="ir_se50 takes the weights of the face network model_ir_se50.pth and has its sizes"
-    )
+    encoder_body: EncoderBody = Field("se_resnet", description="ir_se50 has the sizes of model_ir_se50.pth")
     pyramid_width: int = Field(64, ge=8, description="channels of the feature pyramid; 512")
     head_width: int = Field(32, ge=4, description="channels inside each style head; 512")
     blending_layers: int = Field(4, description="cross-attention layers of the SBM; 4")
     blending_heads: int = 4
-    blending_weights: BlendingWeights = Field(
-        "channel", description="Eq. 2: one softmax per style channel, or one scalar per style element"
-    )
-    decoder_widths: dict[int, int] = Field(
-        {4: 96, 8: 96, 16: 64, 32: 32, 64: 16}, description="channels of the decoder's block at each resolution"
-    )
-    pathway_resolutions: tuple[int, ...] = Field(
-        (8, 16, 32), description="decoder resolutions after whose style block the target's features are added"
-    )
+    blending_weights: BlendingWeights = Field("channel", description="Eq. 2: a weight for each channel, or each style")
+    decoder_widths: dict[int, int] = Field({4: 96, 8: 96, 16: 64, 32: 32, 64: 16}, description="channels of each block")
+    pathway_resolutions: tuple[int, ...] = Field((8, 16, 32), description="blocks that the target's features follow")
     discriminator_width: int = Field(24, ge=4)
     discriminator_scales: int = 2
 
@@ -143,6 +133,4 @@ def sizes_of(stored: Mapping[str, Any]) -> Model:
     """
     if (variant := stored.get("decoder_variant", "nvidia")) != "nvidia":
         raise ValueError(f"its decoder_variant is '{variant}', and only 'nvidia' can be drawn")
-    return Model.model_validate(
-        {key: value for key, value in stored.items() if key not in ("blending_pace", "decoder_variant")}
-    )
+    return Model(**{key: value for key, value in stored.items() if key not in ("blending_pace", "decoder_variant")})

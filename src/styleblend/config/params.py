@@ -55,19 +55,18 @@ class Config(Section):
     provenance: Provenance = Provenance()
 
     def _expect_decoder(self, info: ValidationInfo) -> None:
-        name, model = self.pretrained.decoder, self.model
+        name, side = self.pretrained.decoder, self.model.resolution
         entry = known_networks(self.pretrained, info).get(name)
-        if entry.resolution not in (None, model.resolution):
+        if entry.resolution not in (None, side):
             raise ValueError(
-                f"pretrained.decoder '{name}' draws {entry.resolution} px, model.resolution is {model.resolution}: "
+                f"pretrained.decoder '{name}' draws {entry.resolution} px, model.resolution is {side}: "
                 "choose another, or set model.resolution and model.decoder_widths to it"
             )
 
     def _expect_detector(self, info: ValidationInfo) -> None:
         kind, name = self.align.detector, self.pretrained.detector
-        fitting = [
-            known for known, entry in known_networks(self.pretrained, info).networks.items() if kind in entry.detects
-        ]
+        networks = known_networks(self.pretrained, info).networks
+        fitting = [known for known, entry in networks.items() if kind in entry.detects]
         if name not in fitting:
             raise ValueError(
                 f"align.detector is '{kind}' but pretrained.detector is '{name}': choose one of {', '.join(fitting)}"
@@ -79,10 +78,9 @@ class Config(Section):
 
     @model_validator(mode="after")
     def sections_agree(self, info: ValidationInfo) -> Config:
-        if self.align.size_px != self.model.input_px:
-            raise ValueError(
-                f"align.size_px {self.align.size_px} and model.input_px {self.model.input_px} differ: set both alike"
-            )
+        side, input_px = self.align.size_px, self.model.input_px
+        if side != input_px:
+            raise ValueError(f"align.size_px {side} and model.input_px {input_px} differ: set both alike")
         if self.align.detector != "annotations":
             self._expect_detector(info)
         if "decoder" in self.pretrained.chosen():
@@ -99,18 +97,14 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def body_takes_its_weights(self) -> Config:
-        if self.train_encoder.encoder_start == "body" and self.model.encoder_body != "ir_se50":
+    def encoder_can_start(self, info: ValidationInfo) -> Config:
+        """What training would refuse, hours of rendering or downloads later."""
+        start, chosen = self.train_encoder.encoder_start, self.pretrained
+        if start == "body" and self.model.encoder_body != "ir_se50":
             raise ValueError(
                 f"train_encoder.encoder_start 'body' needs model.encoder_body 'ir_se50', it is"
                 f" '{self.model.encoder_body}': set both, or start in another way"
             )
-        return self
-
-    @model_validator(mode="after")
-    def encoder_can_start(self, info: ValidationInfo) -> Config:
-        """What training.start would refuse, hours of rendering or downloads later."""
-        start, chosen = self.train_encoder.encoder_start, self.pretrained
         if start == "pretrained" and chosen.decoder != "small":
             raise ValueError(
                 "train_encoder.encoder_start is 'pretrained', which inverts the small decoder, but pretrained.decoder"
@@ -131,13 +125,8 @@ class Config(Section):
 
 # Of an address: what a wrong value shows must not show this.
 _PASSWORD = re.compile(r"(://[^/\s:@]*:)[^/\s@]+@")
-
 _KINDS = ("rendered", "folder", "ffhq", "celeba_hq", "archive")
-
-_ADD = "add it (the committed params.yaml shows an example)"
-
 _UNSTATED = ("missing", "string_type", "string_too_short")
-
 _STATE = {
     "licence": "state in one line under which licence the pictures are",
     "terms": "state in one line what may be done with the pictures: consent, purpose, limits",
@@ -166,7 +155,7 @@ def parse_params(values: Any, origin: str, folder: Path = Path()) -> Config:
             elif (key := where.rpartition(".")[2]) in _STATE and mistake["type"] in _UNSTATED:
                 lines.append(f"{where}: missing; {_STATE[key]}")
             elif mistake["type"] == "missing":
-                lines.append(f"{where}: missing; {_ADD}")
+                lines.append(f"{where}: missing; add it (the committed params.yaml shows an example)")
             elif mistake["type"] == "value_error":
                 lines.append(mistake["msg"].removeprefix("Value error, "))
             else:

@@ -15,18 +15,9 @@ from styleblend.errors import StyleBlendError
 Choice = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 """`small`, `none` where a role may be empty, or a network of the catalogue."""
 
-SMALL_OR_LISTED = (
-    "identity",
-    "identity_judge",
-    "landmarks",
-    "landmarks_3d",
-    "attributes",
-    "attributes_judge",
-    "decoder",
-)
-
+_GEOMETRY = ("landmarks", "landmarks_3d", "attributes", "attributes_judge")
+SMALL_OR_LISTED = ("identity", "identity_judge", *_GEOMETRY, "decoder")
 NONE_OR_LISTED = ("encoder_body", "inception", "detector")
-
 ROLES = (*SMALL_OR_LISTED, "encoder", *NONE_OR_LISTED)
 """What frozen networks do in a run, and keys of the section `pretrained`."""
 
@@ -49,9 +40,7 @@ class Pretrained(Section):
     encoder_body: Choice = Field("none", description="the face network that the encoder's body starts from")
     inception: Choice = Field("none", description="features of the FID")
     detector: Choice = Field("none", description="face detector to obtain")
-    mirror: Path | None = Field(
-        None, description="folder with files or archives of the catalogue, for machines without internet"
-    )
+    mirror: Path | None = Field(None, description="folder with the catalogue's files, for use without internet")
     catalogue: Path | None = Field(None, description="YAML file with networks of your own, as catalogue.yaml")
     same_judge: bool = Field(False, description="allow one identity network for training and evaluation")
 
@@ -66,12 +55,11 @@ class Pretrained(Section):
 
     @model_validator(mode="after")
     def networks_fit_their_roles(self, info: ValidationInfo) -> Pretrained:
-        for role in SMALL_OR_LISTED:
-            if getattr(self, role) == "none":
-                raise ValueError(f"pretrained.{role} is 'none', but a run needs one: {_choices(self, role, info)}")
-        for role in NONE_OR_LISTED:
-            if getattr(self, role) == "small":
-                raise ValueError(f"pretrained.{role} is 'small', which there is not: {_choices(self, role, info)}")
+        wrong = [(role, "none", "but a run needs one") for role in SMALL_OR_LISTED]
+        wrong += [(role, "small", "which there is not") for role in NONE_OR_LISTED]
+        for role, name, why in wrong:
+            if getattr(self, role) == name:
+                raise ValueError(f"pretrained.{role} is '{name}', {why}: {_choices(self, role, info)}")
         for role, name in self.chosen().items():
             if name not in known_networks(self, info).fitting(role):
                 raise ValueError(f"pretrained.{role} cannot be '{name}': {_choices(self, role, info)}")

@@ -1,4 +1,4 @@
-"""Section `pretrain`: the recipe of the small networks."""
+"""Section `pretrain`: the recipe of the small networks; only the frozen stage `pretrain` reads it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from styleblend.config.base import Section
 
 
 class Pretrain(Section):
-    """The recipe of the small networks; only read when the frozen stage `pretrain` is run."""
-
     identities: int = Field(ge=20)
     pictures_per_identity: int = Field(ge=2)
     judge_identities: int = Field(ge=20, description="how many other people the judge of the evaluation learns from")

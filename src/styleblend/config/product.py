@@ -13,12 +13,8 @@ class Swap(Section):
     The defaults are for the small one. For ArcFace insightface's example calls two faces one person from 0.28 on.
     """
 
-    min_likeness: float = Field(
-        0.45, ge=-1, le=1, description="lowest cosine of two embeddings at which a face counts as --target-like's"
-    )
-    likeness_margin: float = Field(
-        0.1, ge=0, le=2, description="the face must be more alike than any other face in the picture by this much"
-    )
+    min_likeness: float = Field(0.45, ge=-1, le=1, description="lowest accepted cosine to --target-like's embedding")
+    likeness_margin: float = Field(0.1, ge=0, le=2, description="lead in likeness over every other face of the picture")
 
 
 class Follow(Section):
@@ -31,16 +27,10 @@ class Follow(Section):
 class Serve(Section):
     """What `styleblend serve` grants to whoever asks it."""
 
-    host: str = Field(
-        "127.0.0.1", description="address to listen at; another than this machine's own opens it to others"
-    )
+    host: str = Field("127.0.0.1", description="address to listen at; any but this machine's own lets others in")
     port: int = Field(8000, ge=0, le=65535, description="0 takes a free one")
     max_upload_mb: float = Field(20, gt=0, description="largest request, both pictures together, in 10^6 bytes")
     upload_seconds: float = Field(30, gt=0, description="longest time in which a request may arrive")
-    swap_seconds: float = Field(
-        60, gt=0, description="longest time until the answer, then the work ends at its next step"
-    )
-    at_once: int = Field(
-        1, ge=1, description="swaps at the same time, those that took too long and have not ended yet among them"
-    )
+    swap_seconds: float = Field(60, gt=0, description="longest time until the answer; then the next step is the last")
+    at_once: int = Field(1, ge=1, description="swaps at the same time, with those that were given up and go on")
     waiting: int = Field(4, ge=0, description="requests that may wait for their turn; further ones are sent away")

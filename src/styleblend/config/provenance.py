@@ -1,4 +1,4 @@
-"""Section `provenance`: who signs the pictures that leave."""
+"""Section `provenance`: who signs the C2PA manifests of pictures that leave; marking itself has no switch."""
 
 from __future__ import annotations
 
@@ -11,16 +11,10 @@ from styleblend.config.base import Section, expect_no_password
 
 
 class Provenance(Section):
-    """Who signs the C2PA manifests of pictures that leave; marking itself has no switch."""
-
-    certificate: Path | None = Field(
-        None, description="PEM chain, the signer's first; null: a test certificate that this machine makes for itself"
-    )
+    certificate: Path | None = Field(None, description="PEM chain, the signer's first; null: this machine's test one")
     private_key: Path | None = Field(None, description="PEM file of the certificate's unlocked key, kept out of git")
     algorithm: Literal["es256", "es384", "es512", "ps256", "ps384", "ps512", "ed25519"] = "es256"
-    timestamp_url: str | None = Field(
-        None, pattern=r"^https?://", description="RFC 3161 authority; null: no timestamp, and no network is used"
-    )
+    timestamp_url: str | None = Field(None, pattern=r"^https?://", description="RFC 3161 authority; null: no timestamp")
 
     @model_validator(mode="after")
     def both_or_none(self) -> Provenance:

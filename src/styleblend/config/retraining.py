@@ -12,26 +12,16 @@ from styleblend.config.base import Section
 
 
 class Retrain(Section):
-    """When the Prefect flow runs and what it may do."""
-
     cron: str = Field("0 3 * * 0", description="schedule: minute, hour, day of month, month, day of week")
     timezone: str = Field("UTC", description="time zone of cron, as Europe/Berlin")
     retries: int = Field(1, ge=0, description="further tries of the pipeline where its failure may pass")
     retry_seconds: float = Field(10, ge=0, description="pause before each")
     watch_seconds: float = Field(60, ge=0, description="between looks at the folders of photographs; 0 looks never")
-    settle_seconds: float = Field(
-        120, ge=0, description="how long changed photographs must have been at rest before a run starts"
-    )
-    watch_upstream_seconds: float = Field(
-        3600, ge=0, description="between `dvc update`s of imported folders; 0 updates only when a run starts"
-    )
-    promote: Literal["manual", "auto"] = Field(
-        "manual", description="auto: a version that passes register.gate becomes the champion by itself"
-    )
+    settle_seconds: float = Field(120, ge=0, description="a run starts when changed photographs have rested so long")
+    watch_upstream_seconds: float = Field(3600, ge=0, description="between `dvc update`s; 0 updates only with a run")
+    promote: Literal["manual", "auto"] = Field("manual", description="auto: what passes register.gate becomes champion")
     notify_file: Path = Path("reports/notifications.log")
-    webhook: str | None = Field(
-        None, description="http address that is told what came out; ${NAME} stands for the environment's value"
-    )
+    webhook: str | None = Field(None, description="http address that gets the result; ${NAME}: from the environment")
 
     @model_validator(mode="after")
     def timezone_is_known(self) -> Retrain:

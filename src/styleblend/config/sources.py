@@ -9,9 +9,10 @@ from pydantic import Field, model_validator
 
 from styleblend.config.base import Section, Statement, expect_no_password
 
-SourceWeight = Annotated[
-    float, Field(gt=0, description="how often training draws one of its pictures, against one of weight 1")
-]
+SourceWeight = Annotated[float, Field(gt=0, description="how often training draws a picture of it; 1 as a rule")]
+Label = Annotated[Literal["none", "parent_folder"], Field(description="where the name of the person stands")]
+Licence = Annotated[Statement, Field(description="licence of the pictures, as their owner states it")]
+Terms = Annotated[Statement, Field(description="what may be done with them: consent, purpose, limits")]
 
 
 class RenderedSource(Section):
@@ -23,9 +24,7 @@ class RenderedSource(Section):
     pictures_per_identity: int = Field(ge=2, description="pictures of each, with other pose, expression and light")
     size_px: int = Field(112, ge=32, le=1024, description="side of the rendered photograph, before alignment")
     supersample: int = Field(2, ge=1, le=4, description="rays per pixel and axis")
-    even_yaw_deg: float | None = Field(
-        None, gt=0, le=90, description="yaw evenly from minus to plus this; null: within 45, most faces looking ahead"
-    )
+    even_yaw_deg: float | None = Field(None, gt=0, le=90, description="even yaw up to this; null: to 45, mostly ahead")
     seed: int = Field(ge=0)
     weight: SourceWeight = 1
 
@@ -36,9 +35,9 @@ class FolderSource(Section):
     kind: Literal["folder"]
     name: str = Field("folder", pattern=r"^[a-z0-9_]+$")
     path: Path = Field(description="folder with photographs; relative to the project or absolute")
-    label: Literal["none", "parent_folder"] = Field("none", description="where the name of the person stands")
-    licence: Statement = Field(description="licence of the pictures, as their owner states it")
-    terms: Statement = Field(description="what may be done with them: consent, purpose, limits")
+    label: Label = "none"
+    licence: Licence
+    terms: Terms
     weight: SourceWeight = 1
 
 
@@ -75,13 +74,9 @@ class FfhqSource(PackedSource):
 
     kind: Literal["ffhq"]
     name: str = Field("ffhq", pattern=r"^[a-z0-9_]+$")
-    form: Literal["aligned", "in_the_wild", "resized"] = Field(
-        "aligned", description="aligned at 1024 px, as published; in_the_wild; resized: aligned, of another size"
-    )
+    form: Literal["aligned", "in_the_wild", "resized"] = Field("aligned", description="resized: aligned, not 1024 px")
     metadata: Path | None = Field(None, description="ffhq-dataset-v2.json: landmarks, licence and author of each")
-    licences: Literal["all", "permissive"] = Field(
-        "all", description="permissive: only pictures whose own licence allows commercial use; needs metadata"
-    )
+    licences: Literal["all", "permissive"] = Field("all", description="permissive: commercial use; needs metadata")
     weight: SourceWeight = 1
 
 
@@ -95,18 +90,14 @@ class CelebaHqSource(PackedSource):
     kind: Literal["celeba_hq"]
     name: str = Field("celeba_hq", pattern=r"^[a-z0-9_]+$")
     numbered_from: Literal[0, 1] = Field(0, description="number in the name of the first picture")
-    mapping: Path | None = Field(
-        None, description="CelebA-HQ-to-CelebA-mapping.txt; null: beside the pictures, where it is published"
-    )
+    mapping: Path | None = Field(None, description="CelebA-HQ-to-CelebA-mapping.txt; null: beside the pictures")
     identities: Path | None = Field(None, description="identity_CelebA.txt, which CelebA's authors give on request")
     weight: SourceWeight = 1
 
     @model_validator(mode="after")
     def mapping_needs_identities(self) -> CelebaHqSource:
         if self.mapping is not None and self.identities is None:
-            raise ValueError(
-                f"source '{self.name}' has mapping but no identities: persons need both; give both or none"
-            )
+            raise ValueError(f"source '{self.name}' has mapping but no identities: give both or none")
         return self
 
 
@@ -115,15 +106,14 @@ class ArchiveSource(PackedSource):
 
     kind: Literal["archive"]
     name: str = Field("archive", pattern=r"^[a-z0-9_]+$")
-    label: Literal["none", "parent_folder"] = Field("none", description="where the name of the person stands")
-    licence: Statement = Field(description="licence of the pictures, as their owner states it")
-    terms: Statement = Field(description="what may be done with them: consent, purpose, limits")
+    label: Label = "none"
+    licence: Licence
+    terms: Terms
     weight: SourceWeight = 1
 
 
-Source = Annotated[
-    RenderedSource | FolderSource | FfhqSource | CelebaHqSource | ArchiveSource, Field(discriminator="kind")
-]
+AnySource = RenderedSource | FolderSource | FfhqSource | CelebaHqSource | ArchiveSource
+Source = Annotated[AnySource, Field(discriminator="kind")]
 
 
 class Download(Section):
@@ -137,18 +127,11 @@ class Download(Section):
         return tuple(s.path for s in self.sources if not isinstance(s, RenderedSource) and s.path is not None)
 
     @model_validator(mode="after")
-    def names_are_unique(self) -> Download:
+    def sources_fit(self) -> Download:
         names = [source.name for source in self.sources]
         if len(set(names)) < len(names):
             raise ValueError(f"download.sources have the names {names}: give each source a name of its own")
-        return self
-
-    @model_validator(mode="after")
-    def origin_holds_the_folders(self) -> Download:
-        for source in self.sources:
-            place = None if isinstance(source, RenderedSource) else source.path
-            if place is not None and not place.is_relative_to(self.origin):
-                raise ValueError(
-                    f"download.origin '{self.origin}' does not hold '{place}': set it to a folder that does"
-                )
+        for place in self.places:
+            if not place.is_relative_to(self.origin):
+                raise ValueError(f"download.origin '{self.origin}' does not hold '{place}': set it to one that does")
         return self

@@ -21,17 +21,13 @@ class LossWeights(Section):
     outside: Weight = Field(0, description="not in the paper: L1 to the target outside the face")
     attributes: Weight = Field(0, description="not in the paper: pose and expression of the target")
     perceptual: Weight = Field(0, description="not in the paper: features of a frozen network, reconstructions only")
-    shape_3d: Weight = Field(
-        0, description="not in the paper: 3-D landmarks, turned back by the target's pose, have the source's shape"
-    )
+    shape_3d: Weight = Field(0, description="not in the paper: the source's shape in 3-D landmarks without pose")
 
 
 EncoderStart = Literal["pretrained", "new", "body"]
 
 
 class Training(Section):
-    """What both training stages share."""
-
     steps: int = Field(ge=1)
     batch_size: int = Field(ge=2, description="pictures a step, over all workers")
     workers: int = Field(2, ge=1, description="Ray Train workers")
@@ -39,12 +35,8 @@ class Training(Section):
     gpus_per_worker: float = Field(0, ge=0, le=1, description="1 on a GPU machine")
     cpus_per_worker: float = Field(1, gt=0)
     learning_rate: float = Field(4e-5, gt=0)
-    cool_down: Probability = Field(
-        0, description="last share of the steps over which learning_rate falls linearly to zero; 0 in the paper"
-    )
-    blending_lr_factor: float = Field(
-        1, ge=1, description="learning rate of the bias of Eq. 2 over learning_rate; short trainings need it"
-    )
+    cool_down: Probability = Field(0, description="last share of the steps, with a linear fall to rate 0; paper: 0")
+    blending_lr_factor: float = Field(1, ge=1, description="learning rate of Eq. 2's bias over learning_rate")
     discriminator_learning_rate: float = Field(4e-5, gt=0)
     adam_betas: tuple[Probability, Probability] = (0.0, 0.99)
     ema_decay: Probability = Field(0.99, description="of the averaged weights that the product uses; 0 is none")
@@ -55,14 +47,9 @@ class Training(Section):
     curriculum_start: Probability = Field(1, description="P(source is the target's person) at the first step")
     curriculum_end: Probability = Field(0, description="the same once the curriculum is over")
     curriculum_steps: int = Field(ge=0, description="length of the linear way from start to end")
-    same_person: Probability = Field(
-        0, description="share of self pairs whose source is another picture of the same person; 0 in the paper"
-    )
-    encoder_start: EncoderStart = Field(
-        "pretrained",
-        description="train_encoder only: E starts from the inversion of the small D, from the face network"
-        " model_ir_se50.pth (body), or from nothing (new); the last two take D's mean code",
-    )
+    same_person: Probability = Field(0, description="share of self pairs of two pictures of one person; paper: 0")
+    # pretrained: the small D's inversion; body: model_ir_se50.pth. That and `new` take D's mean code.
+    encoder_start: EncoderStart = Field("pretrained", description="train_encoder only: what E starts from")
     swap_every: int = Field(1, ge=1, description="Eq. 12 is taken at every k-th step; 1 in the paper")
     probe_every: int = Field(100, ge=1, description="steps between validation probes")
     checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints")

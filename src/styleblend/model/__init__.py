@@ -17,18 +17,5 @@ from styleblend.model.discriminator import Discriminator
 from styleblend.model.encoder import Encoder, Encoding
 from styleblend.model.swapper import Swapper, build, build_decoder, build_discriminator, build_encoder, load, save
 
-__all__ = [
-    "Blending",
-    "Decoder",
-    "Discriminator",
-    "Encoder",
-    "Encoding",
-    "Noise",
-    "Swapper",
-    "build",
-    "build_decoder",
-    "build_discriminator",
-    "build_encoder",
-    "load",
-    "save",
-]
+__all__ = ["Blending", "Decoder", "Discriminator", "Encoder", "Encoding", "Noise", "Swapper"]
+__all__ += ["build", "build_decoder", "build_discriminator", "build_encoder", "load", "save"]

@@ -10,6 +10,10 @@ from styleblend.config.model import BlendingWeights, expect_blending_sizes
 from styleblend.model.layers import expect_shape
 
 
+def _feed_forward(dim: int) -> nn.Sequential:
+    return nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
+
+
 class CrossAttention(nn.Module):
     """One multi-head cross-attention layer with its feed-forward parts, for both directions of Eq. 1.
 
@@ -25,15 +29,7 @@ class CrossAttention(nn.Module):
         self.qkv_s = nn.Linear(style_dim, 3 * style_dim, bias=False)
         self.qkv_t = nn.Linear(style_dim, 3 * style_dim, bias=False)
         self.out_s, self.out_t = nn.Linear(style_dim, style_dim), nn.Linear(style_dim, style_dim)
-        self.forward_s, self.forward_t = (
-            nn.Sequential(
-                nn.LayerNorm(style_dim),
-                nn.Linear(style_dim, 2 * style_dim),
-                nn.GELU(),
-                nn.Linear(2 * style_dim, style_dim),
-            )
-            for _ in range(2)
-        )
+        self.forward_s, self.forward_t = _feed_forward(style_dim), _feed_forward(style_dim)
 
     def split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[N, n, 3 d] to q, k, v of [N, heads, n, d / heads]."""
@@ -55,10 +51,9 @@ class Blending(nn.Module):
     """W' = A_w^t * W_t + A_w^s * W_s (Eq. 3) from two codes [N, n_styles, style_dim].
 
     A learned place embedding is added to the codes, since attention itself ignores the order of the style elements.
-    `weights` "channel" gives every channel of every style element a weight of its own, "element" one for each
-    style element. The exponents of Eq. 2 are linear maps of the normalised streams after the last layer plus a
-    learned bias for each element. They start small, so that the first mix is nearly even and every style can move
-    either way.
+    `weights`: "channel" weighs each channel of a style element, "element" each style element. The exponents of Eq. 2
+    are linear maps of the normalised streams after the last layer plus a learned bias for each element. They start
+    small, so that the first mix is nearly even and every style can move either way.
 
     Raises:
         StyleBlendError: a size does not fit; names it and its value.

@@ -70,15 +70,12 @@ class Decoder(nn.Module):
         super().__init__()
         expect_decoder_sizes(max(widths, default=0), widths, pathway_resolutions)
         if pathway_resolutions and not feature_sides:
-            raise StyleBlendError(
-                f"pathway_resolutions is {list(pathway_resolutions)} but feature_sides is empty: give the sides of the"
-                " pyramid's maps"
-            )
+            given = f"pathway_resolutions is {list(pathway_resolutions)} but feature_sides is empty"
+            raise StyleBlendError(f"{given}: give the sides of the pyramid's maps")
         self.resolutions = tuple(sorted(widths))
         self.style_dim = style_dim
         self.n_styles = 2 * len(self.resolutions)
-        # Not ones, as in StyleGAN: AdaIN of a constant channel without noise divides by the root of
-        # its epsilon.
+        # Not ones, as in StyleGAN: AdaIN of a constant channel without noise divides by the root of its epsilon.
         self.constant = nn.Parameter(torch.randn(1, widths[4], 4, 4))
         layers = [StyledLayer(None, widths[4], style_dim), StyledLayer(widths[4], widths[4], style_dim)]
         for lower, side in zip(self.resolutions, self.resolutions[1:], strict=False):
@@ -92,9 +89,8 @@ class Decoder(nn.Module):
         self.feature_shapes = [(feature_width, side, side) for side in feature_sides]
         for side in sorted(pathway_resolutions):
             # The nearest level, counted in doublings; of two equally near the finer one.
-            self.level[side] = min(
-                reversed(range(len(feature_sides))), key=lambda k: abs(log2(feature_sides[k]) - log2(side))
-            )
+            distances = [abs(log2(each) - log2(side)) for each in feature_sides]
+            self.level[side] = min(reversed(range(len(distances))), key=distances.__getitem__)
             last = nn.Conv2d(widths[side], widths[side], 3, padding=1)
             for parameter in last.parameters():
                 nn.init.zeros_(parameter)
@@ -151,9 +147,7 @@ class Decoder(nn.Module):
         Drawn on the CPU, so that a GPU gives the same pictures.
         """
         sides = [side for side in self.resolutions for _ in range(2)]
-        rows = []
-        for seed in seeds:
-            generator = torch.Generator().manual_seed(seed)
-            rows.append(torch.randn(sum(side * side for side in sides), generator=generator))
-        parts = torch.stack(rows).to(device).split([side * side for side in sides], dim=1)
+        sizes = [side * side for side in sides]
+        rows = [torch.randn(sum(sizes), generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        parts = torch.stack(rows).to(device).split(sizes, dim=1)
         return tuple(part.reshape(-1, 1, side, side) for part, side in zip(parts, sides, strict=True))

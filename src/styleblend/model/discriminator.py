@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
@@ -16,12 +18,11 @@ def patch_classifier(width: int) -> nn.Sequential:
     Spectral norm bounds how steep V is without batch statistics, so a picture's score is its own.
     """
     channels = (3, width, 2 * width, 4 * width)
-    layers: list[nn.Module] = []
-    for inputs, outputs in zip(channels, channels[1:], strict=False):
+    layers = nn.Sequential()
+    for inputs, outputs in pairwise(channels):
         layers.append(spectral_norm(nn.Conv2d(inputs, outputs, 4, stride=2, padding=1)))
         layers.append(nn.LeakyReLU(0.2))
-    layers.append(spectral_norm(nn.Conv2d(channels[-1], 1, 3, padding=1)))
-    return nn.Sequential(*layers)
+    return layers.append(spectral_norm(nn.Conv2d(channels[-1], 1, 3, padding=1)))
 
 
 class Discriminator(nn.Module):
@@ -39,7 +40,4 @@ class Discriminator(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         expect_shape("images", images, None, 3, self.input_px, self.input_px)
-        scores = []
-        for k, classifier in enumerate(self.classifiers):
-            scores.append(classifier(F.avg_pool2d(images, 2**k) if k else images))
-        return scores
+        return [net(F.avg_pool2d(images, 2**k) if k else images) for k, net in enumerate(self.classifiers)]

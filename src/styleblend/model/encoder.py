@@ -26,10 +26,9 @@ class Encoding(NamedTuple):
 def sample_norm(channels: int) -> nn.Module:
     """Normalisation of the body `se_resnet`: over groups of 8 channels of one sample.
 
-    Batch norm would make a picture's codes depend on its neighbours in the batch, hence on the number of
-    workers, and change when E is frozen. The price: a face network's batch-norm statistics have no place here,
-    and a picture's overall contrast is lost inside a block. The residual stream is not normalised, so
-    brightness and contrast get through beside the blocks.
+    Batch norm would make a picture's codes depend on its neighbours in the batch, hence on the number of workers, and
+    change when E is frozen. The price: a face network's statistics have no place here, and a picture's contrast is
+    lost inside a block. The residual stream is not normalised: brightness and contrast get through beside the blocks.
     """
     return nn.GroupNorm(max(channels // 8, 1), channels)
 
@@ -90,31 +89,24 @@ def stem(width: int, stride: int, batch_norm: bool) -> nn.Sequential:
     if batch_norm:
         conv = nn.Conv2d(3, width, 3, stride=stride, padding=1, bias=False)
         return nn.Sequential(conv, FrozenBatchNorm(width), nn.PReLU(width))
-    # No group norm here: it would take brightness and contrast from the whole residual stream, and the swapped
-    # face has to keep the target's.
+    # No group norm here: it would take the target's brightness and contrast from the whole residual stream.
     return nn.Sequential(nn.Conv2d(3, width, 3, stride=stride, padding=1), nn.PReLU(width))
 
 
 class StyleHeads(nn.Module):
     """The style heads of one pyramid level, side by side: [N, inputs, side, side] to [N, heads, style_dim].
 
-    Each head is its own chain of stride-2 3x3 Conv + LeakyReLU down to one pixel, then a linear layer. All
-    heads see the same map, so the first convolution is one for all; after it every head is a group of a
-    grouped convolution.
+    Each head is a chain of stride-2 3x3 Conv + LeakyReLU down to one pixel, then a linear layer. All heads see the
+    same map, so they share the first convolution; from then on each is a group of a grouped convolution.
     """
 
     def __init__(self, heads: int, inputs: int, width: int, side: int, style_dim: int) -> None:
         super().__init__()
-        steps: list[nn.Module] = []
-        channels = inputs
+        self.reduce = nn.Sequential()
         for step in range(int(log2(side))):
-            groups = heads if step else 1
-            steps += [
-                nn.Conv2d(channels, heads * width, 3, stride=2, padding=1, groups=groups),
-                nn.LeakyReLU(0.01, inplace=True),
-            ]
-            channels = heads * width
-        self.reduce = nn.Sequential(*steps)
+            channels, groups = (heads * width, heads) if step else (inputs, 1)
+            self.reduce.append(nn.Conv2d(channels, heads * width, 3, stride=2, padding=1, groups=groups))
+            self.reduce.append(nn.LeakyReLU(0.01, inplace=True))
         self.linear = nn.Conv2d(heads * width, heads * style_dim, 1, groups=heads)
         self.heads = heads
 
@@ -160,14 +152,11 @@ class Encoder(nn.Module):
         face_network = body == "ir_se50"
         self.stem = stem(widths[0], stem_stride, face_network)
         strides = (2 // stem_stride, 2, 2, 2)
-        stages = []
-        channels = widths[0]
-        for count, width, stride in zip(blocks, widths, strides, strict=True):
-            first = ResidualBlock(channels, width, stride, face_network)
+        self.stages = nn.ModuleList()
+        for count, inputs, width, stride in zip(blocks, (widths[0], *widths), widths, strides, strict=False):
+            first = ResidualBlock(inputs, width, stride, face_network)
             more = (ResidualBlock(width, width, 1, face_network) for _ in range(count - 1))
-            stages.append(nn.Sequential(first, *more))
-            channels = width
-        self.stages = nn.ModuleList(stages)
+            self.stages.append(nn.Sequential(first, *more))
         self.laterals = nn.ModuleList(nn.Conv2d(width, pyramid_width, 1) for width in reversed(widths[1:]))
         sides = (input_px // 16, input_px // 8, input_px // 4)
         self.feature_shapes = [(pyramid_width, side, side) for side in sides]

@@ -41,10 +41,8 @@ class Swapper(nn.Module):
             shown = ", ".join(f"{name} {styles} x {dim}" for name, (styles, dim) in codes.items())
             raise StyleBlendError(f"codes differ: {shown}; give all three the same n_styles and style_dim")
         if decoder.pathway and decoder.feature_shapes != encoder.feature_shapes:
-            raise StyleBlendError(
-                f"the decoder's pathway takes maps {decoder.feature_shapes}, the encoder gives"
-                f" {encoder.feature_shapes}: set feature_sides and feature_width to these"
-            )
+            differ = f"takes maps {decoder.feature_shapes}, the encoder gives {encoder.feature_shapes}"
+            raise StyleBlendError(f"the decoder's pathway {differ}: set feature_sides and feature_width to these")
         self.encoder, self.blending, self.decoder = encoder, blending, decoder
 
     def forward(self, source: Tensor, target: Tensor, noise: Noise | None = None) -> Tensor:
@@ -98,9 +96,8 @@ def build_discriminator(model: Model) -> Discriminator:
 
 def build(model: Model) -> Swapper:
     """G with new weights from the section `model` of params.yaml."""
-    blending = Blending(
-        model.n_styles, model.style_dim, model.blending_layers, model.blending_heads, model.blending_weights
-    )
+    sizes = (model.blending_layers, model.blending_heads, model.blending_weights)
+    blending = Blending(model.n_styles, model.style_dim, *sizes)
     return Swapper(build_encoder(model), blending, build_decoder(model))
 
 

@@ -27,10 +27,9 @@ def expect(path: Path, entry: Entry) -> None:
         _expect_torchscript(path)
     elif entry.format == "onnx":
         outputs = len(parsed(path).graph.output)
-        if entry.outputs is not None and outputs != entry.outputs:
-            raise StyleBlendError(
-                f"{path} has {outputs} outputs, {entry.name} has {entry.outputs}: it is another network"
-            )
+        if entry.outputs not in (None, outputs):
+            differ = f"{path} has {outputs} outputs, {entry.name} has {entry.outputs}"
+            raise StyleBlendError(f"{differ}: it is another network")
         if {"identity", "identity_judge"} & set(entry.roles):
             arcface_onnx.load(path)
     elif "decoder" in entry.roles:
@@ -56,10 +55,8 @@ def _expect_tensors(path: Path, entry: Entry) -> None:
     if not isinstance(state, dict):
         raise StyleBlendError(f"{path} holds {type(state).__name__} and no state dict: it is not {entry.name}")
     for name, shape in entry.tensors.items():
-        value = state.get(name)
+        value, wanted = state.get(name), f"{entry.name} of {list(shape)}: it is another network"
         if not isinstance(value, Tensor):
-            raise StyleBlendError(f"{path} has no weights '{name}', {entry.name} has: it is another network")
+            raise StyleBlendError(f"{path} has no weights '{name}', {wanted}")
         if tuple(value.shape) != shape:
-            raise StyleBlendError(
-                f"{path} has '{name}' of {list(value.shape)}, {entry.name} of {list(shape)}: it is another network"
-            )
+            raise StyleBlendError(f"{path} has '{name}' of {list(value.shape)}, {wanted}")

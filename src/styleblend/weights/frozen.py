@@ -1,7 +1,7 @@
 """The frozen networks of a run's folder, by their roles.
 
-Small ones of this project are a safetensors file with a card beside it, loaded here, checked and strict. For those that
-others made, networks.json says which file and name a role has; whoever knows the format loads it.
+Small ones of this project are a safetensors file with a card beside it, loaded here, strictly. For those that others
+made, networks.json gives the file and the name of a role; the reader of the format loads it.
 """
 
 from __future__ import annotations
@@ -30,14 +30,7 @@ def read_card(folder: Path, role: str) -> dict[str, Any]:
         StyleBlendError: the card or the weights are missing, or the card is unreadable.
     """
     card = folder / f"{role}.json"
-    try:
-        content = json.loads(card.read_text())
-    except FileNotFoundError:
-        raise StyleBlendError(f"{card.name} is missing in {folder}: {RESTORE}") from None
-    except ValueError as error:
-        raise StyleBlendError(f"{card} is not valid JSON ({error}): {RESTORE}") from None
-    if not isinstance(content, dict):
-        raise StyleBlendError(f"{card} is no card but {type(content).__name__}: {RESTORE}")
+    content = _read(card, RESTORE)
     if not (weights := card.with_suffix(".safetensors")).is_file():
         raise StyleBlendError(f"{weights.name} is missing in {folder}: {RESTORE}")
     return content
@@ -49,15 +42,18 @@ def listed(folder: Path) -> dict[str, Any]:
     Raises:
         StyleBlendError: it is missing or damaged.
     """
-    file = folder / NETWORKS
+    return _read(folder / NETWORKS, "run `dvc repro pretrained` again")
+
+
+def _read(file: Path, remedy: str) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text())
     except OSError as error:
-        raise StyleBlendError(f"{file} cannot be read ({error.strerror}): run `dvc repro pretrained`") from None
+        raise StyleBlendError(f"{file} cannot be read ({error.strerror}): {remedy}") from None
     except ValueError as error:
-        raise StyleBlendError(f"{file} is not valid JSON ({error}): run `dvc repro pretrained` again") from None
+        raise StyleBlendError(f"{file} is not valid JSON ({error}): {remedy}") from None
     if not isinstance(content, dict):
-        raise StyleBlendError(f"{file} names no networks: run `dvc repro pretrained` again")
+        raise StyleBlendError(f"{file} holds {type(content).__name__} in place of an object: {remedy}")
     return content
 
 

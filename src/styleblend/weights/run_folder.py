@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from styleblend.config.pretrained import ROLES, Pretrained
 from styleblend.errors import StyleBlendError
 from styleblend.system.files import sha256, whole_folder
 from styleblend.weights.frozen import NETWORKS, RESTORE, read_card
-from styleblend.weights.judge import require_another_judge
 from styleblend.weights.weight_files import Store, archives_of, obtain, store_of
 
 
@@ -41,19 +41,41 @@ def collect(small: Path, out: Path, cfg: Pretrained, store: Store | None = None)
     return networks
 
 
+def require_another_judge(training: Mapping[str, Any], judge: Mapping[str, Any], same_allowed: bool = False) -> None:
+    """Refuse one and the same network for training and evaluation.
+
+    A generator learns to please the network that it is trained against, also where that network errs, so its
+    figures from that network are too good.
+
+    Args:
+        training, judge: entries of networks.json, or cards, of the roles `identity` and `identity_judge`.
+        same_allowed: pretrained.same_judge of params.yaml.
+
+    Raises:
+        StyleBlendError: both have one sha256 and that is not allowed, or an entry has none.
+    """
+    hashes = []
+    for role, entry in (("identity", training), ("identity_judge", judge)):
+        hashes.append(str(entry.get("sha256") or "").lower())
+        if not hashes[-1]:
+            raise StyleBlendError(f"network '{role}' has no sha256 in its entry: run `dvc repro pretrained` again")
+    if hashes[0] == hashes[1] and not same_allowed:
+        raise StyleBlendError(
+            f"identity and identity_judge are the same network (sha256 {hashes[0]}), so evaluation would flatter the "
+            "model: choose another file for one of them, or set pretrained.same_judge to true"
+        )
+
+
 def _copy_listed(role: str, entry: Entry, store: Store, folder: Path) -> dict[str, Any]:
     name = f"{role}{entry.suffix}"
-    found = obtain(entry, store)
-    shutil.copyfile(found, folder / name)
+    shutil.copyfile(obtain(entry, store), folder / name)
     archives = [url for archive in archives_of(entry, store) for url in archive.urls]
     return {
         "file": name,
         "name": entry.name,
         "format": entry.format,
         "sha256": store.wanted(entry),
-        "licence": entry.licence,
-        "commercial": entry.commercial,
-        "consequence": entry.consequence,
+        **entry.model_dump(include={"licence", "commercial", "consequence"}),
         "origin": next((place for place in (*entry.urls, *archives, entry.page, entry.project) if place), entry.file),
     }
 

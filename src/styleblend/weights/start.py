@@ -51,9 +51,8 @@ def start(swapper: Swapper, model: Model, networks: Path, encoder_start: Encoder
         swapper.encoder.mean_code.copy_(weights.mean_code)
     if encoder_start == "pretrained":
         if not inversion.is_file():
-            raise StyleBlendError(
-                f"train_encoder.encoder_start is 'pretrained', but {inversion} is missing: run `dvc repro pretrained`"
-            )
+            missing = f"but {inversion} is missing: run `dvc repro pretrained`"
+            raise StyleBlendError(f"train_encoder.encoder_start is 'pretrained', {missing}")
         fill(swapper.encoder, inversion, new=())
         return
     if stylegan is None:
@@ -88,26 +87,22 @@ def _read(file: Path) -> dict[str, Tensor]:
 
 
 def _take(network: nn.Module, weights: Mapping[str, Tensor], file: Path, new: tuple[str, ...]) -> None:
+    misfit = f"{file} does not fit the section model of params.yaml"
     try:
         missing, unexpected = network.load_state_dict(weights, strict=False)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise StyleBlendError(f"{file} does not fit the section model of params.yaml: {reason}") from None
-    missing = [name for name in missing if not name.startswith(new)] if new else missing
+        raise StyleBlendError(f"{misfit}: {' '.join(str(error).split())[:300]}") from None
+    missing = [name for name in missing if not name.startswith(new)]
     if missing or unexpected:
-        raise StyleBlendError(
-            f"{file} does not fit the section model of params.yaml: missing {missing[:3]}, unexpected"
-            f" {unexpected[:3]}; use the sizes that its network was made with"
-        )
+        found = f"missing {missing[:3]}, unexpected {unexpected[:3]}"
+        raise StyleBlendError(f"{misfit}: {found}; use the sizes that its network was made with")
 
 
 def _mean_code(inversion: Path, encoder: Encoder) -> Tensor:
     """The small decoder's mean code, which its inversion's file holds, whatever else is in there."""
-    code = _read(inversion).get("mean_code")
-    if code is None or code.shape != encoder.mean_code.shape:
+    code, wanted = _read(inversion).get("mean_code"), encoder.mean_code.shape
+    if code is None or code.shape != wanted:
         found = "no mean_code" if code is None else f"a mean_code of {list(code.shape)}"
-        raise StyleBlendError(
-            f"{inversion} has {found}, the section model of params.yaml needs {list(encoder.mean_code.shape)}: use the"
-            " sizes that its network was made with"
-        )
+        needed = f"the section model of params.yaml needs {list(wanted)}"
+        raise StyleBlendError(f"{inversion} has {found}, {needed}: use the sizes that its network was made with")
     return code

@@ -12,12 +12,13 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pydantic import TypeAdapter, ValidationError
 
 from styleblend.config import catalogue
-from styleblend.config.catalogue import Archive, Catalogue, Entry, Part, Sha256
+from styleblend.config.base import Section
+from styleblend.config.catalogue import Archive, Catalogue, Entry, Sha256
 from styleblend.config.pretrained import Pretrained
 from styleblend.errors import StyleBlendError, TransientError
 from styleblend.system import download
@@ -31,7 +32,7 @@ CACHE = Path(".state/weights")
 LOCK = Path("data/pretrained/weights.lock")
 
 
-class Locked(Part):
+class Locked(Section):
     """A line of the lock: what a file was at first use."""
 
     sha256: Sha256
@@ -182,16 +183,15 @@ def _copy(found: Path, entry: Entry, partial: Path) -> None:
             shutil.copyfile(found, partial)
             return
         with zipfile.ZipFile(found) as archive:
-            members = [each for each in archive.infolist() if catalogue.is_inside(each.filename, entry.file)]
+            members = [each for each in archive.infolist() if PurePosixPath(each.filename).name == entry.file]
             if len(members) != 1:
                 raise StyleBlendError(f"{found} holds {len(members)} files {entry.file}, wanted one: get it again")
             with archive.open(members[0]) as content, partial.open("wb") as stream:
                 shutil.copyfileobj(content, stream, download.BLOCK)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # not the file's fault: a full disk, as a rule
-            raise StyleBlendError(
-                f"{found} cannot be copied to {partial.parent} ({error.strerror}): mend that and start again"
-            ) from None
+            failed = f"{found} cannot be copied to {partial.parent} ({error.strerror})"
+            raise StyleBlendError(f"{failed}: mend that and start again") from None
         what = "a web page" if is_web_page(found) else f"no whole zip file ({error})"
         raise StyleBlendError(f"{found} is {what}: get {found.name} again") from None
 
@@ -205,13 +205,11 @@ def _first(urls: Iterable[str], path: Path, admit: Callable[[Path, str], None], 
     for url, partial in partials.items():
         try:
             download.fetch(url, partial)
-        except download.DownloadError as error:
-            failures.append((url, error))
-            continue
-        try:
             admit(partial, url)
         except StyleBlendError as error:
-            download.forget(partial)
+            # An interrupted download goes on from here; a wrong file does not.
+            if not isinstance(error, download.DownloadError):
+                download.forget(partial)
             failures.append((url, error))
             continue
         download.finish(partial, path)
@@ -288,9 +286,8 @@ def _not_to_be_had(entry: Entry, store: Store, failures: Failures) -> StyleBlend
     remedy = f"get {names}{source}, put it into a folder and name that folder in pretrained.mirror"
     if not failures:
         return StyleBlendError(f"{entry.name} is {looked}not to be fetched by a program: {remedy}")
-    for _, error in failures:
-        if not isinstance(error, download.DownloadError):
-            return error
+    if wrong := [error for _, error in failures if not isinstance(error, download.DownloadError)]:
+        return wrong[0]
     tried = ", ".join(f"from {place} ({error})" for place, error in failures)
     message = f"{entry.name} is {looked}not to be had {tried}: run it again to go on, or {remedy}"
     may_pass = any(isinstance(error, TransientError) for _, error in failures)

@@ -98,10 +98,7 @@ def _iresnet(walk: GraphWalk, x: Flow) -> ArcFaceBody:
         else:
             blocks[-1] += 1
     norm, x = _norm(walk, x, nn.BatchNorm2d(x.channels))
-    head, x = _flat_head(walk, x)
-    walk.finish(x)
-    name = "IResNet-" + "-".join(str(count) for count in blocks)
-    return ArcFaceBody(name, nn.Sequential(*layers, norm), nn.Sequential(*head), x.channels)
+    return _with_head(walk, x, "IResNet", blocks, [*layers, norm], [])
 
 
 def _residual_block(walk: GraphWalk, x: Flow, stage: int) -> tuple[ResidualBlock, Flow, bool]:
@@ -114,10 +111,7 @@ def _residual_block(walk: GraphWalk, x: Flow, stage: int) -> tuple[ResidualBlock
     act, y = _prelu(walk, y)
     first = stage == 0 or (stage < _STAGES and list(walk.peek_attribute("strides", [])) == [2, 2])
     conv2, y = _conv(walk, y, 3, stride=2 if first else 1, outputs=None if first else x.channels)
-    shortcut: nn.Module = nn.Identity()
-    kept = x
-    if first:
-        shortcut, kept = _conv(walk, x, 1, stride=2, outputs=y.channels)
+    shortcut, kept = _conv(walk, x, 1, stride=2, outputs=y.channels) if first else (nn.Identity(), x)
     return ResidualBlock(norm, conv1, act, conv2, shortcut), _add(walk, y, kept), first
 
 
@@ -137,11 +131,8 @@ def _mobilefacenet(walk: GraphWalk, x: Flow) -> ArcFaceBody:
         layers += [*narrowing, *found]
         blocks.append(len(found))
     last, x = _conv_prelu(walk, x, 1)
-    gathered, x = _conv(walk, x, x.side, padding=0, groups=x.channels, outputs=x.channels)
-    head, x = _flat_head(walk, x)
-    walk.finish(x)
-    name = "MobileFaceNet-" + "-".join(str(count) for count in blocks)
-    return ArcFaceBody(name, nn.Sequential(*layers, *last), nn.Sequential(gathered, *head), x.channels)
+    gathered, x = _conv(walk, x, x.side, groups=x.channels, outputs=x.channels)
+    return _with_head(walk, x, "MobileFaceNet", blocks, [*layers, *last], [gathered])
 
 
 def _bottlenecks(walk: GraphWalk, x: Flow) -> tuple[list[nn.Module], Flow]:
@@ -170,17 +161,13 @@ def _conv_prelu(
 
 
 def _conv(
-    walk: GraphWalk,
-    x: Flow,
-    kernel: int,
-    stride: int = 1,
-    *,
-    padding: int | None = None,
-    groups: int | None = 1,
-    outputs: int | None = None,
+    walk: GraphWalk, x: Flow, kernel: int, stride: int = 1, groups: int | None = 1, outputs: int | None = None
 ) -> tuple[nn.Conv2d, Flow]:
-    """The next node as a convolution with a bias. None: padding half the kernel, any groups, any outputs."""
-    padding = kernel // 2 if padding is None else padding
+    """The next node as a convolution with a bias. None: any groups, any outputs.
+
+    It is padded by half its kernel, but not where the kernel covers the whole map.
+    """
+    padding = 0 if kernel == x.side else kernel // 2
     groups = int(walk.peek_attribute("group", 1)) if groups is None else groups
     node = walk.take(
         "Conv",
@@ -210,10 +197,8 @@ def _norm(walk: GraphWalk, x: Flow, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tu
     )
     norm.eps = float(node.attributes.get("epsilon", 1e-5))
     names = ("weight", "bias", "running_mean", "running_var")
-    norm.load_state_dict(
-        {name: node.weights(place, x.channels) for place, name in enumerate(names, 1)}
-        | {"num_batches_tracked": torch.tensor(0)}
-    )
+    state = {name: node.weights(place, x.channels) for place, name in enumerate(names, 1)}
+    norm.load_state_dict(state | {"num_batches_tracked": torch.tensor(0)})
     if (node.weights(4, x.channels) < 0).any():
         raise node.differs("its variances are negative")
     return norm, Flow(node.output, x.channels, x.side)
@@ -233,12 +218,16 @@ def _add(walk: GraphWalk, a: Flow, b: Flow) -> Flow:
     return Flow(node.output, a.channels, a.side)
 
 
-def _flat_head(walk: GraphWalk, x: Flow) -> tuple[list[nn.Module], Flow]:
-    """Flatten, linear layer, batch norm."""
+def _with_head(
+    walk: GraphWalk, x: Flow, form: str, blocks: list[int], trunk: list[nn.Module], head: list[nn.Module]
+) -> ArcFaceBody:
+    """The whole network; its graph ends in a flatten, a linear layer and a batch norm."""
     x = _flatten(walk, x)
     linear, x = _linear(walk, x)
     norm, x = _norm(walk, x, nn.BatchNorm1d(x.channels))
-    return [nn.Flatten(), linear, norm], x
+    walk.finish(x)
+    name = "-".join((form, *map(str, blocks)))
+    return ArcFaceBody(name, nn.Sequential(*trunk), nn.Sequential(*head, nn.Flatten(), linear, norm), x.channels)
 
 
 def _flatten(walk: GraphWalk, x: Flow) -> Flow:

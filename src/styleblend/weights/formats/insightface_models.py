@@ -34,19 +34,13 @@ def load(path: Path, threads: int = 0) -> Any:
     session = onnxruntime.SessionOptions()
     session.intra_op_num_threads = threads
     session.log_severity_level = 3
-    available = onnxruntime.get_available_providers()
+    providers = [name for name in _PROVIDERS if name in onnxruntime.get_available_providers()]
     options: dict[str, Any] = {}
     if _reads_bytes(content):
         # Detectors of newer packs may normalise pictures inside the graph; unless told, the library would do it again.
         options = {"model_task": "detection", "model_metadata": {"preprocessing": "embedded"}}
     try:
-        return model_zoo.get_model(
-            str(path),
-            providers=[name for name in _PROVIDERS if name in available],
-            sess_options=session,
-            download=False,
-            **options,
-        )
+        return model_zoo.get_model(str(path), providers=providers, sess_options=session, download=False, **options)
     # ONNX Runtime's errors have no common class of their own.
     except Exception as error:
         raise unusable(path, error) from None

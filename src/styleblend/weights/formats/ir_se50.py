@@ -45,15 +45,14 @@ def load_body(encoder: Encoder, path: Path) -> None:
             f"{path} does not hold the encoder's body: missing {len(missing)} {missing[:3]}, "
             f"unexpected {len(unexpected)} {unexpected[:3]}; {_REMEDY}"
         )
-    for name, file_name in names.items():
-        if found[file_name].shape != own[name].shape:
-            raise StyleBlendError(
-                f"{path} has {file_name} of {list(found[file_name].shape)}, the encoder's is "
-                f"{list(own[name].shape)}; {_REMEDY}"
-            )
-        if not found[file_name].isfinite().all():
-            raise StyleBlendError(f"{path} has values in {file_name} that are not finite: get it again")
-    encoder.load_state_dict({name: found[file_name] for name, file_name in names.items()}, strict=False)
+    body = {name: found[file_name] for name, file_name in names.items()}
+    for name, value in body.items():
+        has, wanted = list(value.shape), list(own[name].shape)
+        if has != wanted:
+            raise StyleBlendError(f"{path} has {names[name]} of {has}, the encoder's is {wanted}; {_REMEDY}")
+        if not value.isfinite().all():
+            raise StyleBlendError(f"{path} has values in {names[name]} that are not finite: get it again")
+    encoder.load_state_dict(body, strict=False)
 
 
 def _names(encoder: Encoder) -> dict[str, str]:

@@ -176,16 +176,14 @@ class Node:
             GraphError: there are none, or they have another type or shape or values that are not finite.
         """
         array = self.constant(position)
-        fits = array.ndim == len(shape) and all(
-            want in (None, got) for got, want in zip(array.shape, shape, strict=True)
-        )
+        sizes = zip(array.shape, shape, strict=False)
+        fits = array.ndim == len(shape) and all(want in (None, got) for got, want in sizes)
+        name = f"its input {position + 1}"
         if not fits or array.dtype != np.float32:
             want = ", ".join("any" if size is None else str(size) for size in shape)
-            raise self.differs(
-                f"its input {position + 1} is {array.dtype} {list(array.shape)}, expected float32 [{want}]"
-            )
+            raise self.differs(f"{name} is {array.dtype} {list(array.shape)}, expected float32 [{want}]")
         if not np.isfinite(array).all():
-            raise self.differs(f"its input {position + 1} holds values that are not finite")
+            raise self.differs(f"{name} holds values that are not finite")
         return torch.from_numpy(array.copy())
 
     def differs(self, reason: str) -> GraphError:

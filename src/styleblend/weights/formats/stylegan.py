@@ -57,9 +57,8 @@ def load_stylegan(path: Path | str, model: Model) -> StyleganWeights:
     table = form.table(model)
     _expect_names_and_shapes(path, form, tensors, table, model)
     converted = _converted(path, tensors, table)
-    mapping = [
-        (converted.pop(f"mapping.{k}.weight"), converted.pop(f"mapping.{k}.bias")) for k in range(MAPPING_LAYERS)
-    ]
+    layers = [f"mapping.{k}" for k in range(MAPPING_LAYERS)]
+    mapping = [(converted.pop(f"{layer}.weight"), converted.pop(f"{layer}.bias")) for layer in layers]
     mean_code = converted.pop("mean_code", None)
     # A generator that never tracked its mean has the buffer's first value.
     if mean_code is None or not mean_code.any():
@@ -130,11 +129,11 @@ def _expect_names_and_shapes(path: Path, form: Format, tensors: dict[str, Tensor
         for name, entry in table.items()
         if name in tensors and tuple(tensors[name].shape) != entry.shape
     ]
-    wrong = (("missing", missing), ("unexpected", unexpected), ("of another shape", differ))
-    if not (missing or unexpected or differ):
+    wrong = {"missing": missing, "unexpected": unexpected, "of another shape": differ}
+    if not any(wrong.values()):
         return
     message = f"{path} looks most like {form.name} but does not fit the section model of params.yaml: "
-    message += "; ".join(f"{what}: {_some(names)}" for what, names in wrong if names)
+    message += "; ".join(f"{what}: {_some(names)}" for what, names in wrong.items() if names)
     largest = max(form.block_side(name) for name in tensors)
     if largest != model.resolution:
         message += f"; its largest block is of {largest} px, model.resolution is {model.resolution}"

@@ -53,6 +53,9 @@ class Entry:
 Table = dict[str, Entry]
 """Entries by their name in the file."""
 
+_LEVEL_OF_DETAIL = Entry((), required=False, value=torch.tensor(0.0))
+"""Progress of a progressive training; at 0 the generator draws its full size."""
+
 
 class Layer(NamedTuple):
     """One style layer of the decoder; `inputs` is None for the first, which has the constant."""
@@ -67,16 +70,6 @@ class Layer(NamedTuple):
         return self.number >= 2 and self.number % 2 == 0
 
 
-class LayerNames(NamedTuple):
-    """Names of one layer's tensors: the convolution's weight or the constant, noise weight, bias, style."""
-
-    weight: str
-    noise: str
-    bias: str
-    style_weight: str
-    style_bias: str
-
-
 @dataclass(frozen=True)
 class Format:
     """One way to name and store a generator.
@@ -85,7 +78,8 @@ class Format:
         name: as users know it.
         key: what its tensors' names contain.
         block: what the names of a block's tensors contain, with `side` or `layer` as a group.
-        layer_names: the names of a layer's tensors.
+        layer: where a layer's constant or weight and bias stand, and where its noise and style stand.
+        noise, style: name of the noise weight, and of the style before "weight" and "bias", below the second place.
         dense: the mapping network's names, with {} for the layer, before "weight" and "bias".
         to_rgb: the same for the output of a block, with {block} and {lod}, counted from the finest.
         extra: tensors that drawing does not need, or that must hold what the decoder has built in.
@@ -95,7 +89,9 @@ class Format:
     name: str
     key: re.Pattern[str]
     block: re.Pattern[str]
-    layer_names: Callable[[Layer], LayerNames]
+    layer: Callable[[Layer], tuple[str, str]]
+    noise: str
+    style: str
     dense: str
     to_rgb: str
     extra: Callable[[Model, list[Layer]], Table]
@@ -118,16 +114,16 @@ class Format:
             table[f"{name}weight"] = self._matrix(dim, dim, f"mapping.{k}.weight", sqrt(2 / dim) * MAPPING_RATE)
             table[f"{name}bias"] = Entry((dim,), f"mapping.{k}.bias", lambda tensor: tensor * MAPPING_RATE)
         for layer in layers:
-            names, outputs, target = self.layer_names(layer), layer.outputs, f"layers.{layer.number}"
+            (own, late), outputs, target = self.layer(layer), layer.outputs, f"layers.{layer.number}"
             if layer.inputs is None:
-                table[names.weight] = Entry((1, outputs, 4, 4), "constant")
+                table[f"{own}const"] = Entry((1, outputs, 4, 4), "constant")
             else:
                 fused = layer.up and layer.side >= FUSED_FROM
-                table[names.weight] = self._kernel(3, layer.inputs, outputs, f"{target}.conv.weight", fused)
-            table[names.noise] = Entry((outputs,), f"{target}.noise_weight")
-            table[names.bias] = Entry((outputs,), f"{target}.bias")
-            table[names.style_weight] = self._matrix(dim, 2 * outputs, f"{target}.style.weight")
-            table[names.style_bias] = Entry((2 * outputs,), f"{target}.style.bias")
+                table[f"{own}weight"] = self._kernel(3, layer.inputs, outputs, f"{target}.conv.weight", fused)
+            table[late + self.noise] = Entry((outputs,), f"{target}.noise_weight")
+            table[f"{own}bias"] = Entry((outputs,), f"{target}.bias")
+            table[f"{late}{self.style}weight"] = self._matrix(dim, 2 * outputs, f"{target}.style.weight")
+            table[f"{late}{self.style}bias"] = Entry((2 * outputs,), f"{target}.style.bias")
         last = layers[-1]
         to_rgb = self.to_rgb_name(last, last)
         table[f"{to_rgb}weight"] = self._kernel(1, last.outputs, 3, "to_rgb.weight")
@@ -151,9 +147,8 @@ class Format:
             # the convolution. It writes where the other reads, so the kernels are mirrored.
             return weight.flip(2, 3) if fused else weight
 
-        return Entry(
-            (side, side, inputs, outputs) if self.tensorflow else (outputs, inputs, side, side), target, convert
-        )
+        shape = (side, side, inputs, outputs) if self.tensorflow else (outputs, inputs, side, side)
+        return Entry(shape, target, convert)
 
     def _matrix(self, inputs: int, outputs: int, target: str, factor: float = 1) -> Entry:
         shape = (inputs, outputs) if self.tensorflow else (outputs, inputs)
@@ -181,24 +176,11 @@ def _blur_kernel(channels: int) -> Entry:
     return Entry((channels, 1, 3, 3), required=False, value=value)
 
 
-def _level_of_detail() -> Entry:
-    """Progress of a progressive training; at 0 the generator draws its full size."""
-    return Entry((), required=False, value=torch.tensor(0.0))
-
-
-def _lernapparat_names(layer: Layer) -> LayerNames:
-    block = f"g_synthesis.blocks.{layer.side}x{layer.side}"
-    late = layer.number % 2
-    conv = f"{block}.conv" if layer.side == 4 else f"{block}.conv{'1' if late else '0_up'}"
-    epilogue = f"{block}.epi{late + 1}"
-    first = layer.inputs is None
-    return LayerNames(
-        weight=f"{block}.const" if first else f"{conv}.weight",
-        noise=f"{epilogue}.top_epi.noise.weight",
-        bias=f"{block}.bias" if first else f"{conv}.bias",
-        style_weight=f"{epilogue}.style_mod.lin.weight",
-        style_bias=f"{epilogue}.style_mod.lin.bias",
-    )
+def _lernapparat_layer(layer: Layer) -> tuple[str, str]:
+    block = f"g_synthesis.blocks.{layer.side}x{layer.side}."
+    second = layer.number % 2
+    conv = "conv." if layer.side == 4 else "conv1." if second else "conv0_up."
+    return block if layer.inputs is None else block + conv, f"{block}epi{second + 1}."
 
 
 def _lernapparat_extra(model: Model, layers: list[Layer]) -> Table:
@@ -206,15 +188,9 @@ def _lernapparat_extra(model: Model, layers: list[Layer]) -> Table:
     return {own.format(layer.side): _blur_kernel(1) for layer in layers if layer.up}
 
 
-def _genforce_names(layer: Layer) -> LayerNames:
-    own = f"synthesis.layer{layer.number}"
-    return LayerNames(
-        weight=f"{own}.const" if layer.inputs is None else f"{own}.weight",
-        noise=f"{own}.apply_noise.weight",
-        bias=f"{own}.bias",
-        style_weight=f"{own}.style.weight",
-        style_bias=f"{own}.style.bias",
-    )
+def _genforce_layer(layer: Layer) -> tuple[str, str]:
+    own = f"synthesis.layer{layer.number}."
+    return own, own
 
 
 def _genforce_extra(model: Model, layers: list[Layer]) -> Table:
@@ -222,55 +198,54 @@ def _genforce_extra(model: Model, layers: list[Layer]) -> Table:
     table = {f"{own.format(k)}apply_noise.noise": _unused(1, 1, side, side) for k, side, *_ in layers}
     table |= {f"{own.format(layer.number)}blur.kernel": _blur_kernel(layer.outputs) for layer in layers if layer.up}
     mean_code = Entry((model.style_dim,), "mean_code", required=False)
-    return table | {"synthesis.lod": _level_of_detail(), "truncation.w_avg": mean_code}
+    return table | {"synthesis.lod": _LEVEL_OF_DETAIL, "truncation.w_avg": mean_code}
 
 
-def _nvidia_names(layer: Layer) -> LayerNames:
-    first = "Const" if layer.side == 4 else "Conv0_up"
-    second = "Conv" if layer.side == 4 else "Conv1"
-    own = f"synthesis/{layer.side}x{layer.side}/{second if layer.number % 2 else first}"
-    return LayerNames(
-        weight=f"{own}/const" if layer.inputs is None else f"{own}/weight",
-        noise=f"{own}/Noise/weight",
-        bias=f"{own}/bias",
-        style_weight=f"{own}/StyleMod/weight",
-        style_bias=f"{own}/StyleMod/bias",
-    )
+def _nvidia_layer(layer: Layer) -> tuple[str, str]:
+    first, second = ("Const", "Conv") if layer.side == 4 else ("Conv0_up", "Conv1")
+    own = f"synthesis/{layer.side}x{layer.side}/{second if layer.number % 2 else first}/"
+    return own, own
 
 
 def _nvidia_extra(model: Model, layers: list[Layer]) -> Table:
     table = {f"synthesis/noise{k}": _unused(1, 1, side, side) for k, side, *_ in layers}
     mean_code = Entry((model.style_dim,), "mean_code", required=False)
-    return table | {"synthesis/lod": _level_of_detail(), "lod": _level_of_detail(), "dlatent_avg": mean_code}
+    return table | {"synthesis/lod": _LEVEL_OF_DETAIL, "lod": _LEVEL_OF_DETAIL, "dlatent_avg": mean_code}
 
 
 FORMATS = (
     Format(
         "lernapparat",
-        re.compile(r"\bg_(mapping|synthesis)\."),
-        re.compile(r"g_synthesis\.blocks\.(?P<side>\d{1,4})x"),
-        _lernapparat_names,
-        "g_mapping.dense{}.",
-        "g_synthesis.torgb.",
-        _lernapparat_extra,
+        key=re.compile(r"\bg_(mapping|synthesis)\."),
+        block=re.compile(r"g_synthesis\.blocks\.(?P<side>\d{1,4})x"),
+        layer=_lernapparat_layer,
+        noise="top_epi.noise.weight",
+        style="style_mod.lin.",
+        dense="g_mapping.dense{}.",
+        to_rgb="g_synthesis.torgb.",
+        extra=_lernapparat_extra,
     ),
     Format(
         "genforce",
-        re.compile(r"\b(mapping\.dense|truncation\.|synthesis\.(layer|output)\d)"),
-        re.compile(r"\bsynthesis\.layer(?P<layer>\d{1,2})\."),
-        _genforce_names,
-        "mapping.dense{}.",
-        "synthesis.output{block}.",
-        _genforce_extra,
+        key=re.compile(r"\b(mapping\.dense|truncation\.|synthesis\.(layer|output)\d)"),
+        block=re.compile(r"\bsynthesis\.layer(?P<layer>\d{1,2})\."),
+        layer=_genforce_layer,
+        noise="apply_noise.weight",
+        style="style.",
+        dense="mapping.dense{}.",
+        to_rgb="synthesis.output{block}.",
+        extra=_genforce_extra,
     ),
     Format(
         "nvidia",
-        re.compile(r"^((mapping|synthesis)/|dlatent_avg$)"),
-        re.compile(r"^synthesis/(?P<side>\d{1,4})x"),
-        _nvidia_names,
-        "mapping/Dense{}/",
-        "synthesis/ToRGB_lod{lod}/",
-        _nvidia_extra,
+        key=re.compile(r"^((mapping|synthesis)/|dlatent_avg$)"),
+        block=re.compile(r"^synthesis/(?P<side>\d{1,4})x"),
+        layer=_nvidia_layer,
+        noise="Noise/weight",
+        style="StyleMod/",
+        dense="mapping/Dense{}/",
+        to_rgb="synthesis/ToRGB_lod{lod}/",
+        extra=_nvidia_extra,
         tensorflow=True,
     ),
 )

@@ -22,6 +22,11 @@ from styleblend.errors import StyleBlendError
 
 Allowed = dict[tuple[str, str], Callable[..., Any]]
 
+_NETWORK = ("dnnlib.tflib.network", "Network")
+# What pickle and numpy raise when bytes are wrong or missing.
+_PICKLE_DAMAGE = (pickle.UnpicklingError, EOFError, OSError, AttributeError, ImportError, LookupError, RecursionError)
+_ARRAY_DAMAGE = (TypeError, ValueError, ArithmeticError, MemoryError)
+
 # Arguments of NVIDIA's builder that change what is drawn, at the values that this project's decoder has built in.
 _BUILT_IN: dict[str, Any] = {
     "num_channels": 3,
@@ -87,7 +92,7 @@ def read_networks(path: Path) -> list[Network]:
     try:
         with path.open("rb") as stream:
             content = _Reader(stream, allowed, path).load()
-    except _DAMAGE as error:
+    except (*_PICKLE_DAMAGE, *_ARRAY_DAMAGE) as error:
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise StyleBlendError(f"{path} is a damaged pickle ({reason}): fetch it again") from None
     record = allowed[_NETWORK]
@@ -95,23 +100,6 @@ def read_networks(path: Path) -> list[Network]:
     if not found or not all(type(item) is record for item in found):
         raise StyleBlendError(f"{path} is a pickle without networks of dnnlib: expected the file of a StyleGAN")
     return [_network(item, record, path) for item in found]
-
-
-_DAMAGE = (
-    pickle.UnpicklingError,
-    EOFError,
-    OSError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    TypeError,
-    ValueError,
-    ArithmeticError,
-    MemoryError,
-    RecursionError,
-)
-"""What pickle and numpy raise when bytes are wrong or missing."""
-_NETWORK = ("dnnlib.tflib.network", "Network")
 
 
 class _Reader(pickle.Unpickler):
@@ -122,12 +110,10 @@ class _Reader(pickle.Unpickler):
         self._names, self._path = allowed, path
 
     def find_class(self, module: str, name: str) -> Any:
-        try:
+        if (module, name) in self._names:
             return self._names[module, name]
-        except KeyError:
-            raise StyleBlendError(
-                f"{self._path} holds {module}.{name}, which no network needs: nothing of it was run; use another file"
-            ) from None
+        what = f"{self._path} holds {module}.{name}, which no network needs"
+        raise StyleBlendError(f"{what}: nothing of it was run; use another file")
 
 
 def _allowed() -> Allowed:

@@ -15,6 +15,8 @@ from styleblend.system.download import is_web_page
 
 Kind = Literal["torch", "pickle"]
 
+_DAMAGE = (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, TypeError, LookupError, AttributeError)
+
 # A torch file from before version 1.6 begins with the pickled number 0x1950A86A20F9469CFC6C.
 _OLD_TORCH = re.compile(rb"\x80.\x8a\x0a" + re.escape(0x1950A86A20F9469CFC6C.to_bytes(10, "little")), re.DOTALL)
 
@@ -25,10 +27,9 @@ def kind_of(path: Path) -> Kind:
     Raises:
         StyleBlendError: it cannot be read, or is neither; says what it looks like.
     """
-    begins = _begins(path)
-    kind = _kind(begins)
-    if kind is not None:
+    if (kind := maybe_kind_of(path)) is not None:
         return kind
+    begins = _begins(path)
     what = "a web page" if is_web_page(path) else "empty" if not begins else f"a file that begins with {begins[:8]!r}"
     raise StyleBlendError(f"{path} is {what}, neither a torch file nor a pickle: fetch it again")
 
@@ -39,7 +40,10 @@ def maybe_kind_of(path: Path) -> Kind | None:
     Raises:
         StyleBlendError: it cannot be read.
     """
-    return _kind(_begins(path))
+    begins = _begins(path)
+    if begins.startswith(b"PK\x03\x04") or _OLD_TORCH.match(begins):
+        return "torch"
+    return "pickle" if re.match(rb"\x80[\x02-\x05]", begins) else None
 
 
 def _begins(path: Path) -> bytes:
@@ -48,12 +52,6 @@ def _begins(path: Path) -> bytes:
             return stream.read(512)
     except OSError as error:
         raise StyleBlendError(f"{path} cannot be read: {error.strerror}") from None
-
-
-def _kind(begins: bytes) -> Kind | None:
-    if begins.startswith(b"PK\x03\x04") or _OLD_TORCH.match(begins):
-        return "torch"
-    return "pickle" if re.match(rb"\x80[\x02-\x05]", begins) else None
 
 
 def read_torch(path: Path) -> Any:
@@ -68,17 +66,9 @@ def read_torch(path: Path) -> Any:
             # Damaged files make torch warn of its own insides before it gives up.
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        refused = re.search(r"GLOBAL (\S+)", str(error))
-        if refused:
-            raise StyleBlendError(
-                f"{path} holds {refused[1]}, which is code and not weights: it was not run; use another file"
-            ) from None
-        raise _damaged(path, error) from None
-    except (RuntimeError, OSError, EOFError, ValueError, TypeError, LookupError, AttributeError) as error:
-        raise _damaged(path, error) from None
-
-
-def _damaged(path: Path, error: Exception) -> StyleBlendError:
-    reason = " ".join(str(error).split())[:160] or type(error).__name__
-    return StyleBlendError(f"{path} is a damaged torch file ({reason}): fetch it again")
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        message = f"{path} is a damaged torch file ({reason}): fetch it again"
+        if isinstance(error, pickle.UnpicklingError) and (refused := re.search(r"GLOBAL (\S+)", str(error))):
+            message = f"{path} holds {refused[1]}, which is code and not weights: it was not run; use another file"
+        raise StyleBlendError(message) from None
