@@ -7,7 +7,6 @@ they show the same shape from wherever the face was seen.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -76,11 +75,6 @@ def _centred(points: Tensor) -> Tensor:
     return points - points.mean(1, keepdim=True)
 
 
-def build(architecture: dict[str, Any]) -> ShapeNetwork:
-    """An untrained network of the architecture that a card states."""
-    return ShapeNetwork(**architecture)
-
-
 def load(folder: Path, role: str = "landmarks_3d") -> ShapeNetwork:
     """The network of a run, frozen."""
-    return frozen.load(folder, role, build)
+    return frozen.load(folder, role, ShapeNetwork)

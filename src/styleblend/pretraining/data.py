@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -145,12 +145,9 @@ def faces(
 def joined(*parts: Faces) -> Faces:
     """The faces of several sets; persons of different sets stay different."""
     first = torch.tensor([0, *(int(part.person.max()) + 1 for part in parts)]).cumsum(0)
-    person = torch.cat([part.person + shift for part, shift in zip(parts, first, strict=False)])
-    rest = {
-        name: torch.cat([getattr(part, name) for part in parts])
-        for name in ("images", "factors", "landmarks", "landmarks_3d", "pose_deg", "expression")
-    }
-    return Faces(person=person, **rest)
+    together = {field.name: torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Faces)}
+    together["person"] = torch.cat([part.person + shift for part, shift in zip(parts, first, strict=False)])
+    return Faces(**together)
 
 
 class People(NamedTuple):
@@ -168,15 +165,13 @@ class People(NamedTuple):
 def people(cfg: Pretrain, cache: Path) -> People:
     """Render every set, or read what is rendered."""
 
-    def seen(name: str, persons: int, own_looks: bool = False, even_yaw_deg: float | None = None) -> Faces:
-        return faces(cache, SEEDS[name], persons, cfg.pictures_per_identity, own_looks, even_yaw_deg)
-
+    number = cfg.pictures_per_identity
     return People(
-        seen("identity", cfg.identities),
-        seen("judge", cfg.judge_identities),
-        seen("test", cfg.test_identities),
-        seen("test", cfg.test_identities, own_looks=True),
-        seen("profile", cfg.profile_identities, even_yaw_deg=PROFILE_DEG),
-        seen("profile_judge", cfg.profile_identities, even_yaw_deg=PROFILE_DEG),
-        seen("profile_test", cfg.test_identities, own_looks=True, even_yaw_deg=PROFILE_DEG),
+        faces(cache, SEEDS["identity"], cfg.identities, number),
+        faces(cache, SEEDS["judge"], cfg.judge_identities, number),
+        faces(cache, SEEDS["test"], cfg.test_identities, number),
+        faces(cache, SEEDS["test"], cfg.test_identities, number, own_looks=True),
+        faces(cache, SEEDS["profile"], cfg.profile_identities, number, even_yaw_deg=PROFILE_DEG),
+        faces(cache, SEEDS["profile_judge"], cfg.profile_identities, number, even_yaw_deg=PROFILE_DEG),
+        faces(cache, SEEDS["profile_test"], cfg.test_identities, number, own_looks=True, even_yaw_deg=PROFILE_DEG),
     )
