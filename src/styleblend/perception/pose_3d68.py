@@ -97,7 +97,8 @@ class Attributes3d68(nn.Module):
         points = self.landmarks(images.detach())
         angles = np.reshape([pose_of(each) for each in points], (len(points), 3))
         expression = np.reshape([expression_of(each) for each in points], (len(points), COEFFICIENTS))
-        return _like(images, angles), _like(images, expression)
+        posed, expressed = (torch.from_numpy(values).float().to(images.device) for values in (angles, expression))
+        return posed, expressed
 
 
 def pose_of(points: ArrayLike) -> NDArray[np.float64]:
@@ -133,10 +134,6 @@ def expression_of(points: ArrayLike) -> NDArray[np.float64]:
     moving = [point for group in GROUPS.values() for point in group]
     out: NDArray[np.float64] = residuals[moving].flatten() / unit
     return out
-
-
-def _like(images: Tensor, values: NDArray[np.float64]) -> Tensor:
-    return torch.from_numpy(values).float().to(images.device)
 
 
 def _average() -> NDArray[np.float64]:

@@ -55,8 +55,7 @@ def draw(
 ) -> tuple[Factors, Tensor]:
     """Factors and crop quads of rows start..stop of a set of `persons` x `pictures`.
 
-    Unless `own_looks`, each picture takes its looks from a stranger, and half of the crops are where a stranger's
-    face would have been, as in a swap, where the frame is the target's.
+    Unless `own_looks`, each picture takes its looks from a stranger, and half of the crops their place, as in a swap.
     """
     rows = np.arange(start, stop)
     own = sample(seed, (rows // pictures).tolist(), (rows % pictures).tolist(), even_yaw_deg)
@@ -83,8 +82,7 @@ def _quads(factors: Factors) -> Tensor:
 def framing(quads: Tensor, reference: Tensor) -> Tensor:
     """Where crops lie, as shift, zoom and turn against reference crops: [N, 4], each about [-1, 1].
 
-    Args:
-        quads, reference: [N, 4, 2], corners top-left, bottom-left, bottom-right, top-right
+    quads, reference: [N, 4, 2], corners top-left, bottom-left, bottom-right, top-right
     """
     right, reference_right = quads[:, 3] - quads[:, 0], reference[:, 3] - reference[:, 0]
     side, reference_side = right.norm(dim=1, keepdim=True), reference_right.norm(dim=1, keepdim=True)
@@ -95,11 +93,7 @@ def framing(quads: Tensor, reference: Tensor) -> Tensor:
 
 
 def everything(drawn: Factors, quads: Tensor) -> Tensor:
-    """All factors that determine the pictures [N, F]: identity, looks, attributes and framing.
-
-    Framing is relative to the crop of the average face, so it does not depend on whose face it is and a swap keeps
-    the target's.
-    """
+    """All factors of the pictures [N, F]: identity, looks, attributes, and framing relative to the average face's."""
     average = Factors(torch.zeros_like(drawn.identity), drawn.looks, drawn.attributes)
     return torch.cat([drawn.identity, drawn.looks, drawn.attributes, framing(quads, _quads(average))], dim=1)
 

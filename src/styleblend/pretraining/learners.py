@@ -30,11 +30,7 @@ class IdentityLearner(nn.Module):
         self.scale, self.margin = 24.0, margin
 
     def loss(self, images: Tensor, person: Tensor, factors: Tensor) -> Tensor:
-        """CosFace over the persons plus the squared error of the renderer's identity factors.
-
-        The factors teach most at first: each picture gives as many numbers as there are factors, where thousands
-        of persons with a few pictures each give a network little to hold on to.
-        """
+        """CosFace over the persons plus the squared error of the identity factors, which teach most at first."""
         embedding = self.network(images)
         logits = embedding @ functional.normalize(self.centres, dim=1).T
         logits = logits - self.margin * functional.one_hot(person, logits.shape[1])

@@ -82,8 +82,7 @@ class Judges(NamedTuple):
 def drawing_loss(drawn: Tensor, images: Tensor, landmarks: Tensor, judges: Judges) -> Tensor:
     """How far drawn pictures [N, 3, S, S] are from the true ones: pixels and edges, mostly of the face; person; pose.
 
-    Squared errors alone leave eyes and mouths blurred; without the identity term nothing says which of the small
-    differences make a person, and without the pose term turned heads come late.
+    Squared errors alone blur eyes and mouths, and without the pose term turned heads come late.
     """
     weight = _BESIDE_FACE + (1 - _BESIDE_FACE) * face_region(landmarks, images.shape[-1], soften_px=1.0)
     error = weight * (drawn - images)

@@ -43,8 +43,7 @@ def pose_deg(factors: Factors, quads: Tensor | None = None) -> Tensor:
 
     In a crop, roll is what alignment has left over, as a pose estimator sees it: a turned crop turns the head back.
 
-    Args:
-        quads: [N, 4, 2], as `render` takes them
+    quads: [N, 4, 2], as `render` takes them
     """
     pose = factors.yaw_pitch_roll_deg()
     if quads is None:
@@ -54,11 +53,7 @@ def pose_deg(factors: Factors, quads: Tensor | None = None) -> Tensor:
 
 
 def landmarks_3d(factors: Factors, quads: Tensor) -> Tensor:
-    """The 68 landmarks of crops in three dimensions [N, 68, 3].
-
-    x and y are where the landmarks are seen, in [0, 1] of the crop, also those that the head hides; z is the depth
-    behind the landmarks' mean, in the same unit.
-    """
+    """The 68 landmarks of crops [N, 68, 3], hidden ones too: x, y in [0, 1] of the crop, z behind their mean alike."""
     f = factors.physical()
     points = _pose(head.landmarks(f), f, turns=1.0)
     placed = _into_quads(_project(points, f, 1)[0], quads)
