@@ -15,10 +15,8 @@ from prefect.states import Failed
 from prefect.tasks import Task
 
 import notify
-import page
 import pipeline
 import watch
-from pipeline import MISTAKE
 from styleblend.config.base import ConfigError
 from styleblend.config.merge import merged
 from styleblend.config.params import Config, load_params
@@ -33,11 +31,11 @@ from styleblend.system.lock import Locked, only_one
 
 def _may_pass(task: Task[..., Any], run: TaskRun, state: State) -> bool:
     """Whether to try again: a network that does not answer may pass, a mistake will not."""
-    return state.name != MISTAKE
+    return state.name != pipeline.MISTAKE
 
 
 def _failed(error: StyleBlendError) -> State:
-    return Failed(message=str(error)) if isinstance(error, TransientError) else Failed(name=MISTAKE, message=str(error))
+    return pipeline.failed(str(error), isinstance(error, TransientError))
 
 
 @task
@@ -103,7 +101,7 @@ def champion(project: Path, cfg: Tracking) -> str | State:
 @task
 def draw(project: Path, cfg: Config, headline: str, best: str) -> str:
     """The run's page in Markdown: figures, beside the champion's where there is another, and the swap grid."""
-    return page.markdown(project, cfg, headline, notify.registered(project), best)
+    return pipeline.markdown(project, cfg, headline, notify.registered(project), best)
 
 
 @task(name="notify", retries=3, retry_delay_seconds=10, retry_condition_fn=_may_pass)
@@ -170,7 +168,7 @@ def _retrain(project: Path, lock: int, overrides: dict[str, Any], promotion: str
     drawn: State = draw(project, cfg, text, best.result() if best.is_completed() else "", return_state=True)
     if drawn.is_completed():
         # By the flow itself: what a task shows stands on the run's page further below, and later.
-        page.publish(drawn.result())
+        pipeline.publish(drawn.result())
     _notify_all(project, cfg.retrain, text)
     notify.mark_notified(project)
     return text
@@ -198,7 +196,7 @@ def _run(project: Path, lock: int, cfg: Config, overrides: dict[str, Any], force
 def _reproduce(folder: Path, lock: int, cfg: Retrain, force: bool) -> State | None:
     for left in reversed(range(cfg.retries + 1)):
         failed = pipeline.reproduce(folder, lock, force)
-        if failed is None or failed.name == MISTAKE or not left:
+        if failed is None or failed.name == pipeline.MISTAKE or not left:
             return failed
         get_run_logger().warning("%s; once more in %g s", failed.message, cfg.retry_seconds)
         time.sleep(cfg.retry_seconds)

@@ -89,18 +89,13 @@ def is_new(project: Path) -> bool:
 
     So it is with that of a run that was killed after it registered, and not with one that came out of DVC's cache.
     """
-    return registered(project) not in _notified(project)
+    return registered(project) not in json.loads(_memory(project).read_text())
 
 
 def mark_notified(project: Path) -> None:
     """Remember that the registered version has had its notification."""
     if is_new(project):
-        _remember(project, [*_notified(project), registered(project)])
-
-
-def _notified(project: Path) -> list[dict[str, Any]]:
-    content: list[dict[str, Any]] = json.loads(_memory(project).read_text())
-    return content
+        _remember(project, [*json.loads(_memory(project).read_text()), registered(project)])
 
 
 def _remember(project: Path, versions: list[dict[str, Any]]) -> None:

@@ -59,17 +59,11 @@ def serve(flow: Flow[..., Any], project: Path) -> None:
 
 
 def _schedule(cfg: Retrain) -> CronSchedule:
-    """The schedule of the settings.
-
-    Raises:
-        StyleBlendError: its line is none of cron.
-    """
     try:
         return CronSchedule(cron=cfg.cron, timezone=cfg.timezone)
     except ValueError:
-        raise StyleBlendError(
-            f"retrain.cron '{cfg.cron}' is no cron line: give five fields, as in '0 3 * * 0'"
-        ) from None
+        text = f"retrain.cron '{cfg.cron}' is no cron line: give five fields, as in '0 3 * * 0'"
+        raise StyleBlendError(text) from None
 
 
 @dataclass
@@ -116,9 +110,7 @@ def _runs(*states: StateType, tag: str | None = None) -> list[Any]:
             deployment = client.read_deployment_by_name(NAME)
         except ObjectNotFound:
             return []
-        wanted: dict[str, Any] = {"state": {"type": {"any_": states}}}
-        if tag is not None:
-            wanted["tags"] = {"all_": [tag]}
+        wanted = {"state": {"type": {"any_": states}}} | ({} if tag is None else {"tags": {"all_": [tag]}})
         return client.read_flow_runs(
             deployment_filter=DeploymentFilter.model_validate({"id": {"any_": [deployment.id]}}),
             flow_run_filter=FlowRunFilter.model_validate(wanted),

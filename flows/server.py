@@ -57,8 +57,8 @@ def serve(project: Path, port: int) -> int:
             if not _answers(f"{url}/api/health", server):
                 print(f"serve: Prefect's server did not start within {START_SECONDS} s: the lines above say why")
                 return 1
-            retrain = [sys.executable, str(Path(__file__).with_name("retrain.py"))]
-            retrain += ["--serve", "--project", str(project)]
+            program = str(Path(__file__).with_name("retrain.py"))
+            retrain = [sys.executable, program, "--serve", "--project", str(project)]
             with running(retrain, env, RUN_END_SECONDS) as flow:
                 print(f"serve: Prefect runs at {url} (Ctrl-C ends it)", flush=True)
                 while server.poll() is None and flow.poll() is None:

@@ -1,9 +1,7 @@
 """The watcher of photographs: starts a retraining once they have changed and come to rest.
 
-Folders of photographs, and archives, are compared by the names, sizes and times of their files. A folder that `dvc
-import` or `dvc import-url` brought is brought up to date from where it came, and then compared like any other. What
-only lies in a DVC remote is not looked at: it comes here with `git pull` and `dvc pull`, and then the folder has
-changed.
+Folders of photographs, and archives, are compared by the names, sizes and times of their files; one that `dvc import`
+or `dvc import-url` brought is brought up to date first. What only lies in a DVC remote is not looked at.
 """
 
 from __future__ import annotations
@@ -89,7 +87,8 @@ def watch(project: Path, start: Callable[[], None], adopt: Callable[[Retrain], N
     Settings are read anew at each look, and `adopt` gets them. A failure is logged, and the next look tries again.
     Changes that were made while nobody watched count, too: what a run was started for is kept in .state.
     """
-    changes = Changes(_read(project))
+    file = _file(project)
+    changes = Changes(json.loads(file.read_text()) if file.is_file() else {})
     asked = time.monotonic()
     while True:
         seconds = 60.0
@@ -135,12 +134,6 @@ def _update(project: Path, cfg: Download) -> None:
         return
     except subprocess.CalledProcessError as error:
         log.warning("%s could not be brought up to date: %s", ", ".join(map(str, files)), error.stderr.strip())
-
-
-def _read(project: Path) -> dict[str, str]:
-    file = _file(project)
-    known: dict[str, str] = json.loads(file.read_text()) if file.is_file() else {}
-    return known
 
 
 def _file(project: Path) -> Path:

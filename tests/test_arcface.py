@@ -1,4 +1,4 @@
-"""ArcFace: the crop to its template, the network behind it, and who may judge."""
+"""ArcFace of perception.identity: the crop to ArcFace's template, the network behind it, and who may judge."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ import arcface_files as files
 from styleblend.errors import StyleBlendError
 from styleblend.face_detector.detection import Yunet
 from styleblend.faces.alignment import quad_from_landmarks, to_aligned
-from styleblend.perception import arcface
-from styleblend.perception.arcface import template_crop
+from styleblend.perception.identity import ArcFace, load_arcface, template_crop
 from styleblend.training import losses
 from styleblend.weights.run_folder import require_another_judge
 
@@ -138,11 +137,11 @@ def test_wrong_pictures_are_named() -> None:
 
 
 @pytest.fixture
-def network(tmp_path: Path) -> arcface.ArcFace:
-    return arcface.load(files.write(files.iresnet(), tmp_path / "w600k_small.onnx"))
+def network(tmp_path: Path) -> ArcFace:
+    return load_arcface(files.write(files.iresnet(), tmp_path / "w600k_small.onnx"))
 
 
-def test_arcface_does_what_an_identity_network_does(network: arcface.ArcFace) -> None:
+def test_arcface_does_what_an_identity_network_does(network: ArcFace) -> None:
     """Unit vectors, their raw form and spatial features of faces of any side, named after the file."""
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     vectors = network(images)
@@ -152,7 +151,7 @@ def test_arcface_does_what_an_identity_network_does(network: arcface.ArcFace) ->
     assert network(F.interpolate(images, size=256)).shape == (2, 16)
 
 
-def test_an_identity_loss_moves_a_picture_towards_a_person(network: arcface.ArcFace) -> None:
+def test_an_identity_loss_moves_a_picture_towards_a_person(network: ArcFace) -> None:
     """Steps down the gradient of Eq. 8 through crop and network bring a picture's embedding to another's."""
     generator = torch.Generator().manual_seed(1)
     images, other = (torch.rand(1, 3, 64, 64, generator=generator) * 2 - 1 for _ in range(2))

@@ -560,7 +560,7 @@ def test_eq_13_each_term_trains_what_a_stage_trains_and_nothing_frozen(stage: St
     # Batch norms inside, which would move their statistics if they were not frozen too.
     with_statistics = {"trunk": "residual", "blocks": [1, 1]}
     seeing = tiny.perception()._replace(
-        identity=identity.build(tiny.NETWORKS["identity"][1] | with_statistics).eval().requires_grad_(False)
+        identity=identity.IdentityNetwork(**tiny.NETWORKS["identity"][1] | with_statistics).eval().requires_grad_(False)
     )
     watched = {"swapper": learner.swapper, "averaged": learner.averaged, "discriminator": learner.discriminator}
     watched |= dict(seeing._asdict())

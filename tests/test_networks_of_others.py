@@ -37,8 +37,8 @@ from styleblend.evaluation import baselines
 from styleblend.evaluation.benchmark import Inputs
 from styleblend.face_detector.detection import Detection
 from styleblend.model import Blending, Encoder, Swapper
-from styleblend.perception import arcface, identity
-from styleblend.perception.arcface import ArcFace
+from styleblend.perception import identity
+from styleblend.perception.identity import ArcFace
 from styleblend.registry import mlflow_store, runs
 from styleblend.stages.evaluate import evaluate
 from styleblend.stages.perceive import perceive
@@ -175,7 +175,7 @@ def test_perceive_sees_people_through_both_files(run: Run) -> None:
     seen = np.stack([np.array(Image.open(run.data / "faces" / path)) for path in manifest["path"]])
     images = torch.from_numpy(seen).permute(0, 3, 1, 2).float() / 127.5 - 1
     for column, role, size in (("identity", "identity", 16), ("judge", "identity_judge", 12)):
-        wanted = arcface.load(run.networks / f"{role}.onnx")(images)
+        wanted = identity.load_arcface(run.networks / f"{role}.onnx")(images)
         found = torch.from_numpy(np.stack(perceived[column].to_list()))
         assert found.shape == (12, size)
         torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)

@@ -21,14 +21,7 @@ from styleblend.errors import StyleBlendError
 from styleblend.evaluation import baselines, protocol
 from styleblend.evaluation.judges import Judges
 from styleblend.perception import attributes, identity, landmarks
-from styleblend.perception.pose_3d68 import (
-    COEFFICIENTS,
-    GROUPS,
-    Attributes3d68,
-    expression_columns,
-    expression_of,
-    pose_of,
-)
+from styleblend.perception.pose_3d68 import COEFFICIENTS, GROUPS, Attributes3d68, expression_of, pose_of
 from styleblend.perception.shape import RIGID
 from styleblend.synthetic import renderer
 
@@ -85,6 +78,16 @@ def test_expression_is_that_of_the_face_from_wherever_it_is_seen() -> None:
     ):
         assert expression_of(changed) == pytest.approx(expression, abs=1e-8)
     assert expression_of(turned(70 * AVERAGE, 40, 10, 0)) == pytest.approx(0, abs=1e-8)
+
+
+def expression_columns(group: str) -> slice:
+    """Where the coefficients of a group (mouth, lids, brows, chin) stand: x, y and z of each of its points in turn."""
+    before = 0
+    for name, points in GROUPS.items():
+        if name == group:
+            return slice(before, before + 3 * len(points))
+        before += 3 * len(points)
+    raise ValueError(f"there is no group '{group}': choose one of {', '.join(GROUPS)}")
 
 
 @pytest.mark.parametrize(("group", "moved"), [("mouth", LOWER_LIP), ("lids", (37, 38)), ("brows", (17, 18, 19))])
@@ -224,7 +227,7 @@ def test_it_perceives_and_judges(tmp_path: Path) -> None:
     )
     judge = identity.load(data / "networks", "identity_judge")
     seer = attributes.load(data / "networks", "attributes_judge")
-    points = landmarks.build({"name": "points", "widths": [8, 8], "side_px": 32})
+    points = landmarks.LandmarkNetwork("points", [8, 8], 32)
     seen = perceived.perceive_faces(
         data / "faces", perceived.Networks(judge, judge, points, seer), data / "perceived.parquet", Perceive()
     )

@@ -38,7 +38,10 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> data.Faces:
 def judges() -> prior.Judges:
     """Untrained networks in the places of the trained ones."""
     torch.manual_seed(0)
-    networks = (identity.build(recipe.ARCHITECTURES["identity"]), attributes.build(recipe.ARCHITECTURES["attributes"]))
+    networks = (
+        identity.IdentityNetwork(**recipe.ARCHITECTURES["identity"]),
+        attributes.AttributeNetwork(**recipe.ARCHITECTURES["attributes"]),
+    )
     return prior.Judges(*(network.eval().requires_grad_(False) for network in networks))
 
 

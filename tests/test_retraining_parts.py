@@ -17,7 +17,7 @@ import pytest
 
 import flow
 import notify
-import page
+import pipeline
 import schedule
 import watch
 from local_servers import free_port, wait_for
@@ -151,7 +151,7 @@ def test_nothing_is_promoted_by_itself_without_a_gate(params: Path) -> None:
     """
     no_limit = {"register": {"gate": {"min": {}, "max": {}}}}
     refused = flow.check.fn(params.parent, no_limit, "auto")
-    assert refused.name == flow.MISTAKE and "register.gate has no limit" in refused.message
+    assert refused.name == pipeline.MISTAKE and "register.gate has no limit" in refused.message
     for asked in ("auto", "manual"):
         assert flow.check.fn(params.parent, {"retrain": {"promote": "auto"}}, asked).retrain.promote == asked
     assert flow.check.fn(params.parent, no_limit, "as set").retrain.promote == "manual"
@@ -257,12 +257,12 @@ def test_the_page_of_a_run_has_its_figures_and_why_the_gate_is_shut(root: Path, 
     (tmp_path / "reports/metrics.json").write_text(json.dumps(metrics))
     registered = {"name": "m", "version": "7", "gate": "failed", "reasons": ["pose_error_deg is 4.25, above 4"]}
     cfg = load_params(root / "params.yaml")
-    text = page.markdown(tmp_path, cfg, "headline", registered)
+    text = pipeline.markdown(tmp_path, cfg, "headline", registered)
     assert "| pose error, degrees (lower is better) | **4.25** (4 to 4.5) |\n" in text and "![" not in text
     assert "Gate: **failed**; pose_error_deg is 4.25, above 4" in text and "champion" not in text
-    assert page.markdown(tmp_path, cfg, "headline", registered, "7") == text
+    assert pipeline.markdown(tmp_path, cfg, "headline", registered, "7") == text
     # One that cannot be compared is said, and nothing is lost.
-    beside = page.markdown(tmp_path, cfg, "headline", registered, "5")
+    beside = pipeline.markdown(tmp_path, cfg, "headline", registered, "5")
     assert beside.startswith(text.rstrip()) and "Not compared with the champion, version 5: " in beside
 
 

@@ -23,7 +23,7 @@ def rotations(count: int) -> Tensor:
 def network() -> shape.ShapeNetwork:
     """Untrained, but with the average face that its weights file would hold."""
     torch.manual_seed(0)
-    built = shape.build({"name": "tiny", "widths": [8, 8], "side_px": 16}).double()
+    built = shape.ShapeNetwork("tiny", [8, 8], 16).double()
     built.average.copy_(average_shape())
     return built.eval()
 

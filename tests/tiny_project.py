@@ -42,8 +42,8 @@ def make(root: Path, photographs: bool = False) -> None:
     trunk = {"widths": [8, 8], "side_px": 32}
     seer = {"name": "attributes-tiny", "trunk": "plain", "blocks": [], "coefficients": 7, **trunk}
     judge = {"name": "judge-tiny", "trunk": "plain", "blocks": [], "embedding": 16, **trunk}
-    _network(networks, "attributes_judge", attributes.build(seer), seer)
-    _network(networks, "identity_judge", identity.build(judge), judge)
+    _network(networks, "attributes_judge", attributes.AttributeNetwork(**seer), seer)
+    _network(networks, "identity_judge", identity.IdentityNetwork(**judge), judge)
     untrained = model.build(MODEL)
     _network(networks, "encoder", untrained.encoder, {})
     _network(networks, "decoder", untrained.decoder, {})

@@ -27,13 +27,13 @@ __all__ = ["MODEL", "SIDE_PX"]
 
 NETWORKS: dict[str, tuple[Any, dict[str, Any]]] = {
     "identity": (
-        identity.build,
+        identity.IdentityNetwork,
         {"name": "tiny", "trunk": "plain", "widths": [8, 8], "blocks": [], "embedding": 8, "side_px": SIDE_PX},
     ),
-    "landmarks": (landmarks.build, {"name": "tiny", "widths": [8, 8], "side_px": SIDE_PX}),
-    "landmarks_3d": (shape.build, {"name": "tiny", "widths": [8, 8], "side_px": SIDE_PX}),
+    "landmarks": (landmarks.LandmarkNetwork, {"name": "tiny", "widths": [8, 8], "side_px": SIDE_PX}),
+    "landmarks_3d": (shape.ShapeNetwork, {"name": "tiny", "widths": [8, 8], "side_px": SIDE_PX}),
     "attributes": (
-        attributes.build,
+        attributes.AttributeNetwork,
         {"name": "tiny", "trunk": "plain", "widths": [8, 8], "blocks": [], "coefficients": 4, "side_px": SIDE_PX},
     ),
 }
@@ -140,7 +140,7 @@ def perception() -> Perception:
 
 def _built(build: Callable[[dict[str, Any]], nn.Module], architecture: dict[str, Any]) -> nn.Module:
     """Untrained; a network of shape has the average face, without which no pose is defined."""
-    network = build(architecture)
+    network = build(**architecture)
     if isinstance(network, shape.ShapeNetwork):
         network.average.copy_(average_shape())
     return network

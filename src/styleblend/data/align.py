@@ -125,9 +125,9 @@ def _save_face(task: AlignTask, image: Image.Image, found: Detection, number: in
         save_picture(face, task.out / path, model="styleblend.synthetic", kind="rendered")
     else:
         face.save(task.out / path)
+    kept = ("source", "url", "licence", "terms", "person", "author", "weight")
     return {
-        **{key: row[key] for key in ("source", "url", "licence", "terms", "person", "author", "weight")},
-        **{key: row[key] for key in ("render_seed", "render_person", "render_picture")},
+        **{key: row[key] for key in (*kept, "render_seed", "render_person", "render_picture")},
         "face_id": name,
         "path": path.as_posix(),
         "raw_path": row["path"],

@@ -113,16 +113,13 @@ def _readable(archive: Path) -> Iterator[None]:
     """Damage to an archive, of whichever kind, as one line."""
     try:
         yield
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # not the archive's fault: a full disk, as a rule
-            raise StyleBlendError(
-                f"{archive} cannot be unpacked ({error.strerror}): mend that and start again to go on"
-            ) from None
-        raise StyleBlendError(f"{archive} cannot be unpacked ({error}): get it again") from None
-    except RuntimeError as error:  # a password, or a compression that Python does not know
-        raise StyleBlendError(
-            f"{archive} cannot be unpacked ({error}): unpack it by other means and name the folder"
-        ) from None
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError) as error:
+        text = f"{error}): get it again"
+        if isinstance(error, RuntimeError):  # a password, or a compression that Python does not know
+            text = f"{error}): unpack it by other means and name the folder"
+        elif isinstance(error, OSError) and error.errno is not None:  # not the archive's fault: a full disk, as a rule
+            text = f"{error.strerror}): mend that and start again to go on"
+        raise StyleBlendError(f"{archive} cannot be unpacked ({text}") from None
 
 
 def _unpack_zip(archive: Path, folder: Path, workers: int, wanted: re.Pattern[str]) -> None:

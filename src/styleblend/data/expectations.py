@@ -20,10 +20,7 @@ EXAMPLES = 5
 
 @dataclass(frozen=True)
 class Failure:
-    """One expectation on a column that does not hold.
-
-    rule: what is expected; observed: what was found; examples: ids of some faces that do not meet it.
-    """
+    """One expectation on a column that does not hold; examples: ids of some faces that do not meet it."""
 
     suite: str
     column: str
@@ -59,17 +56,9 @@ def tables(
 ) -> dict[str, pd.DataFrame]:
     """The flat tables that the suites check: a row a face, a row a perceived face, a row for the run."""
     measured = set(perceived["face_id"])
-    seen = pd.DataFrame(
-        {
-            "face_id": manifest["face_id"],
-            "licence": manifest["licence"],
-            "terms": manifest["terms"],
-            "score": manifest["score"],
-            "picture": [
-                _state(faces / path, size) for path, size in zip(manifest["path"], manifest["size_px"], strict=True)
-            ],
-            "is_perceived": manifest["face_id"].isin(measured),
-        }
+    pictures = zip(manifest["path"], manifest["size_px"], strict=True)
+    seen = manifest[["face_id", "licence", "terms", "score"]].assign(
+        picture=[_state(faces / path, size) for path, size in pictures], is_perceived=manifest["face_id"].isin(measured)
     )
     landmarks = _rows(perceived["landmarks"])
     measures = pd.DataFrame(
@@ -81,10 +70,7 @@ def tables(
             "landmark_smallest": landmarks.min(axis=1, initial=np.inf),
             "landmark_largest": landmarks.max(axis=1, initial=-np.inf),
             "expression_largest": np.abs(_rows(perceived["expression"])).max(axis=1, initial=0.0),
-            "yaw_deg": perceived["yaw_deg"],
-            "pitch_deg": perceived["pitch_deg"],
-            "roll_deg": perceived["roll_deg"],
-            "sharpness": perceived["sharpness"],
+            **{name: perceived[name] for name in ("yaw_deg", "pitch_deg", "roll_deg", "sharpness")},
         }
     )
     # One picture may give several faces, so inputs are counted by their path.
@@ -123,13 +109,10 @@ def check(data: dict[str, pd.DataFrame], cfg: Validate, docs: Path) -> Report:
         for site in list(context.get_site_names()):
             context.delete_data_docs_site(site_name=site)
         store = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(docs.absolute())}
+        index = {"class_name": "DefaultSiteIndexBuilder"}
         context.add_data_docs_site(
             site_name="reports",
-            site_config={
-                "class_name": "SiteBuilder",
-                "store_backend": store,
-                "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
-            },
+            site_config={"class_name": "SiteBuilder", "store_backend": store, "site_index_builder": index},
         )
         datasource = context.data_sources.add_or_update_pandas(name="styleblend")
         failures: list[Failure] = []
@@ -139,16 +122,11 @@ def check(data: dict[str, pd.DataFrame], cfg: Validate, docs: Path) -> Report:
             batch = datasource.add_dataframe_asset(name=name).add_batch_definition_whole_dataframe(name)
             suite = context.suites.add(gx.ExpectationSuite(name=name, expectations=expectations))
             definition = context.validation_definitions.add(gx.ValidationDefinition(name=name, data=batch, suite=suite))
+            shown: dict[str, Any] = {"result_format": "SUMMARY", "partial_unexpected_count": EXAMPLES}
+            if "face_id" in data[name]:
+                shown["unexpected_index_column_names"] = ["face_id"]
             checkpoint = context.checkpoints.add(
-                gx.Checkpoint(
-                    name=name,
-                    validation_definitions=[definition],
-                    result_format={
-                        "result_format": "SUMMARY",
-                        "partial_unexpected_count": EXAMPLES,
-                        **({"unexpected_index_column_names": ["face_id"]} if "face_id" in data[name] else {}),
-                    },
-                )
+                gx.Checkpoint(name=name, validation_definitions=[definition], result_format=shown)
             )
             outcome = checkpoint.run(batch_parameters={"dataframe": data[name]})
             results[name] = json.loads(outcome.describe())
@@ -212,12 +190,8 @@ def suites(cfg: Validate) -> dict[str, list[Any]]:
 
 def _failure(suite: str, result: dict[str, Any]) -> Failure:
     config, found = result["expectation_config"], result["result"]
-    settings = {
-        key: value
-        for key, value in config["kwargs"].items()
-        if key not in ("batch_id", "column") and not (key == "mostly" and value == 1.0)
-    }
-    limits = ", ".join(f"{key} {value}" for key, value in settings.items())
+    left_out = (("mostly", 1.0), *((key, config["kwargs"].get(key)) for key in ("batch_id", "column")))
+    limits = ", ".join(f"{key} {value}" for key, value in config["kwargs"].items() if (key, value) not in left_out)
     column = str(config["kwargs"].get("column", "table"))
     rule = str(config["type"]).removeprefix("expect_column_values_").replace("_", " ")
     rule += f" ({limits})" if limits else ""

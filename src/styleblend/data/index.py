@@ -13,21 +13,9 @@ from styleblend.errors import StyleBlendError
 from styleblend.system.files import whole_file
 
 INDEX = pa.schema(
-    [
-        ("source", pa.string()),
-        ("path", pa.string()),
-        ("sha256", pa.string()),
-        ("url", pa.string()),
-        ("licence", pa.string()),
-        ("terms", pa.string()),
-        ("person", pa.string()),
-        ("render_seed", pa.int64()),
-        ("render_person", pa.int64()),
-        ("render_picture", pa.int64()),
-        ("landmarks", pa.list_(pa.float32())),
-        ("author", pa.string()),
-        ("weight", pa.float64()),
-    ]
+    [(name, pa.string()) for name in ("source", "path", "sha256", "url", "licence", "terms", "person")]
+    + [(name, pa.int64()) for name in ("render_seed", "render_person", "render_picture")]
+    + [("landmarks", pa.list_(pa.float32())), ("author", pa.string()), ("weight", pa.float64())]
 )
 
 
@@ -40,9 +28,8 @@ def read_index(raw: Path) -> pd.DataFrame:
     found = sorted(raw.glob("*/index.parquet"))
     if not found:
         raise StyleBlendError(f"{raw} holds no index.parquet: run the stage download first")
-    return pd.concat([pd.read_parquet(path) for path in found], ignore_index=True).sort_values(
-        "path", ignore_index=True
-    )
+    rows = pd.concat([pd.read_parquet(path) for path in found], ignore_index=True)
+    return rows.sort_values("path", ignore_index=True)
 
 
 def write_rows(rows: list[dict[str, Any]], schema: pa.Schema, path: Path) -> None:

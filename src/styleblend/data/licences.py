@@ -40,9 +40,8 @@ def forbids(text: str) -> bool:
 class Verdict:
     """What the parts allow.
 
-    licence: `non-commercial`, or that no part says so. because: parts that the model learned from and that forbid
-    commercial use, each with its licence. measured_with: the same for networks that only measured it, which binds
-    the figures' makers and not the model.
+    because: parts that the model learned from and that forbid commercial use, each with its licence. measured_with: the
+    same for networks that only measured it, which binds the figures' makers and not the model.
     """
 
     licence: str

@@ -11,28 +11,12 @@ import pyarrow as pa
 from styleblend.errors import StyleBlendError
 
 MANIFEST = pa.schema(
-    [
-        ("face_id", pa.string()),
-        ("source", pa.string()),
-        ("path", pa.string()),
-        ("raw_path", pa.string()),
-        ("raw_sha256", pa.string()),
-        ("raw_width", pa.int64()),
-        ("raw_height", pa.int64()),
-        ("url", pa.string()),
-        ("licence", pa.string()),
-        ("terms", pa.string()),
-        ("person", pa.string()),
-        ("detector", pa.string()),
-        ("score", pa.float64()),
-        ("quad", pa.list_(pa.float32())),
-        ("size_px", pa.int64()),
-        ("render_seed", pa.int64()),
-        ("render_person", pa.int64()),
-        ("render_picture", pa.int64()),
-        ("author", pa.string()),
-        ("weight", pa.float64()),
-    ]
+    [(name, pa.string()) for name in ("face_id", "source", "path", "raw_path", "raw_sha256")]
+    + [(name, pa.int64()) for name in ("raw_width", "raw_height")]
+    + [(name, pa.string()) for name in ("url", "licence", "terms", "person", "detector")]
+    + [("score", pa.float64()), ("quad", pa.list_(pa.float32()))]
+    + [(name, pa.int64()) for name in ("size_px", "render_seed", "render_person", "render_picture")]
+    + [("author", pa.string()), ("weight", pa.float64())]
 )
 
 QUARANTINE = pa.schema([("source", pa.string()), ("raw_path", pa.string()), ("reason", pa.string())])

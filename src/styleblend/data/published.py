@@ -1,8 +1,6 @@
-"""FFHQ and CelebA-HQ as their authors publish them: which files are faces, whose, under which licence, with which
-landmarks.
+"""FFHQ and CelebA-HQ as published: which files are faces, whose, under which licence, with which landmarks.
 
-Nothing is downloaded here: both sets are given on terms that a person accepts. Their folders, and those that their
-zip files hold, are read as they are.
+Nothing is downloaded here: both sets are given on terms that a person accepts.
 """
 
 from __future__ import annotations

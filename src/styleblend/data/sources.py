@@ -19,15 +19,8 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
-from styleblend.config.sources import (
-    ArchiveSource,
-    CelebaHqSource,
-    Download,
-    FfhqSource,
-    FolderSource,
-    RenderedSource,
-    Source,
-)
+from styleblend.config import sources as config
+from styleblend.config.sources import Download, RenderedSource, Source
 from styleblend.data import published
 from styleblend.data.archives import unpacked
 from styleblend.data.folders import list_pictures
@@ -38,7 +31,7 @@ from styleblend.provenance import save_picture
 from styleblend.system.files import fingerprint, md5, sha256, whole_file, whole_folder
 from styleblend.system.parallel import spread
 
-PhotographSource = FolderSource | FfhqSource | CelebaHqSource | ArchiveSource
+PhotographSource = config.FolderSource | config.FfhqSource | config.CelebaHqSource | config.ArchiveSource
 
 # Pictures a task. Fixed, so that a picture is always made in the same batch, and so bit for bit alike.
 RENDERED_TOGETHER = 12
@@ -67,8 +60,7 @@ class CopyTask:
 def gather(cfg: Download, out: Path, state: Path) -> pd.DataFrame:
     """Fill `out` with every source's pictures and index; return all indexes, one row a picture.
 
-    A gather that was killed goes on from the pictures in `state`; those whose content is not what was
-    recorded are made again.
+    A killed gather goes on from the pictures in `state`; those that differ from their record are made again.
 
     Raises:
         StyleBlendError: a folder is missing, holds no picture, or a file in it cannot be read.
@@ -114,9 +106,9 @@ def _tasks(source: Source, work: Path, state: Path, workers: int) -> Iterator[Re
 def _folder(source: PhotographSource, state: Path, workers: int) -> Path:
     """Where the pictures of a source lie on this machine; an archive is fetched and unpacked first."""
     match source:
-        case FolderSource():
+        case config.FolderSource():
             return source.path
-        case ArchiveSource():
+        case config.ArchiveSource():
             return unpacked(source, state, workers)
     if source.path is None or not source.path.is_dir():
         return published.pictures_folder(source, unpacked(source, state, workers, published.NEEDED))
@@ -127,19 +119,19 @@ def _folder(source: PhotographSource, state: Path, workers: int) -> Path:
 
 def _listed(source: PhotographSource, folder: Path) -> list[Listed]:
     match source:
-        case FfhqSource():
+        case config.FfhqSource():
             return published.ffhq(source, folder)
-        case CelebaHqSource():
+        case config.CelebaHqSource():
             return published.celeba_hq(source, folder)
+    url = source.url if isinstance(source, config.ArchiveSource) else None
+    by_folder = source.label == "parent_folder"
     return [
         Listed(
             relative,
-            person=relative.parent.as_posix()
-            if source.label == "parent_folder" and relative.parent != Path()
-            else None,
+            person=relative.parent.as_posix() if by_folder and relative.parent != Path() else None,
             licence=source.licence,
             terms=source.terms,
-            url=source.url if isinstance(source, ArchiveSource) else None,
+            url=url,
         )
         for relative in list_pictures(folder)
     ]
@@ -157,7 +149,10 @@ def _copy(task: CopyTask) -> dict[str, Any]:
     try:
         content = sha256(original)
         if not copy.is_file() or sha256(copy) != content:
-            _check(original, listed)
+            if listed.md5 is not None and (found := md5(original)) != listed.md5:
+                raise StyleBlendError(
+                    f"{original} has md5 {found}, published is {listed.md5}: fetch this picture again"
+                )
             with whole_file(copy) as partial:
                 shutil.copyfile(original, partial)
     except OSError as error:
@@ -168,23 +163,10 @@ def _copy(task: CopyTask) -> dict[str, Any]:
         "source": task.source.name,
         "path": (Path(task.source.name, "images") / listed.relative).as_posix(),
         "sha256": content,
-        "url": listed.url,
-        "licence": listed.licence,
-        "terms": listed.terms,
-        "author": listed.author,
-        "person": listed.person,
+        **{key: getattr(listed, key) for key in ("url", "licence", "terms", "author", "person")},
         "landmarks": _landmarks(original, listed),
         "weight": task.source.weight,
     }
-
-
-def _check(original: Path, listed: Listed) -> None:
-    """Hold a file against the checksum that its data set publishes."""
-    if listed.md5 is None:
-        return
-    found = md5(original)
-    if found != listed.md5:
-        raise StyleBlendError(f"{original} has md5 {found}, published is {listed.md5}: fetch this picture again")
 
 
 def _landmarks(original: Path, listed: Listed) -> list[float] | None:

@@ -1,8 +1,7 @@
 """Training, validation and test faces with no person in two of them, and the pairs that are evaluated.
 
-A person is a label where there is one. Faces without a label are joined to one person when their identity
-embeddings are closer than a threshold, directly or over other faces (connected components), so that no two of
-them that close stand in two splits. It is only as good as the identity network, and errs towards few persons.
+A person is a label where there is one. Faces without a label are one person when their identity embeddings are closer
+than a threshold, directly or over other faces (connected components). This errs towards few persons.
 """
 
 from __future__ import annotations
@@ -83,8 +82,7 @@ def split(manifest: pd.DataFrame, perceived: pd.DataFrame, cfg: Split) -> Splits
 def name_persons(labels: pd.Series, vectors: Vectors, similarity: float) -> list[str]:
     """A person's name for each face: its label, or `cluster-N` for faces [n] without one.
 
-    vectors [n, D] have unit length. A cluster with a face closer than `similarity` to a labelled one takes
-    the nearest such label.
+    vectors [n, D] have unit length. A cluster takes the nearest label of a face that is closer than `similarity`.
     """
     known = labels.notna().to_numpy()
     names = labels.astype(object).to_numpy(copy=True)

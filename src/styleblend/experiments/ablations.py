@@ -74,20 +74,17 @@ def settings(values: Mapping[str, Any], plan: Plan, name: str) -> dict[str, Any]
         StyleBlendError: the variant sets an unknown key or a value out of range.
     """
     variant = plan.variants[name]
-    own: dict[str, Any] = merged(dict(values), plan.shared)
+    own = dict(values)
     # What a variant is compared with is its base: it differs from that in one thing.
-    for changes in (plan.variants[variant.against].set, variant.set):
+    for changes in (plan.shared, plan.variants[variant.against].set, variant.set):
         own = merged(own, changes)
     parse_params(own, f"variant {name}")
     return own
 
 
 def train(folder: Path, name: str, lock: int) -> None:
-    """Train and evaluate the settings of an isolated run; nothing is registered.
+    """Train and evaluate the settings of an isolated run of a variant; nothing is registered.
 
-    Args:
-        name: of the variant, for errors.
-        lock: open file that DVC inherits: a lock on it holds for as long as DVC lives.
     Raises:
         StyleBlendError: DVC failed; its lines are on the screen.
     """
@@ -127,9 +124,8 @@ def _train_missing(
     values = yaml.safe_load((project / "params.yaml").read_text())
     wanted = {name: settings(values, plan, name) for name in plan.variants}
     # With changed code it is DVC that knows whether anything has to run again.
-    keys = {
-        name: fingerprint(project / "src", json.dumps(own, sort_keys=True, default=str)) for name, own in wanted.items()
-    }
+    texts = {name: json.dumps(own, sort_keys=True, default=str) for name, own in wanted.items()}
+    keys = {name: fingerprint(project / "src", text) for name, text in texts.items()}
     files = {name: project / "reports/ablations" / f"{name}.json" for name in wanted}
     stored = {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
     found = {name: result for name, result in stored.items() if result.get("key") == keys[name]}
@@ -192,14 +188,12 @@ def table(plan: Plan, found: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _figures(shown: Mapping[str, Mapping[str, Any]]) -> list[str]:
     figures = [(name, words) for name, words, _ in KEY_FIGURES if any(name in each for each in shown.values())]
-    rows = {
-        name: [
-            with_interval(each[key], each[f"{key}_low"], each[f"{key}_high"]) if key in each else ""
-            for key, _ in figures
-        ]
-        for name, each in shown.items()
-    }
+    rows = {name: [_cell(each, key, f"{key}_low", f"{key}_high") for key, _ in figures] for name, each in shown.items()}
     return _markdown(["variant", *(words for _, words in figures)], rows)
+
+
+def _cell(values: Mapping[str, Any], mean: str, low: str, high: str) -> str:
+    return with_interval(values[mean], values[low], values[high]) if mean in values else ""
 
 
 def _verdicts(plan: Plan, own: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -220,14 +214,10 @@ def _by_yaw(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
         # Names as in protocol.groups: yaw_0_20, yaw_40_up.
         limits = {group: group.split("_")[1:] for each in cells.values() for group in each}
         groups = sorted(limits, key=lambda group: float(limits[group][0]))
-        heads = [
-            f"{low} and more" if high == "up" else f"{low} to {high}"
-            for low, high in (limits[group] for group in groups)
-        ]
+        ends = [limits[group] for group in groups]
+        heads = [f"{low} and more" if high == "up" else f"{low} to {high}" for low, high in ends]
         rows = {
-            name: [
-                with_interval(each[g]["value"], each[g]["low"], each[g]["high"]) if g in each else "" for g in groups
-            ]
+            name: [_cell(each.get(group, {}), "value", "low", "high") for group in groups]
             for name, each in cells.items()
         }
         lines += ["", f"{words}:", *_markdown(["variant", *heads], rows)]

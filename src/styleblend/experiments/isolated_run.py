@@ -1,9 +1,8 @@
 """A working copy of the project below .state, in which DVC runs with other settings than the project's.
 
-Nothing that runs there writes the project's params.yaml, dvc.lock or outputs, so a kill leaves nothing to repair: the
-next working copy removes what is left of the last. Both share DVC's cache, and `dvc repro` in one finds what the other
-has made. A copy of the current files also shares with the project, by links: .state, so that a training goes on from
-its checkpoint; MLflow's local store; and the photographs and other files that the settings name.
+Nothing that runs there writes the project's params.yaml, dvc.lock or outputs: a kill leaves nothing to repair, and the
+next working copy removes the last. Both share DVC's cache. A copy of the current files also shares, by links: .state,
+so that a training goes on from its checkpoint; MLflow's local store; and the files that the settings name.
 """
 
 from __future__ import annotations
@@ -173,9 +172,8 @@ def _remove(project: Path, place: Path) -> None:
 
 def _add_worktree(project: Path, place: Path, revision: str, *options: str) -> None:
     # Without hooks, which are for a person's checkout: DVC's would bring the data of all stages.
-    added = _git(
-        project, "-c", "core.hooksPath=/dev/null", "worktree", "add", "--detach", *options, str(place), revision
-    )
+    command = ("-c", "core.hooksPath=/dev/null", "worktree", "add", "--detach")
+    added = _git(project, *command, *options, str(place), revision)
     if added.returncode:
         raise StyleBlendError(f"git could not check out {revision}: {' '.join(added.stderr.split())}")
 

@@ -25,7 +25,6 @@ NONE = "none"
 """Name that takes a preset back."""
 MARK = "# Written by `styleblend preset"
 
-
 Published = Literal["ffhq", "celeba_hq"]
 
 

@@ -1,7 +1,6 @@
-"""Making a registered version again from what it was made with, and saying whether the same came out.
+"""A registered version made again, in an isolated run that leaves the project alone, and whether it is the same.
 
-The code comes from git, the settings and DVC's lock from the version, the data from DVC's cache. All of it meets in a
-isolated run; nothing else of the project is touched, DVC's cache and MLflow's records neither.
+The code comes from git, the settings and DVC's lock from the version, the data from DVC's cache.
 """
 
 from __future__ import annotations
@@ -10,8 +9,9 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +43,8 @@ class Verdict:
     text: str
 
 
-@dataclass(frozen=True)
-class Tree:
-    """The version's own checkout; DVC holds `lock`, an open file, for as long as it lives."""
-
-    folder: Path
-    lock: int
-
-    def dvc(self, *arguments: str) -> int:
-        return isolated_run.run_dvc(self.folder, *arguments, lock=self.lock)
+Dvc = Callable[..., int]
+"""Runs DVC in the version's own checkout, with these arguments, and returns its exit code."""
 
 
 def verify(track: Tracking, reference: str) -> Verdict:
@@ -65,11 +58,10 @@ def verify(track: Tracking, reference: str) -> Verdict:
         record = versions.fetch_record(track, version.version, Path(scratch) / "record")
         recorded = _hashes(_lock(record, version), "outs", ("finetune_decoder",)).get(SWAPPER)
         found = lineage.dvc_md5(record / versions.SWAPPER)
-    if recorded == found:
-        return Verdict(True, f"version {version.version}: its model is the one that its dvc.lock names, {found}")
-    return Verdict(
-        False, f"version {version.version}: not the same: its dvc.lock names a model {recorded}, it holds {found}"
-    )
+    text = f"its model is the one that its dvc.lock names, {found}"
+    if recorded != found:
+        text = f"not the same: its dvc.lock names a model {recorded}, it holds {found}"
+    return Verdict(recorded == found, f"version {version.version}: {text}")
 
 
 def reproduce(project: Path, track: Tracking, reference: str) -> Verdict:
@@ -93,11 +85,11 @@ def reproduce(project: Path, track: Tracking, reference: str) -> Verdict:
             hold(project / ".state" / "reproduce.lock", holder, project.resolve()) as held,
             isolated_run.at_revision(project, "reproduce", revision, params, record / lineage.LOCK) as folder,
         ):
-            tree = Tree(folder, held)
-            _bring_data(tree, lock)
+            dvc = partial(isolated_run.run_dvc, folder, lock=held)
+            _bring_data(dvc, lock)
             began = time.monotonic()
             for stage in TRAINING:
-                _repeat(tree, stage)
+                _repeat(dvc, stage)
             seconds = time.monotonic() - began
             lines = [f"version {version.version} of revision {revision[:12]}, trained again in {seconds:.0f} s"]
             weights = [folder / WEIGHTS for folder in (record / versions.SWAPPER, folder / SWAPPER)]
@@ -106,7 +98,7 @@ def reproduce(project: Path, track: Tracking, reference: str) -> Verdict:
                 lines.append(f"the same, bit for bit: {WEIGHTS} has the sha256 {hashes[0]} again")
                 return Verdict(True, "\n".join(lines))
             lines += ["not the same:", *difference(*weights), *_causes(record, folder, lock), ""]
-            lines.append(_figures(tree, record, version))
+            lines.append(_figures(dvc, folder, record, version))
             return Verdict(False, "\n".join(lines))
 
 
@@ -128,11 +120,7 @@ def difference(recorded: Path, again: Path) -> list[str]:
 
 
 def _revision(project: Path, version: versions.Version) -> str:
-    """The commit that the version was made at, which this clone has.
-
-    Raises:
-        StyleBlendError: it is unknown, did not hold all of the code, or is not here.
-    """
+    """The commit that the version was made at; an error if it did not hold all of the code, or is not here."""
     name = f"version {version.version}"
     revision = version.tags.get("git_revision", lineage.UNKNOWN)
     changes = version.tags.get("git_changes", lineage.UNKNOWN)
@@ -161,30 +149,26 @@ def _lock(record: Path, version: versions.Version) -> Mapping[str, Any]:
     return lock
 
 
-def _bring_data(tree: Tree, lock: Mapping[str, Any]) -> None:
-    """Put what training and evaluation read into the worktree: from the cache, a remote, or made again.
-
-    Raises:
-        StyleBlendError: none of these works.
-    """
+def _bring_data(dvc: Dvc, lock: Mapping[str, Any]) -> None:
+    """Put what training and evaluation read into the worktree: from the cache, a remote, or made again."""
     stages = (*TRAINING, EVALUATION)
     others = tuple(name for name in lock["stages"] if name not in stages)
     read = _hashes(lock, "deps", stages)
     makers = {name: [path for path in _hashes(lock, "outs", (name,)) if path in read] for name in others}
     wanted = sorted(path for paths in makers.values() for path in paths)
-    if not wanted or tree.dvc("checkout", *wanted) == 0 or tree.dvc("pull", *wanted) == 0:
+    if not wanted or dvc("checkout", *wanted) == 0 or dvc("pull", *wanted) == 0:
         return
     print("the data is in no cache: making it again", flush=True)
-    if tree.dvc("repro", "--no-commit", *(name for name, paths in makers.items() if paths)):
+    if dvc("repro", "--no-commit", *(name for name, paths in makers.items() if paths)):
         raise StyleBlendError(
             "the data that the version learned from is neither in DVC's cache nor in a remote, and could not be made "
             "again; the lines above say why"
         )
 
 
-def _repeat(tree: Tree, stage: str) -> None:
+def _repeat(dvc: Dvc, stage: str) -> None:
     """Run one stage whatever DVC remembers of it, and let DVC remember nothing of this run."""
-    if tree.dvc("repro", "--single-item", "--force", "--no-commit", stage):
+    if dvc("repro", "--single-item", "--force", "--no-commit", stage):
         raise StyleBlendError(f"stage {stage} failed in the version's own checkout; the lines above say why")
 
 
@@ -212,22 +196,18 @@ def _causes(record: Path, folder: Path, lock: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _figures(tree: Tree, record: Path, version: versions.Version) -> str:
+def _figures(dvc: Dvc, folder: Path, record: Path, version: versions.Version) -> str:
     """The metrics of both, side by side."""
-    _repeat(tree, EVALUATION)
-    before = comparison.Contender(
-        title=f"version {version.version}",
-        facts=version.tags,
-        swapper=record / versions.SWAPPER,
-        evaluation=record / "evaluate",
-        metrics=json.loads((record / "metrics.json").read_text()),
+    _repeat(dvc, EVALUATION)
+    places = (
+        (f"version {version.version}", record / versions.SWAPPER, record),
+        ("made again", folder / SWAPPER, folder / "reports"),
     )
-    again = replace(
-        before,
-        title="made again",
-        swapper=tree.folder / SWAPPER,
-        evaluation=tree.folder / "reports/evaluate",
-        metrics=json.loads((tree.folder / "reports/metrics.json").read_text()),
+    before, again = (
+        comparison.Contender(
+            title, version.tags, swapper, reports / "evaluate", json.loads((reports / "metrics.json").read_text())
+        )
+        for title, swapper, reports in places
     )
     return comparison.figures(before, again)
 

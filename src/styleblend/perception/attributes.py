@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Literal, overload
 
 from torch import Tensor, nn
 
@@ -41,11 +41,6 @@ class AttributeNetwork(nn.Module):
         return out[:, :3] * POSE_SCALE_DEG, out[:, 3:]
 
 
-def build(architecture: dict[str, Any]) -> AttributeNetwork:
-    """An untrained network of the architecture that a card states."""
-    return AttributeNetwork(**architecture)
-
-
 @overload
 def load(folder: Path, role: Literal["attributes"]) -> AttributeNetwork: ...
 @overload
@@ -58,7 +53,7 @@ def load(folder: Path, role: Literal["attributes", "attributes_judge"]) -> Attri
     """
     file = frozen.foreign(folder, role)
     if file is None:
-        return frozen.load(folder, role, build)
+        return frozen.load(folder, role, AttributeNetwork)
     if role == "attributes":
         raise StyleBlendError(
             f"network 'attributes' is {file}, which has no gradients to train with: set pretrained.attributes to "

@@ -40,10 +40,9 @@ def _placed(box: Box) -> tuple[int, int, int]:
 # Around the picture FAN sees black, as the library fills what lies beyond one.
 _FACE_PX, _LEFT_PX, _TOP_PX = _placed(MEAN_BOX)
 
-# Power to which maps are raised before their mean place is taken. With 1 the thousands of cells around a peak pull it
-# to the middle (10 px of 64 with a noise of 0.01) and the edge of the map pushes it inwards by up to 1.8 px. With 8 it
-# is within 0.4 px of the argmax with that noise and within 0.8 px at the edge, and still moves as smoothly as the
-# peak: by 0.98 to 1.02 of its way, where a softmax that is as clean moves in jumps from cell to cell.
+# Power to which maps are raised before their mean place is taken. With 1 a noise of 0.01 pulls a peak 10 px of 64 to
+# the middle, and the edge pushes it inwards by up to 1.8 px. With 8 it is within 0.4 px of the argmax with that noise,
+# within 0.8 px at the edge, and moves as smoothly as the peak, where a softmax as clean jumps from cell to cell.
 _POWER = 8
 
 _MOST_MODULES = 4

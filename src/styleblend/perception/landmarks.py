@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,11 +46,6 @@ def to_19(points: Tensor) -> Tensor:
     return torch.stack([points[:, list(group)].mean(1) for group in GROUPS_19], dim=1)
 
 
-def build(architecture: dict[str, Any]) -> LandmarkNetwork:
-    """An untrained network of the architecture that a card states."""
-    return LandmarkNetwork(**architecture)
-
-
 def load(folder: Path, role: str = "landmarks") -> LandmarkNetwork | FanLandmarks:
     """The landmark network of a run, frozen: FAN where networks.json names a file of others, else the small one.
 
@@ -59,4 +53,4 @@ def load(folder: Path, role: str = "landmarks") -> LandmarkNetwork | FanLandmark
         StyleBlendError: a file is missing or damaged, or holds another network.
     """
     file = frozen.foreign(folder, role)
-    return frozen.load(folder, role, build) if file is None else fan.load(file)
+    return frozen.load(folder, role, LandmarkNetwork) if file is None else fan.load(file)

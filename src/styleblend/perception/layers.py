@@ -33,12 +33,8 @@ class ResidualBlock(nn.Module):
 
 def residual_trunk(widths: list[int], blocks: list[int]) -> nn.Sequential:
     """[N, 3, S, S] -> [N, widths[-1], S / 2^len(widths), ...]: a stride-2 stem, then one stage a width."""
-    layers: list[nn.Module] = [
-        nn.Conv2d(3, widths[0], 4, 2, 1, bias=False),
-        nn.BatchNorm2d(widths[0]),
-        nn.LeakyReLU(0.1),
-    ]
     width_in = widths[0]
+    layers: list[nn.Module] = [nn.Conv2d(3, width_in, 4, 2, 1, bias=False), nn.BatchNorm2d(width_in), nn.LeakyReLU(0.1)]
     for stage, (width, count) in enumerate(zip(widths, blocks, strict=True)):
         for block in range(count):
             layers.append(ResidualBlock(width_in, width, 2 if stage > 0 and block == 0 else 1))

@@ -1,9 +1,8 @@
 """Pose and expression from the 68 landmarks in three dimensions of insightface's 1k3d68.onnx.
 
 An affine map, fitted to the points that an expression moves little, takes the landmarks of a face to insightface's
-average face (meanshape_68). The map has the pose, the size, and what of a person's proportions is a stretch; what is
-left at the other points is the expression, and those ways of a person to differ that no stretch describes, as thick
-lips. The pretrained network is for non-commercial research only.
+average face (meanshape_68). The map has the pose and the size; what is left at the other points is the expression,
+and what of a person no stretch describes, as thick lips. The pretrained network is for non-commercial research only.
 """
 
 from __future__ import annotations
@@ -35,16 +34,6 @@ COEFFICIENTS = 3 * sum(len(points) for points in GROUPS.values())
 
 # Largest side that the library samples at 192 px.
 _SAMPLED_PX = 256
-
-
-def expression_columns(group: str) -> slice:
-    """Where the coefficients of a group (mouth, lids, brows, chin) stand: x, y and z of each of its points in turn."""
-    before = 0
-    for name, points in GROUPS.items():
-        if name == group:
-            return slice(before, before + 3 * len(points))
-        before += 3 * len(points)
-    raise ValueError(f"there is no group '{group}': choose one of {', '.join(GROUPS)}")
 
 
 class Attributes3d68(nn.Module):
@@ -85,10 +74,9 @@ class Attributes3d68(nn.Module):
 
         expect_square(images)
         images = at_most(images, _SAMPLED_PX)
-        side = images.shape[-1]
         # Of a detected box the library takes the middle and the longer side.
         longer = max(MEAN_BOX.width, MEAN_BOX.height)
-        low, high = ((np.array([MEAN_BOX.x, MEAN_BOX.y]) + sign * longer / 2) * side for sign in (-1, 1))
+        low, high = ((np.array([MEAN_BOX.x, MEAN_BOX.y]) + sign * longer / 2) * images.shape[-1] for sign in (-1, 1))
         box = np.concatenate([low, high])
         pictures = to_8bit(images).permute(0, 2, 3, 1).flip(3).cpu().numpy()  # BGR
         found = [self._network.get(np.ascontiguousarray(picture), Face(bbox=box)) for picture in pictures]
@@ -109,7 +97,8 @@ class Attributes3d68(nn.Module):
         points = self.landmarks(images.detach())
         angles = np.reshape([pose_of(each) for each in points], (len(points), 3))
         expression = np.reshape([expression_of(each) for each in points], (len(points), COEFFICIENTS))
-        return _like(images, angles), _like(images, expression)
+        posed, expressed = (torch.from_numpy(values).float().to(images.device) for values in (angles, expression))
+        return posed, expressed
 
 
 def pose_of(points: ArrayLike) -> NDArray[np.float64]:
@@ -145,10 +134,6 @@ def expression_of(points: ArrayLike) -> NDArray[np.float64]:
     moving = [point for group in GROUPS.values() for point in group]
     out: NDArray[np.float64] = residuals[moving].flatten() / unit
     return out
-
-
-def _like(images: Tensor, values: NDArray[np.float64]) -> Tensor:
-    return torch.from_numpy(values).float().to(images.device)
 
 
 def _average() -> NDArray[np.float64]:

@@ -1,13 +1,8 @@
-"""The shape of a face in three dimensions: 68 landmarks with their depth, and what is left of them without pose.
-
-Landmarks of a picture lose half of the face in profile. Those in three dimensions keep it: turned back by the pose,
-they show the same shape from wherever the face was seen.
-"""
+"""The shape of a face: 68 landmarks in three dimensions which, turned back by the pose, look alike from everywhere."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,13 +44,8 @@ class ShapeNetwork(nn.Module):
 
 
 def rotation(before: Tensor, after: Tensor) -> Tensor:
-    """The rotation R [N, 3, 3] that minimises |R before - after|^2 (Kabsch 1976).
-
-    Args:
-        before, after: points [N, K, 3], each around its mean
-    """
-    # Points that are not finite get some rotation, not an error: they stay what they are, and a step that they spoil
-    # is left out.
+    """The rotation R [N, 3, 3] that minimises |R before - after|^2 (Kabsch 1976); points [N, K, 3] around 0."""
+    # Points that are not finite get some rotation, not an error: the step that they spoil is left out.
     u, _, v = torch.linalg.svd((after.transpose(1, 2) @ before).nan_to_num(0, 0, 0))
     # Without the sign, a face could be turned into its mirror image.
     sign = torch.linalg.det(u @ v)
@@ -63,10 +53,7 @@ def rotation(before: Tensor, after: Tensor) -> Tensor:
 
 
 def unposed(points: Tensor, turn: Tensor) -> Tensor:
-    """Rigid points of [N, 68, 3], turned back by `turn` [N, 3, 3]: [N, 21, 3] around 0 with a mean square length of 1.
-
-    The size is taken away, since it is that of the crop rather than of the person.
-    """
+    """Rigid points of [N, 68, 3], turned back by `turn` [N, 3, 3]: [N, 21, 3] around 0, mean square length 1."""
     rigid = _centred(points[:, list(RIGID)])
     size = rigid.square().sum(2).mean(1).clamp_min(1e-8).sqrt()
     return rigid @ turn / size[:, None, None]
@@ -76,11 +63,6 @@ def _centred(points: Tensor) -> Tensor:
     return points - points.mean(1, keepdim=True)
 
 
-def build(architecture: dict[str, Any]) -> ShapeNetwork:
-    """An untrained network of the architecture that a card states."""
-    return ShapeNetwork(**architecture)
-
-
 def load(folder: Path, role: str = "landmarks_3d") -> ShapeNetwork:
     """The network of a run, frozen."""
-    return frozen.load(folder, role, build)
+    return frozen.load(folder, role, ShapeNetwork)

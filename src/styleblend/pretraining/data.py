@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,8 +55,7 @@ def draw(
 ) -> tuple[Factors, Tensor]:
     """Factors and crop quads of rows start..stop of a set of `persons` x `pictures`.
 
-    Unless `own_looks`, each picture takes its looks from a stranger, and half of the crops are where a stranger's
-    face would have been, as in a swap, where the frame is the target's.
+    Unless `own_looks`, each picture takes its looks from a stranger, and half of the crops their place, as in a swap.
     """
     rows = np.arange(start, stop)
     own = sample(seed, (rows // pictures).tolist(), (rows % pictures).tolist(), even_yaw_deg)
@@ -83,8 +82,7 @@ def _quads(factors: Factors) -> Tensor:
 def framing(quads: Tensor, reference: Tensor) -> Tensor:
     """Where crops lie, as shift, zoom and turn against reference crops: [N, 4], each about [-1, 1].
 
-    Args:
-        quads, reference: [N, 4, 2], corners top-left, bottom-left, bottom-right, top-right
+    quads, reference: [N, 4, 2], corners top-left, bottom-left, bottom-right, top-right
     """
     right, reference_right = quads[:, 3] - quads[:, 0], reference[:, 3] - reference[:, 0]
     side, reference_side = right.norm(dim=1, keepdim=True), reference_right.norm(dim=1, keepdim=True)
@@ -95,11 +93,7 @@ def framing(quads: Tensor, reference: Tensor) -> Tensor:
 
 
 def everything(drawn: Factors, quads: Tensor) -> Tensor:
-    """All factors that determine the pictures [N, F]: identity, looks, attributes and framing.
-
-    Framing is relative to the crop of the average face, so it does not depend on whose face it is and a swap keeps
-    the target's.
-    """
+    """All factors of the pictures [N, F]: identity, looks, attributes, and framing relative to the average face's."""
     average = Factors(torch.zeros_like(drawn.identity), drawn.looks, drawn.attributes)
     return torch.cat([drawn.identity, drawn.looks, drawn.attributes, framing(quads, _quads(average))], dim=1)
 
@@ -145,12 +139,9 @@ def faces(
 def joined(*parts: Faces) -> Faces:
     """The faces of several sets; persons of different sets stay different."""
     first = torch.tensor([0, *(int(part.person.max()) + 1 for part in parts)]).cumsum(0)
-    person = torch.cat([part.person + shift for part, shift in zip(parts, first, strict=False)])
-    rest = {
-        name: torch.cat([getattr(part, name) for part in parts])
-        for name in ("images", "factors", "landmarks", "landmarks_3d", "pose_deg", "expression")
-    }
-    return Faces(person=person, **rest)
+    together = {field.name: torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Faces)}
+    together["person"] = torch.cat([part.person + shift for part, shift in zip(parts, first, strict=False)])
+    return Faces(**together)
 
 
 class People(NamedTuple):
@@ -168,15 +159,13 @@ class People(NamedTuple):
 def people(cfg: Pretrain, cache: Path) -> People:
     """Render every set, or read what is rendered."""
 
-    def seen(name: str, persons: int, own_looks: bool = False, even_yaw_deg: float | None = None) -> Faces:
-        return faces(cache, SEEDS[name], persons, cfg.pictures_per_identity, own_looks, even_yaw_deg)
-
+    number = cfg.pictures_per_identity
     return People(
-        seen("identity", cfg.identities),
-        seen("judge", cfg.judge_identities),
-        seen("test", cfg.test_identities),
-        seen("test", cfg.test_identities, own_looks=True),
-        seen("profile", cfg.profile_identities, even_yaw_deg=PROFILE_DEG),
-        seen("profile_judge", cfg.profile_identities, even_yaw_deg=PROFILE_DEG),
-        seen("profile_test", cfg.test_identities, own_looks=True, even_yaw_deg=PROFILE_DEG),
+        faces(cache, SEEDS["identity"], cfg.identities, number),
+        faces(cache, SEEDS["judge"], cfg.judge_identities, number),
+        faces(cache, SEEDS["test"], cfg.test_identities, number),
+        faces(cache, SEEDS["test"], cfg.test_identities, number, own_looks=True),
+        faces(cache, SEEDS["profile"], cfg.profile_identities, number, even_yaw_deg=PROFILE_DEG),
+        faces(cache, SEEDS["profile_judge"], cfg.profile_identities, number, even_yaw_deg=PROFILE_DEG),
+        faces(cache, SEEDS["profile_test"], cfg.test_identities, number, own_looks=True, even_yaw_deg=PROFILE_DEG),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +20,8 @@ def augmented(pixels: Tensor, random: torch.Generator) -> Tensor:
     """Bytes [N, 3, S, S] as pictures in [-1, 1] with another exposure, tint and sharpness."""
     n = len(pixels)
     images = from_8bit(pixels)
-    gain = (
-        1
-        + 0.30 * (torch.rand(n, 1, 1, 1, generator=random) - 0.5)
-        + 0.30 * (torch.rand(n, 3, 1, 1, generator=random) - 0.5)
-    )
-    images = ((images + 1) * gain - 1 + 0.2 * (torch.rand(n, 1, 1, 1, generator=random) - 0.5)).clamp(-1, 1)
+    exposure, tint, shift = (torch.rand(n, channels, 1, 1, generator=random) - 0.5 for channels in (1, 3, 1))
+    images = ((images + 1) * (1 + 0.30 * exposure + 0.30 * tint) - 1 + 0.2 * shift).clamp(-1, 1)
     # What is looked at later was resampled once or drawn by a decoder, so it is softer than a fresh render.
     blurred = functional.avg_pool2d(functional.pad(images, (1, 1, 1, 1), mode="replicate"), 3, 1)
     return torch.lerp(images, blurred, torch.rand(n, 1, 1, 1, generator=random))
@@ -33,7 +30,7 @@ def augmented(pixels: Tensor, random: torch.Generator) -> Tensor:
 def learn(
     name: str,
     network: nn.Module,
-    loss_of: Callable[[Tensor, Tensor, torch.Generator], Tensor],
+    loss_of: Callable[[Tensor, Tensor], Tensor],
     faces_of: Faces,
     steps: int,
     batch_size: int,
@@ -43,7 +40,7 @@ def learn(
     as_they_are: bool = False,
     momentum: bool = True,
 ) -> None:
-    """Minimise `loss_of(pictures, rows, random)` with AdamW and a one-cycle rate; continues after an interruption.
+    """Minimise `loss_of(pictures, rows)` with AdamW and a one-cycle rate; continues after an interruption.
 
     Args:
         network: everything that learns. The batch of a step is a pure function of (seed, step).
@@ -58,13 +55,13 @@ def learn(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, learning_rate, total_steps=steps + 1, pct_start=0.1 if momentum else 0.02, cycle_momentum=momentum
     )
+    parts: dict[str, Any] = {"network": network, "optimizer": optimizer, "schedule": schedule}
     checkpoint = state / f"{name}.pt"
     first = 0
     if checkpoint.exists():
         stored = torch.load(checkpoint, weights_only=True)
-        network.load_state_dict(stored["network"])
-        optimizer.load_state_dict(stored["optimizer"])
-        schedule.load_state_dict(stored["schedule"])
+        for key, part in parts.items():
+            part.load_state_dict(stored[key])
         first = stored["step"]
     network.train()
     started = time.monotonic()
@@ -72,7 +69,7 @@ def learn(
         random = torch.Generator().manual_seed(seed * 1_000_003 + step)
         rows = torch.randint(len(faces_of.images), (batch_size,), generator=random)
         pixels = faces_of.images[rows]
-        loss = loss_of(from_8bit(pixels) if as_they_are else augmented(pixels, random), rows, random)
+        loss = loss_of(from_8bit(pixels) if as_they_are else augmented(pixels, random), rows)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 5.0)
@@ -82,9 +79,5 @@ def learn(
             pace = (time.monotonic() - started) / (step + 1 - first)
             print(f"{name}: step {step + 1} of {steps}, loss {loss.item():.4f}, {pace:.3f} s a step", flush=True)
             with whole_file(checkpoint) as partial:
-                torch.save(
-                    {"network": network.state_dict(), "optimizer": optimizer.state_dict(),
-                     "schedule": schedule.state_dict(), "step": step + 1},
-                    partial,
-                )  # fmt: skip
+                torch.save({key: part.state_dict() for key, part in parts.items()} | {"step": step + 1}, partial)
     network.eval()

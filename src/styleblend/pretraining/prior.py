@@ -1,12 +1,11 @@
 """A decoder that draws faces and the encoder that inverts it, learned from rendered faces whose factors are known.
 
-It stands where a production run loads a StyleGAN and the encoder of a face network. StyleGAN learns its mapping from
-noise against a critic, which takes weeks of GPU time. Here every picture comes with the factors it was made of, so
-the mapping starts from those, each picture has one right answer, and an hour of a CPU is enough for soft faces.
+It stands where a production run loads a StyleGAN and the encoder of a face network, which take weeks of GPU time. The
+factors of every picture are known, so the mapping starts from them, and an hour of a CPU is enough for soft faces.
 
 The identity factors are mapped to the first half of the channels of W+ and all others to the second half, because an
 extended latent space whose directions do not mix is what the paper takes from StyleGAN (section 2.1). The blending
-module is told nothing of this: it learns which channels to take from whom.
+module has to learn which channels to take from whom.
 """
 
 from __future__ import annotations
@@ -83,8 +82,7 @@ class Judges(NamedTuple):
 def drawing_loss(drawn: Tensor, images: Tensor, landmarks: Tensor, judges: Judges) -> Tensor:
     """How far drawn pictures [N, 3, S, S] are from the true ones: pixels and edges, mostly of the face; person; pose.
 
-    Squared errors alone leave eyes and mouths blurred; without the identity term nothing says which of the small
-    differences make a person, and without the pose term turned heads come late.
+    Squared errors alone blur eyes and mouths, and without the pose term turned heads come late.
     """
     weight = _BESIDE_FACE + (1 - _BESIDE_FACE) * face_region(landmarks, images.shape[-1], soften_px=1.0)
     error = weight * (drawn - images)
@@ -134,7 +132,7 @@ def train_decoder(model: Model, judges: Judges, learned_from: Faces, steps: int,
     decoder = build_decoder(model.model_copy(update={"pathway_resolutions": ()}))
     learner = Generator(decoder, len(IDENTITY), learned_from.factors.shape[1] - len(IDENTITY))
 
-    def loss_of(images: Tensor, rows: Tensor, random: torch.Generator) -> Tensor:
+    def loss_of(images: Tensor, rows: Tensor) -> Tensor:
         return drawing_loss(learner(learned_from.factors[rows]), images, learned_from.landmarks[rows], judges)
 
     learn("decoder", learner, loss_of, learned_from, steps, 16, 4e-2, state, seed, as_they_are=True, momentum=False)
@@ -159,10 +157,10 @@ def train_inverter(
     learner = Inverter(build_encoder(model), generator)
     learner.centre(learned_from.factors)
 
-    def codes_of(images: Tensor, rows: Tensor, random: torch.Generator) -> Tensor:
+    def codes_of(images: Tensor, rows: Tensor) -> Tensor:
         return learner.code_loss(learner.encoder(images).codes, learned_from.factors[rows])
 
-    def loss_of(images: Tensor, rows: Tensor, random: torch.Generator) -> Tensor:
+    def loss_of(images: Tensor, rows: Tensor) -> Tensor:
         codes = learner.encoder(images).codes
         drawn = drawing_loss(generator.decoder(codes), images, learned_from.landmarks[rows], judges)
         return learner.code_loss(codes, learned_from.factors[rows]) + drawn

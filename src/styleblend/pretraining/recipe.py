@@ -17,16 +17,8 @@ from torch import nn
 from styleblend.config.model import Model
 from styleblend.config.pretraining import Pretrain
 from styleblend.perception.identity import IdentityNetwork
+from styleblend.pretraining import learners
 from styleblend.pretraining.data import SIDE_PX, Faces, People, joined, people
-from styleblend.pretraining.geometry import (
-    attribute_errors,
-    landmark_errors,
-    shape_errors,
-    train_attributes_judge,
-    train_geometry,
-    train_landmarks_3d,
-)
-from styleblend.pretraining.identity import rank1, train_identity
 from styleblend.pretraining.prior import Judges, drawing_accuracy, train_decoder, train_inverter
 from styleblend.synthetic.factors import EXPRESSION
 from styleblend.system.files import sha256, whole_file
@@ -119,28 +111,32 @@ def pretrain(cfg: Pretrain, model: Model, state: Path, out: Path) -> dict[str, d
         ("identity", known.learned, cfg.identity_steps, 0.15, cfg.seed),
         ("identity_judge", known.judged, cfg.judge_steps, 0.0, cfg.seed + 1),
     ):
-        network = as_written(train_identity(role, ARCHITECTURES[role], learned_from, steps, margin, state, seed))
+        network = as_written(
+            learners.train_identity(role, ARCHITECTURES[role], learned_from, steps, margin, state, seed)
+        )
         recognisers[role] = network
         accuracy = {
-            "rank1_of_100": rank1(network, known.test_own, 100),
-            "rank1_of_100_with_a_strangers_looks_and_frame": rank1(network, known.test, 100),
-            "rank1_of_100_to_60_deg": rank1(network, known.profile_test_own, 100),
+            "rank1_of_100": learners.rank1(network, known.test_own, 100),
+            "rank1_of_100_with_a_strangers_looks_and_frame": learners.rank1(network, known.test, 100),
+            "rank1_of_100_to_60_deg": learners.rank1(network, known.profile_test_own, 100),
         }
         writer.write(network, role, ARCHITECTURES[role], seed, steps, **accuracy)
 
     # Geometry: landmarks, pose and expression.
     points, look = ARCHITECTURES["landmarks"], ARCHITECTURES["attributes"]
     learned_from, seed, steps = joined(known.judged, known.profile), cfg.seed + 2, cfg.geometry_steps
-    geometry = as_written(train_geometry(points, look, learned_from, steps, state, seed))
-    writer.write_measured(geometry.points, "landmarks", seed, steps, landmark_errors)
-    writer.write_measured(geometry.attributes, "attributes", seed, steps, attribute_errors)
+    geometry = as_written(learners.train_geometry(points, look, learned_from, steps, state, seed))
+    writer.write_measured(geometry.points, "landmarks", seed, steps, learners.landmark_errors)
+    writer.write_measured(geometry.attributes, "attributes", seed, steps, learners.attribute_errors)
     seed, steps = cfg.seed + 7, cfg.landmarks_3d_steps
-    solid = as_written(train_landmarks_3d(ARCHITECTURES["landmarks_3d"], learned_from, steps, state, seed))
-    writer.write_measured(solid, "landmarks_3d", seed, steps, shape_errors)
+    solid = as_written(learners.train_landmarks_3d(ARCHITECTURES["landmarks_3d"], learned_from, steps, state, seed))
+    writer.write_measured(solid, "landmarks_3d", seed, steps, learners.shape_errors)
     # The judge of pose and expression learns from people that the training's attribute network did not see.
     learned_from, seed, steps = joined(known.learned, known.profile_judged), cfg.seed + 5, cfg.attributes_judge_steps
-    judge = as_written(train_attributes_judge(ARCHITECTURES["attributes_judge"], learned_from, steps, state, seed))
-    writer.write_measured(judge, "attributes_judge", seed, steps, attribute_errors)
+    judge = as_written(
+        learners.train_attributes_judge(ARCHITECTURES["attributes_judge"], learned_from, steps, state, seed)
+    )
+    writer.write_measured(judge, "attributes_judge", seed, steps, learners.attribute_errors)
 
     # The prior: a decoder, and the encoder that inverts it.
     judges = Judges(recognisers["identity"].requires_grad_(False), geometry.attributes.requires_grad_(False))

@@ -56,17 +56,15 @@ def deform(canonical: Tensor, f: Values) -> Tensor:
     depth = -f["forehead_slope"] * ramp(y, 0.25, 0.9) + f["brow_ridge"] * bump(y - 0.20, 0.09) * bump(x, 0.45)
     brow_side = x.abs() - f["eye_spacing"]
     depth = depth - (0.03 + f["eye_depth"]) * bump(brow_side, 0.17) * bump(y - 0.04 - f["eye_height"], 0.12)
-    depth = depth + (f["cheek_fullness"] + 0.05 * f["smile"].clamp(min=0)) * bump(x.abs() - 0.38, 0.20) * bump(
-        y + 0.30, 0.22
-    )
+    full = f["cheek_fullness"] + 0.05 * f["smile"].clamp(min=0)
+    depth = depth + full * bump(x.abs() - 0.38, 0.20) * bump(y + 0.30, 0.22)
     tip = nose_tip_y(f)
     along = ramp(y, -0.42, -0.25) * (1 - ramp(y, 0.02, 0.22))
     rise = ((0.16 - y) / (0.16 - tip)).clamp(0, 1)
     depth = depth + f["nose_bridge"] * along * bump(x, 0.075 + 0.03 * rise)
     depth = depth + f["nose_tip"] * bump(x, f["nose_tip_width"]) * bump(y - tip, 0.11) * rise.clamp(min=0.2)
-    depth = depth + (0.05 + f["nostril_flare"]) * bump(x.abs() - 0.75 * f["nose_width"], 0.055) * bump(
-        y - tip + 0.03, 0.06
-    )
+    flare = 0.05 + f["nostril_flare"]
+    depth = depth + flare * bump(x.abs() - 0.75 * f["nose_width"], 0.055) * bump(y - tip + 0.03, 0.06)
     mouth = f["mouth_height"]
     depth = depth + 0.07 * bump(x, 0.24) * bump(y - mouth, 0.13)
     depth = depth + (0.16 + f["chin_depth"]) * bump(x, 0.30) * bump(y + 0.90, 0.20)

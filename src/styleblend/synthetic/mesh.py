@@ -33,23 +33,17 @@ def build(f: Values, detail: float = 1.0) -> Mesh:
     """The surfaces of head, ears, neck, clothes, hair and glasses; `detail` scales the density of the grids."""
     grids = [_head(f, detail), *(_ear(f, side) for side in (-1.0, 1.0)), _neck(f), _clothes(f), _hair(f, detail)]
     grids += [_rim(f, side) for side in (-1.0, 1.0)] + [_glasses_bridge(f)]
-    position, canonical, normal, part, triangles = [], [], [], [], []
-    first = 0
-    for number, points, places in grids:
-        n, rows, columns, _ = points.shape
-        position.append(points.reshape(n, -1, 3))
-        canonical.append(places.reshape(n, -1, 3))
-        normal.append(_normals(points).reshape(n, -1, 3))
+    position, canonical, normal = (
+        torch.cat([grid.flatten(1, 2) for grid in each], dim=1)
+        for each in zip(*((points, places, _normals(points)) for _, points, places in grids), strict=True)
+    )
+    part, triangles, first = [], [], 0
+    for number, points, _ in grids:
+        _, rows, columns, _ = points.shape
         part.append(torch.full((rows * columns,), number, device=points.device))
         triangles.append(_triangles(rows, columns, points.device) + first)
         first += rows * columns
-    return Mesh(
-        torch.cat(position, dim=1),
-        torch.cat(canonical, dim=1),
-        torch.cat(normal, dim=1),
-        torch.cat(part),
-        torch.cat(triangles),
-    )
+    return Mesh(position, canonical, normal, torch.cat(part), torch.cat(triangles))
 
 
 Grid = tuple[int, Tensor, Tensor]
@@ -75,24 +69,20 @@ def _head(f: Values, detail: float) -> Grid:
     t = torch.linspace(-1, 1, columns, device=device)
     azimuth = pi * (0.45 * t + 0.55 * t**3)
     polar = torch.linspace(0.02, pi - 0.02, rows, device=device)
-    direction = torch.stack(
-        [
-            polar.sin()[:, None] * azimuth.sin(),
-            polar.cos()[:, None].expand(-1, columns),
-            polar.sin()[:, None] * azimuth.cos(),
-        ],
-        dim=-1,
-    )
-    canonical = surface(direction).expand(n, -1, -1, -1)
+    canonical = surface(_sphere(polar[:, None], azimuth)).expand(n, -1, -1, -1)
     return HEAD, deform(canonical.reshape(n, -1, 3), f).reshape(canonical.shape), canonical
 
 
 def _ball(rows: int, columns: int, device: torch.device) -> Tensor:
     polar = torch.linspace(0.01, pi - 0.01, rows, device=device)[:, None]
     azimuth = torch.linspace(-pi, pi, columns, device=device)
-    return torch.stack(
-        [polar.sin() * azimuth.sin(), polar.cos().expand(-1, columns), polar.sin() * azimuth.cos()], dim=-1
-    )
+    return _sphere(polar, azimuth)
+
+
+def _sphere(polar: Tensor, azimuth: Tensor) -> Tensor:
+    """Unit vectors [..., R, C, 3]: `polar` counts from the top, `azimuth` from the front to the picture's right."""
+    x = polar.sin() * azimuth.sin()
+    return torch.stack([x, polar.cos().expand_as(x), polar.sin() * azimuth.cos()], dim=-1)
 
 
 def _columns(f: Values, *names: str) -> list[Tensor]:
@@ -115,9 +105,8 @@ def _neck(f: Values) -> Grid:
     azimuth = torch.linspace(-pi, pi, 28, device=device)
     height = torch.linspace(-0.35, -1.75, 8, device=device)[:, None]
     radius = 0.44 + 0.10 * ((-height - 1.2).clamp(min=0) * 2) ** 2
-    grid = torch.stack(
-        [radius * azimuth.sin(), height.expand(-1, 28), radius * azimuth.cos() * 0.95 - 0.18], dim=-1
-    ).expand(n, -1, -1, -1)
+    grid = torch.stack([radius * azimuth.sin(), height.expand(-1, 28), radius * azimuth.cos() * 0.95 - 0.18], dim=-1)
+    grid = grid.expand(n, -1, -1, -1)
     return NECK, grid, grid
 
 
@@ -150,8 +139,7 @@ def _hair(f: Values, detail: float) -> Grid:
     path = torch.linspace(0.01, 1, rows, device=device)[:, None] * end  # [N, R, C]
     polar = path.clamp(max=straight)
     turn = azimuth.expand_as(polar)
-    direction = torch.stack([polar.sin() * turn.sin(), polar.cos(), polar.sin() * turn.cos()], dim=-1)
-    canonical = surface(direction)
+    canonical = surface(_sphere(polar, turn))
     skull = deform(canonical.reshape(n, -1, 3), f).reshape(canonical.shape)
     lift = volume * (1 - 0.75 * (path / end) ** 6 * (1 - side)) + 0.03
     lift = lift + waves * torch.sin(14 * turn + 9 * path)

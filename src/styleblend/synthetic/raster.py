@@ -30,7 +30,6 @@ def rasterize(points_px: Tensor, depth: Tensor, triangles: Tensor, two_sided: Te
         depth: [N, V] positive distance to the camera plane
         triangles: [T, 3] vertex indices, clockwise on the screen (y downwards) where seen from outside
         two_sided: [T] whether a triangle shows from its back too
-        size_px: side of the pictures
     """
     n, vertices, _ = points_px.shape
     # index_select is several times faster than indexing with a tensor.
@@ -60,9 +59,8 @@ def rasterize(points_px: Tensor, depth: Tensor, triangles: Tensor, two_sided: Te
     owner, x, y = owner[inside], x[inside], y[inside]
     screen = torch.stack([weight_a[inside], weight_b[inside], weight_c[inside]], dim=1)
     picture, row = picture[owner], row[owner]
-    inverse = screen / depth.flatten().index_select(
-        0, (picture[:, None] * vertices + triangles[row]).flatten()
-    ).reshape(-1, 3)
+    vertex = (picture[:, None] * vertices + triangles[row]).flatten()
+    inverse = screen / depth.flatten().index_select(0, vertex).reshape(-1, 3)
     distance = 1 / inverse.sum(1)
     pixel = (picture * size_px + y.long()) * size_px + x.long()
     # Depth in the high bits and the candidate in the low ones: one scatter finds the nearest and who it is.

@@ -24,17 +24,12 @@ class Render:
     """N pictures and their truth.
 
     images: [N, 3, S, S] RGB in [-1, 1]; face_mask: [N, 1, S, S] in [0, 1], skin of the face with eyes and mouth;
-    landmarks_px: [N, 68, 2], five_px: [N, 5, 2] (eyes, nose tip, mouth corners) as x, y, where the centre of the
-    first pixel is (0, 0); yaw_pitch_roll_deg: [N, 3] in the picture, see `pose_deg`; expression: [N, 7], see
-    factors.EXPRESSION
+    landmarks_px: [N, 68, 2] as x, y, where the centre of the first pixel is (0, 0)
     """
 
     images: Tensor
     face_mask: Tensor
     landmarks_px: Tensor
-    five_px: Tensor
-    yaw_pitch_roll_deg: Tensor
-    expression: Tensor
 
 
 def photograph_landmarks(factors: Factors) -> Tensor:
@@ -46,12 +41,9 @@ def photograph_landmarks(factors: Factors) -> Tensor:
 def pose_deg(factors: Factors, quads: Tensor | None = None) -> Tensor:
     """Yaw, pitch, roll [N, 3] of the head in the photograph, or in crops of it.
 
-    A crop that is turned shows a head that is turned the other way: what a reader of the picture can see, and what
-    pose estimators are asked for, is the roll that alignment has left over. Where the photograph was upright cannot
-    be told from an aligned face.
+    In a crop, roll is what alignment has left over, as a pose estimator sees it: a turned crop turns the head back.
 
-    Args:
-        quads: [N, 4, 2], as `render` takes them
+    quads: [N, 4, 2], as `render` takes them
     """
     pose = factors.yaw_pitch_roll_deg()
     if quads is None:
@@ -61,11 +53,7 @@ def pose_deg(factors: Factors, quads: Tensor | None = None) -> Tensor:
 
 
 def landmarks_3d(factors: Factors, quads: Tensor) -> Tensor:
-    """The 68 landmarks of crops in three dimensions [N, 68, 3].
-
-    x and y are where the landmarks are seen, in [0, 1] of the crop, also those that the head hides; z is the depth
-    behind the landmarks' mean, in the same unit.
-    """
+    """The 68 landmarks of crops [N, 68, 3], hidden ones too: x, y in [0, 1] of the crop, z behind their mean alike."""
     f = factors.physical()
     points = _pose(head.landmarks(f), f, turns=1.0)
     placed = _into_quads(_project(points, f, 1)[0], quads)
@@ -86,8 +74,6 @@ def render(factors: Factors, size_px: int, supersample: int = 2, quads: Tensor |
     """Render each row of `factors` as a photograph, or straight into a crop of it.
 
     Args:
-        factors: of N pictures
-        size_px: side of the pictures
         supersample: samples per pixel and axis
         quads: [N, 4, 2] corners (top-left, bottom-left, bottom-right, top-right) of a crop, in units of the
             photograph's side; None renders the whole photograph
@@ -117,9 +103,7 @@ def render(factors: Factors, size_px: int, supersample: int = 2, quads: Tensor |
     part = mesh.part[corners[:, 0]]
     softness = VIEW / side * (1.0 if quads is None else 0.7)
     albedo = _albedo(place, part, seen.picture, f, softness)
-    own = {
-        name: f[name][seen.picture] for name in ("light_yaw_deg", "light_pitch_deg", "light", "ambient", "light_warmth")
-    }
+    own = _owned(f, seen.picture, "light_yaw_deg", "light_pitch_deg", "light", "ambient", "light_warmth")
     gloss = torch.tensor([0.10, 0.05, 0.05, 0.02, 0.12, 0.30], device=part.device)[part]
     colour = shading.lit(albedo, direction, own, gloss).clamp(0, 1)
 
@@ -134,10 +118,7 @@ def render(factors: Factors, size_px: int, supersample: int = 2, quads: Tensor |
     if supersample > 1:
         images = torch.nn.functional.avg_pool2d(images, supersample)
         mask = torch.nn.functional.avg_pool2d(mask, supersample)
-    five = torch.stack(
-        [marks[:, 36:42].mean(1), marks[:, 42:48].mean(1), marks[:, 30], marks[:, 48], marks[:, 54]], dim=1
-    )
-    return Render(images * 2 - 1, mask, marks, five, pose_deg(factors, quads), factors.expression())
+    return Render(images * 2 - 1, mask, marks)
 
 
 def _interpolated(values: Tensor, vertex: Tensor, barycentric: Tensor) -> Tensor:
@@ -157,18 +138,19 @@ def _albedo(place: Tensor, part: Tensor, picture: Tensor, f: Values, softness: f
             own = {name: row[:, None] for name, row in zip(f, rows_of_names, strict=True)}
             albedo[rows] = shading.face(place[rows], own, softness)
         elif number == HAIR:
-            own = {name: f[name][owner] for name in ("hair_depth", "hair_redness", "hair_grey")}
-            albedo[rows] = shading.hair(place[rows], own)
+            albedo[rows] = shading.hair(place[rows], _owned(f, owner, "hair_depth", "hair_redness", "hair_grey"))
         elif number == GLASSES:
             albedo[rows] = f["glasses_depth"][owner] * torch.tensor([0.8, 0.65, 0.45], device=place.device) + 0.03
         elif number == CLOTHES:
             albedo[rows] = torch.cat([f[f"clothes_{c}"][owner] for c in "rgb"], dim=1)
         else:
-            shade = 0.92 if number == EAR else 0.80
-            albedo[rows] = (
-                shading.skin_colour({k: f[k][owner] for k in ("skin_depth", "skin_warmth", "skin_redness")}) * shade
-            )
+            own = _owned(f, owner, "skin_depth", "skin_warmth", "skin_redness")
+            albedo[rows] = shading.skin_colour(own) * (0.92 if number == EAR else 0.80)
     return albedo
+
+
+def _owned(f: Values, owner: Tensor, *names: str) -> Values:
+    return {name: f[name][owner] for name in names}
 
 
 def _rotation(f: Values, share: float) -> Tensor:
@@ -219,8 +201,6 @@ def _background(f: Values, side: int, quads: Tensor | None) -> Tensor:
     columns = {name: value[:, :, None] for name, value in f.items() if name.startswith("background")}
     if quads is None:
         return shading.background_at(2 * x[None] - 1, 2 * y[None] - 1, columns)
-    origin, down, right = (
-        q[:, :, None, None] for q in (quads[:, 0], quads[:, 1] - quads[:, 0], quads[:, 3] - quads[:, 0])
-    )
-    spot = origin + right * x + down * y
+    corner = quads[..., None, None]
+    spot = corner[:, 0] + (corner[:, 3] - corner[:, 0]) * x + (corner[:, 1] - corner[:, 0]) * y
     return shading.background_at(2 * spot[:, 0] - 1, 2 * spot[:, 1] - 1, columns)

@@ -49,12 +49,9 @@ def hair_colour(f: Values) -> Tensor:
 
 
 def face(point: Tensor, f: Values, softness: float) -> Tensor:
-    """Albedo [P, 3] of points of the head.
+    """Albedo [P, 3] of points of the head at canonical coordinates `point` [P, 3].
 
-    Args:
-        point: canonical coordinates [P, 3]
-        f: factors of each point's picture, columns [P, 1]
-        softness: width of painted edges in head units, about a pixel
+    f: factors of each point's picture, columns [P, 1]; softness: width of painted edges in head units, about a pixel
     """
     g = {name: value[:, 0] for name, value in f.items()}
     x, y, z = point.unbind(1)
@@ -62,20 +59,16 @@ def face(point: Tensor, f: Values, softness: float) -> Tensor:
     skin, hair = skin_colour(f), hair_colour(f)
     colour = skin.clone()
     # Marks of identity.
-    blotch = (
-        torch.sin(23 * x + g["freckles_phase_x"])
-        * torch.sin(27 * y + g["freckles_phase_y"])
-        * torch.sin(17 * (x + y) + 2 * g["freckles_phase_x"])
-    )
+    blotch = torch.sin(23 * x + g["freckles_phase_x"]) * torch.sin(27 * y + g["freckles_phase_y"])
+    blotch = blotch * torch.sin(17 * (x + y) + 2 * g["freckles_phase_x"])
     where = bump(y + 0.15, 0.28) * facing
     colour = _cover(colour, 0.75 * g["freckles"].clamp(min=0) * _edge(blotch - 0.22, 0.2) * where, skin * 0.58)
     lines = torch.sin(y * 55) * bump(y - 0.48, 0.13) * bump(x, 0.42)
     colour = colour * (1 - 0.30 * g["forehead_lines"].clamp(min=0) * lines.clamp(min=0) * facing)[:, None]
     fold = x.abs() - (0.17 + 0.55 * (-0.26 - y).clamp(min=0) + 0.03 * g["smile"])
     fold_depth = (g["nasolabial_lines"] + 0.4 * g["smile"]).clamp(0, 1.2)
-    colour = (
-        colour * (1 - 0.32 * fold_depth * bump(fold, 0.025) * ramp(-y, 0.24, 0.32) * (1 - ramp(-y, 0.5, 0.62)))[:, None]
-    )
+    fold_dark = 0.32 * fold_depth * bump(fold, 0.025) * ramp(-y, 0.24, 0.32) * (1 - ramp(-y, 0.5, 0.62))
+    colour = colour * (1 - fold_dark)[:, None]
     for side in (-1.0, 1.0):
         u, v = (part[:, 0] for part in head.eye_local(x[:, None], y[:, None], f, side))
         bag = bump(v + 0.10 + 0.03 * u**2, 0.03) * ramp(-u.abs(), -1.1, -0.4)
@@ -182,12 +175,7 @@ def background_at(x: Tensor, y: Tensor, f: Values) -> Tensor:
     """
     turned = x * f["background_angle"].cos() + y * f["background_angle"].sin()
     across = y * f["background_angle"].cos() - x * f["background_angle"].sin()
-    mix = (
-        0.5
-        + 0.4 * turned
-        + f["background_contrast"]
-        * torch.sin(f["background_waves"] * turned + f["background_phase"] + 1.5 * torch.sin(2 * across))
-    )
-    mix = mix.clamp(0, 1)
+    waves = torch.sin(f["background_waves"] * turned + f["background_phase"] + 1.5 * torch.sin(2 * across))
+    mix = (0.5 + 0.4 * turned + f["background_contrast"] * waves).clamp(0, 1)
     channels = [torch.lerp(f[f"background0_{c}"], f[f"background1_{c}"], mix) for c in "rgb"]
     return torch.stack(channels, dim=1)

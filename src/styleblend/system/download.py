@@ -16,7 +16,6 @@ from styleblend.errors import StyleBlendError, TransientError
 TIMEOUT_S = 30
 BLOCK = 1 << 20
 
-
 # What is wrong on this machine, and stays so however often a server is asked; urllib wraps what the network says.
 _LOCAL = {
     errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EFBIG, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOSPC,
@@ -35,9 +34,8 @@ class Interrupted(DownloadError, TransientError):
 def fetch(url: str, partial: Path) -> None:
     """Write what is behind `url` into `partial`; what is there already is gone on with, where the server can.
 
-    Beside an unfinished file stands what the server calls this state of it, so that halves of two files are never
-    joined: without that, all of it is fetched again. The content is not checked: that, and the final name, are the
-    caller's, who gives each url a partial file of its own.
+    A file beside it keeps the server's name for this state, so that halves of two files are never joined; without it
+    all is fetched again. The caller checks the content, gives the final name, and each url a partial file of its own.
 
     Raises:
         DownloadError: the server has no such file, or gives it to nobody, or nothing can be written here.

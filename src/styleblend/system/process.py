@@ -130,11 +130,7 @@ def _closed(pipe: int) -> bool:
 
 
 def _end_all(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM to the command's group, then SIGKILL to every descendant that is left, in whichever group.
-
-    A descendant that outlives the group, as a daemon in a session of its own, has lost the one that would have ended
-    it in order.
-    """
+    """SIGTERM to the command's group, then SIGKILL to every descendant that is left, in whichever group."""
     if process.poll() is None:
         _signal(process, signal.SIGTERM)
     this = psutil.Process()

@@ -87,7 +87,7 @@ def _entry(folder: Path, role: str) -> dict[str, Any]:
     return entry
 
 
-def load(folder: Path, role: str, build: Callable[[dict[str, Any]], Network]) -> Network:
+def load(folder: Path, role: str, build: Callable[..., Network]) -> Network:
     """Build a network from its card's architecture and load its weights strictly, frozen and in eval mode.
 
     Raises:
@@ -98,7 +98,7 @@ def load(folder: Path, role: str, build: Callable[[dict[str, Any]], Network]) ->
     from safetensors.torch import load_file
 
     card = read_card(folder, role)
-    network = build(card["architecture"])
+    network = build(**card["architecture"])
     try:
         network.load_state_dict(load_file(folder / f"{role}.safetensors"), strict=True)
     except (SafetensorError, RuntimeError) as error:
