@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from styleblend.faces.pixels import to_8bit
 from styleblend.provenance import save_picture
-from styleblend.stages.entry import run
+from styleblend.stages.entry import Config, run
 from styleblend.synthetic.factors import Factors, joined, sample, swap
 from styleblend.synthetic.renderer import render
 from styleblend.system.files import whole_folder
-
-if TYPE_CHECKING:
-    from styleblend.config.params import Config
 
 SIDE_PX = 128
 

@@ -34,20 +34,18 @@ CODE = (
 def train_stage(
     stage: Stage,
     cfg: Config,
-    *,
     splits: Path,
     faces: Path,
     perceived: Path,
     networks: Path,
     out: Path,
-    encoder: Path | None,
-    parent_run_id: str | None,
+    encoder: Path | None = None,
+    parent_run_id: str | None = None,
 ) -> None:
     """Run a training stage, or go on with it, and write the model folder `out`.
 
-    The live state is in .state/<stage>-<fingerprint> of the current folder, undeclared to DVC: a stage that
-    was killed goes on, one whose parameters, data or code changed begins anew. It is removed once `out` is
-    written.
+    The live state is in .state/<stage>-<fingerprint> of the current folder until `out` is written, undeclared to DVC:
+    a stage that was killed goes on, one whose parameters, data or code changed begins anew.
 
     Args:
         parent_run_id: run of the pipeline; None finds or makes it.
