@@ -11,7 +11,7 @@ from styleblend.config.provenance import Provenance
 from styleblend.config.registry import Register
 from styleblend.config.tracking import Tracking
 from styleblend.reporting import registration
-from styleblend.reporting.candidate import Inputs
+from styleblend.reporting.model_card import Inputs
 from styleblend.stages.entry import Config, run
 from styleblend.system.files import whole_file
 
