@@ -54,17 +54,11 @@ def train_stage(
     """
     training = cfg.train_encoder if stage == "train_encoder" else cfg.finetune_decoder
     package = Path(styleblend.__file__).parent
-    key = fingerprint(
-        stage,
-        cfg.model.model_dump_json(),
-        training.model_dump_json(),
-        faces / "manifest.parquet",
-        perceived,
-        splits,
-        networks,
-        *([encoder] if encoder else []),
-        *(package / name for name in CODE),
-    )
+    inputs = {"splits": splits, "faces": faces, "perceived": perceived, "networks": networks}
+    inputs |= {"encoder": encoder} if encoder else {}
+    parts = (faces / "manifest.parquet", perceived, splits, networks, *([encoder] if encoder else []))
+    code = (package / name for name in CODE)
+    key = fingerprint(stage, cfg.model.model_dump_json(), training.model_dump_json(), *parts, *code)
     store = mlflow_store.resolved(cfg.tracking)
     job = ray_trainer.Job(
         stage=stage,
@@ -74,11 +68,7 @@ def train_stage(
         tracking=store,
         parent_run_id=parent_run_id or runs.start_pipeline(store, key, cfg.model_dump(mode="json")),
         state=Path(".state", f"{stage}-{key}").resolve(),
-        splits=splits.resolve(),
-        faces=faces.resolve(),
-        perceived=perceived.resolve(),
-        networks=networks.resolve(),
-        encoder=encoder.resolve() if encoder else None,
+        **{name: path.resolve() for name, path in inputs.items()},
     )
     result = ray_trainer.run(job)
     with whole_folder(out) as partial:
