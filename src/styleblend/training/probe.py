@@ -84,10 +84,9 @@ def look(
     average([sums])
     # The mean over workers of sums, divided by the mean over workers of counts, is the mean over all pairs.
     count = float(sums[0]) * world_size
-    names = (
-        "identity_to_source identity_to_target identity_gain squared_gain pose_error_deg expression_error outside_l1"
-    )
-    seen: dict[str, float] = dict(zip(names.split(), (sums[1:] / sums[0]).tolist(), strict=True))
+    names = ["identity_to_source", "identity_to_target", "identity_gain", "squared_gain"]
+    names += ["pose_error_deg", "expression_error", "outside_l1"]
+    seen: dict[str, float] = dict(zip(names, (sums[1:] / sums[0]).tolist(), strict=True))
     mean = seen["identity_gain"]
     error = (max(seen.pop("squared_gain") - mean**2, 0.0) / count) ** 0.5
     copies = seen["identity_to_target"] > seen["identity_to_source"] and mean < 2 * error + 0.01
