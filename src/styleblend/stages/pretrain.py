@@ -16,8 +16,10 @@ def main(given: argparse.Namespace, cfg: Config) -> None:
     """Stage `pretrain` (frozen): makes this project's own small networks again, from rendered faces alone.
 
     Git holds its output, so DVC runs it only after `dvc unfreeze pretrain`. `out` gets each network with a card, which
-    states its accuracy on people whom no network has learned from. Progress is kept in
-    .state/pretrain-<fingerprint of the settings>: the same command goes on where a killed one stopped.
+    states its accuracy on people whom no network has learned from.
+
+    Progress is kept in .state/pretrain-<fingerprint of the settings>: the same command goes on where a killed one
+    stopped.
     """
     # Two threads a process gain nothing on small pictures; run the stage on a larger machine to gain time.
     torch.set_num_threads(1)
