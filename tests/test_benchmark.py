@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import tiny_project
-from styleblend.evaluation import protocol, true_swap
+from styleblend.evaluation import baselines, protocol
 from styleblend.faces import pixels
 
 SOURCES = {"rendered": tiny_project.SOURCE}
@@ -29,14 +29,14 @@ def _batch(pairs: protocol.Pairs, source: torch.Tensor, target: torch.Tensor) ->
 def test_swap_with_oneself_gives_the_stored_face(pairs: protocol.Pairs) -> None:
     """With the target as its own source the data path gives back the very bytes of the data set."""
     rows = torch.arange(5)
-    swapped = true_swap.true_swaps(_batch(pairs, rows, rows), SOURCES)
+    swapped = baselines.true_swaps(_batch(pairs, rows, rows), SOURCES)
     assert pixels.to_8bit(swapped).equal(pairs.pictures(rows))
 
 
 def test_true_swap_differs_from_both_and_ignores_the_source_picture(pairs: protocol.Pairs) -> None:
     """Another identity changes the face; another picture of the same source person changes nothing."""
     source, target = torch.tensor([0, 1]), torch.tensor([4, 4])
-    swapped = pixels.to_8bit(true_swap.true_swaps(_batch(pairs, source, target), SOURCES))
+    swapped = pixels.to_8bit(baselines.true_swaps(_batch(pairs, source, target), SOURCES))
     assert not swapped[0].equal(pairs.pictures(target)[0]) and not swapped[0].equal(pairs.pictures(source)[0])
     assert swapped[0].equal(swapped[1])
 
@@ -46,9 +46,9 @@ def test_rows_do_not_depend_on_their_batch(pairs: protocol.Pairs) -> None:
     sources = SOURCES | {"other": tiny_project.SOURCE}
     mixed = replace(pairs, table=pairs.table.assign(source=["rendered", "other"] * 6))
     source, target = torch.tensor([0, 3, 6]), torch.tensor([5, 8, 9])
-    together = true_swap.true_swaps(_batch(mixed, source, target), sources)
+    together = baselines.true_swaps(_batch(mixed, source, target), sources)
     for row in range(3):
-        alone = true_swap.true_swaps(_batch(pairs, source[row : row + 1], target[row : row + 1]), sources)
+        alone = baselines.true_swaps(_batch(pairs, source[row : row + 1], target[row : row + 1]), sources)
         assert (together[row] - alone[0]).abs().max() <= 2 / 127.5
 
 
@@ -56,13 +56,13 @@ def test_photographs_have_no_true_swap(pairs: protocol.Pairs) -> None:
     """One face without factors among the pairs, and there is no true swap; a face outside the pairs does no
     harm.
     """
-    assert true_swap.has_true_swap(pairs)
+    assert baselines.has_true_swap(pairs)
     for row, expected in ((int(pairs.target[0]), False), (None, True)):
         table = pairs.table.copy()
         if row is None:
             outsider = replace(pairs, source=pairs.source[:2], target=pairs.target[:2])
             table.iloc[-1, table.columns.get_loc("render_seed")] = None
-            assert true_swap.has_true_swap(replace(outsider, table=table)) is expected
+            assert baselines.has_true_swap(replace(outsider, table=table)) is expected
         else:
             table.iloc[row, table.columns.get_loc("render_seed")] = None
-            assert true_swap.has_true_swap(replace(pairs, table=table)) is expected
+            assert baselines.has_true_swap(replace(pairs, table=table)) is expected

@@ -13,9 +13,8 @@ from PIL import Image
 from styleblend import provenance
 from styleblend.errors import StyleBlendError
 from styleblend.evaluation.metrics import METRICS
-from styleblend.reporting.caveat import caveat
 from styleblend.reporting.charts import figure_chart, swap_grid
-from styleblend.reporting.figures import KEY_FIGURES, figure_table
+from styleblend.reporting.figures import KEY_FIGURES, caveat, figure_table
 from styleblend.reporting.summary import closing_lines
 from styleblend.reporting.table import columns, markdown
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import showing
 import torch
 import yaml
 
 import tiny_project
+from page import markdown as result_markdown
 from styleblend import model, provenance
 from styleblend.commands import cli
 from styleblend.config.evaluation import Evaluate
@@ -28,13 +28,12 @@ from styleblend.config.registry import Gate, Register
 from styleblend.config.tracking import Tracking
 from styleblend.errors import StyleBlendError
 from styleblend.evaluation import benchmark
-from styleblend.evaluation.inside import look_inside
 from styleblend.provenance import credentials, verification
 from styleblend.registry import mlflow_store, versions
-from styleblend.registry.gate import failures
-from styleblend.reporting import candidate
+from styleblend.reporting import model_card
 from styleblend.reporting.charts import blending_chart
 from styleblend.reporting.figures import KEY_FIGURES
+from styleblend.reporting.registration import failures
 from styleblend.reporting.summary import closing_lines
 from styleblend.stages.evaluate import evaluate
 from styleblend.stages.register import register
@@ -71,7 +70,7 @@ def run_evaluate(root: Path, cfg: Evaluate = CFG) -> dict[str, object]:
 def run_register(cfg: Register, track: Tracking | None = None) -> dict[str, object]:
     """The stage with the paths of a project."""
     data, reports = Path("data"), Path("reports")
-    inputs = candidate.Inputs(
+    inputs = model_card.Inputs(
         data / "swapper", reports / "evaluate", reports / "metrics.json", data / "faces", data / "networks",
         Path("params.yaml"),
     )  # fmt: skip
@@ -176,13 +175,13 @@ def test_inside_shows_codes_and_shares(project: Path, tmp_path: Path) -> None:
     swapper = model.load(project / "data/swapper")
     torch.manual_seed(0)
     source, target = torch.rand(2, 2, 3, 32, 32) * 2 - 1
-    inside = look_inside(swapper, source, target)
+    inside = benchmark.look_inside(swapper, source, target)
     with torch.no_grad():
         assert inside.pictures["swapped"].equal(swapper(source, target))
         assert inside.pictures["decoded W_s"].equal(swapper.decoder(swapper.encoder(source).codes))
         swapper.blending.bias.fill_(-50)
-    assert look_inside(swapper, source, target).from_source.min() > 0.99
-    again = look_inside(swapper, source, target)
+    assert benchmark.look_inside(swapper, source, target).from_source.min() > 0.99
+    again = benchmark.look_inside(swapper, source, target)
     torch.testing.assert_close(again.pictures["decoded W'"], again.pictures["decoded W_s"], atol=1e-3, rtol=0)
     blending_chart(inside.from_source, tmp_path / "blending.png")
     assert (tmp_path / "blending.png").stat().st_size > 1000
@@ -373,7 +372,7 @@ def test_prefects_page_has_the_table_of_the_version_page(
     """The figures beside the champion's are those of one function, whichever tool shows them."""
     cfg = load_params(root / "params.yaml").model_copy(update={"tracking": two_versions[0]})
     registered = {"name": "beside", "version": "2", "gate": "passed", "reasons": []}
-    shown = showing.result(project, cfg, "headline", registered, "1")
+    shown = result_markdown(project, cfg, "headline", registered, "1")
     (on_page, wanted) = (
         [line for line in text.splitlines() if "is better) |" in line] for text in (shown, two_versions[1][1][0])
     )

@@ -1,21 +1,27 @@
-"""Methods that need no training: the floor under every figure of the model."""
+"""Methods beside the model: baselines, the floor under each of its figures, and the true swap, the ceiling."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from scipy.spatial import Delaunay, QhullError
 from torch import Tensor
 
 from styleblend import model
 from styleblend.config.model import Model
-from styleblend.evaluation.protocol import Batch, Method
+from styleblend.config.sources import RenderedSource
+from styleblend.evaluation.protocol import Batch, Method, Pairs
+from styleblend.faces import alignment
 from styleblend.faces.pixels import from_8bit, to_8bit
+from styleblend.synthetic import factors, renderer
 from styleblend.weights.start import start
 
 if TYPE_CHECKING:
@@ -47,9 +53,8 @@ def copy_source(batch: Batch) -> Tensor:
 def warp_blend(batch: Batch) -> Tensor:
     """The source's face, warped onto the target's landmarks and blended in (Perez et al. 2003)."""
     side = batch.target.shape[-1]
-    pictures = [
-        to_8bit(images).cpu().permute(0, 2, 3, 1).contiguous().numpy() for images in (batch.source, batch.target)
-    ]
+    pixels = (to_8bit(images).cpu().permute(0, 2, 3, 1) for images in (batch.source, batch.target))
+    pictures = [images.contiguous().numpy() for images in pixels]
     # Landmarks are shares of the side; pixels count from their centres.
     points = [batch.pairs.landmarks[rows].numpy() * side - 0.5 for rows in (batch.source_rows, batch.target_rows)]
     blended = [warp_blend_one(*each) for each in zip(*pictures, *points, strict=True)]
@@ -84,9 +89,8 @@ def warp_blend_one(
     x, y, w, h = cv2.boundingRect(mask)
     if w >= 3 and h >= 3:
         try:
-            return np.asarray(
-                cv2.seamlessClone(warped, target, mask, (x + w // 2, y + h // 2), cv2.NORMAL_CLONE), np.uint8
-            )
+            cloned = cv2.seamlessClone(warped, target, mask, (x + w // 2, y + h // 2), cv2.NORMAL_CLONE)
+            return np.asarray(cloned, np.uint8)
         except cv2.error:
             pass
     soft = cv2.GaussianBlur(mask.astype(np.float32) / 255, (0, 0), max(1.0, width / 64))[..., None]
@@ -109,3 +113,44 @@ def untrained_mixing(
         swapper = model.build(sizes)
     start(swapper, sizes, networks, encoder_start)
     return swapper.eval()
+
+
+def has_true_swap(pairs: Pairs) -> bool:
+    """Whether every face of the pairs was rendered, so that its factors are known."""
+    rows = torch.cat([pairs.source, pairs.target]).numpy()
+    return bool(pairs.table["render_seed"].iloc[rows].notna().all())
+
+
+def true_swaps(batch: Batch, sources: Mapping[str, RenderedSource]) -> Tensor:
+    """The true swap of each pair of rendered faces, [n, 3, S, S] in [-1, 1]: what no photograph has.
+
+    Identity of the source, everything else of the target, rendered again and taken through the data path of the
+    target: the same photograph size, 8-bit file, crop quad and alignment.
+
+    Args:
+        sources: settings of each rendered source by its name, as its photographs were made.
+    """
+    source = batch.pairs.table.iloc[batch.source_rows.numpy()]
+    target = batch.pairs.table.iloc[batch.target_rows.numpy()]
+    swapped = factors.swap(_factors(source, sources), _factors(target, sources))
+    size_px = int(batch.target.shape[-1])
+    faces = np.empty((len(target), size_px, size_px, 3), np.uint8)
+    # Photographs of one source are of one size; each size is rendered as one batch.
+    names, sides = target["source"].to_numpy(), target["raw_width"].to_numpy()
+    for name, side in sorted(set(zip(names, sides, strict=True))):
+        rows = np.flatnonzero((names == name) & (sides == side))
+        photographs = renderer.render(swapped[rows.tolist()], int(side), supersample=sources[name].supersample).images
+        for row, pixels in zip(rows, to_8bit(photographs).permute(0, 2, 3, 1).numpy(), strict=True):
+            quad = np.asarray(target["quad"].iloc[row]).reshape(4, 2)
+            faces[row] = np.asarray(alignment.crop(Image.fromarray(pixels), quad, size_px))
+    return from_8bit(torch.from_numpy(faces).permute(0, 3, 1, 2))
+
+
+def _factors(rows: pd.DataFrame, sources: Mapping[str, RenderedSource]) -> factors.Factors:
+    each = zip(rows["source"], rows["render_seed"], rows["render_person"], rows["render_picture"], strict=True)
+    return factors.joined(
+        *(
+            factors.sample(int(seed), [int(person)], [int(picture)], sources[name].even_yaw_deg)
+            for name, seed, person, picture in each
+        )
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,7 @@ from styleblend import model
 from styleblend.config.evaluation import Evaluate
 from styleblend.config.model import sizes_of
 from styleblend.config.sources import Source
-from styleblend.evaluation import baselines, judges, metrics, protocol, true_swap
-from styleblend.evaluation.inside import Inside, look_inside
+from styleblend.evaluation import baselines, judges, metrics, protocol
 from styleblend.evaluation.protocol import MODEL, TRUE_SWAP, Measured, Method, Pairs
 from styleblend.faces.pixels import from_8bit
 
@@ -40,6 +40,33 @@ class Inputs:
     swapper: Path
     sources: tuple[Source, ...]
     encoder_start: EncoderStart = "pretrained"
+
+
+@dataclass(frozen=True)
+class Inside:
+    """What the codes hold (paper, Fig. 5): W_s, W_t and W' drawn by the decoder alone, and who gives which channel.
+
+    Pictures [n, 3, R, R], about [-1, 1], in the order of the paper, and the source's share A_w^s of the blend.
+    from_source: [n, n_styles, style_dim or 1], 0 takes all from the target, 1 all from the source.
+    """
+
+    pictures: dict[str, Tensor]
+    from_source: Tensor
+
+
+@torch.no_grad()
+def look_inside(swapper: model.Swapper, source: Tensor, target: Tensor) -> Inside:
+    """Draw the codes of pairs [n, 3, S, S] in [-1, 1] with and without the pathway of target features."""
+    of_source, of_target = swapper.encoder(source), swapper.encoder(target)
+    _, from_source = swapper.blending.weights(of_source.codes, of_target.codes)
+    blended = swapper.blending(of_source.codes, of_target.codes)
+    pictures = {
+        "decoded W_s": swapper.decoder(of_source.codes),
+        "decoded W_t": swapper.decoder(of_target.codes),
+        "decoded W'": swapper.decoder(blended),
+        "swapped": swapper.decoder(blended, of_target.features),
+    }
+    return Inside(pictures, from_source)
 
 
 @dataclass(frozen=True)
@@ -84,18 +111,15 @@ def run(inputs: Inputs, cfg: Evaluate) -> Result:
     real = protocol.real_features(pairs, judging, cfg.batch_size, device)
     member = protocol.groups(pairs, cfg.yaw_bins_deg)
     own = measured[MODEL].table
-    summaries = {name: protocol.summarise(each.table, cfg.bootstrap, cfg.seed) for name, each in measured.items()}
-    by_group = {
-        name: protocol.summarise(own[(member == name).to_numpy()], cfg.bootstrap, cfg.seed) for name in member.unique()
-    }
+    summarise = partial(protocol.summarise, resamples=cfg.bootstrap, seed=cfg.seed)
+    summaries = {name: summarise(each.table) for name, each in measured.items()}
+    by_group = {name: summarise(own[(member == name).to_numpy()]) for name in member.unique()}
     figures = pd.concat(summaries, names=["method"]).reset_index()
     groups = pd.concat(by_group, names=["group"]).reset_index()
+    distances = {method: metrics.frechet_distance(each.features, real) for method, each in measured.items()}
     flat = {
         **_by_method(figures),
-        **{
-            _name(method, judging.frechet_name): metrics.frechet_distance(each.features, real)
-            for method, each in measured.items()
-        },
+        **{_name(method, judging.frechet_name): distance for method, distance in distances.items()},
         **{f"{row['figure']}_{row['group']}": row["value"] for row in groups.to_dict("records")},
         **{f"n_pairs_{name}": int(size) for name, size in member.value_counts(sort=False).items()},
         "n_pairs": len(pairs),
@@ -118,9 +142,9 @@ def _methods(inputs: Inputs, pairs: Pairs, trained: model.Swapper, seed: int, de
         MODEL: lambda batch: trained(batch.source, batch.target),
         **baselines.methods(untrained),
     }
-    if true_swap.has_true_swap(pairs):
+    if baselines.has_true_swap(pairs):
         rendered = {each.name: each for each in inputs.sources if each.kind == "rendered"}
-        methods[TRUE_SWAP] = lambda batch: true_swap.true_swaps(batch, rendered)
+        methods[TRUE_SWAP] = lambda batch: baselines.true_swaps(batch, rendered)
     return methods
 
 

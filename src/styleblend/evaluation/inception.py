@@ -62,12 +62,6 @@ def load(path: Path, sha256: str, device: str = "cpu") -> Inception:
     found = sha256_of(path)
     if found != sha256.lower():
         raise StyleBlendError(f"{path} has sha256 {found}, wanted {sha256.lower()}: it is not run; get it again")
-    network = Inception(_script(path, device), path.stem)
-    _try_out(network, path, device)
-    return network
-
-
-def _script(path: Path, device: str) -> torch.jit.ScriptModule:
     try:
         with warnings.catch_warnings():
             # torch calls TorchScript deprecated; the published file comes in no other format.
@@ -82,7 +76,9 @@ def _script(path: Path, device: str) -> torch.jit.ScriptModule:
             f"{path} computes forward({', '.join(arguments)}), wanted forward(img, return_features, ...): get the file "
             "of StyleGAN's metrics"
         )
-    return script
+    network = Inception(script, path.stem)
+    _try_out(network, path, device)
+    return network
 
 
 def _try_out(network: Inception, path: Path, device: str) -> None:
@@ -96,9 +92,8 @@ def _try_out(network: Inception, path: Path, device: str) -> None:
             reason = " ".join(str(error).split())[-200:]
             raise StyleBlendError(f"{path} cannot see pictures of {side} px ({reason})") from None
         if found.shape != (2, FEATURES) or not found.isfinite().all():
-            raise StyleBlendError(
-                f"{path} gives {list(found.shape)} for two pictures of {side} px, wanted finite [2, {FEATURES}]"
-            )
+            got, wanted = list(found.shape), f"finite [2, {FEATURES}]"
+            raise StyleBlendError(f"{path} gives {got} for two pictures of {side} px, wanted {wanted}")
         scale = found.abs().mean()
         if (found[0] - alone[0]).abs().max() > 1e-2 * scale or (found[0] - found[1]).abs().max() < 1e-3 * scale:
             raise StyleBlendError(f"{path} does not look at each picture by itself: get the network in its eval mode")

@@ -4,44 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
-
-from torch import Tensor
 
 from styleblend.evaluation import inception
 from styleblend.perception import attributes, identity
+from styleblend.perception.attributes import AttributeNetwork
+from styleblend.perception.identity import FaceNetwork
+from styleblend.perception.pose_3d68 import Attributes3d68
 from styleblend.weights import frozen
-
-
-class Describer(Protocol):
-    """Pictures to features for the Frechet distance."""
-
-    name: str
-
-    def features(self, images: Tensor) -> Tensor: ...
-
-
-class Identity(Describer, Protocol):
-    """Pictures to unit vectors, one a face."""
-
-    def __call__(self, images: Tensor) -> Tensor: ...
-
-
-class Attributes(Protocol):
-    """Pictures to (yaw, pitch, roll) in degrees [N, 3] and expression coefficients [N, E]."""
-
-    name: str
-
-    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]: ...
 
 
 @dataclass(frozen=True)
 class Judges:
     """All that look at a swapped face; `describer` gives the features of the Frechet distance."""
 
-    identity: Identity
-    attributes: Attributes
-    describer: Describer
+    identity: FaceNetwork
+    attributes: AttributeNetwork | Attributes3d68
+    describer: FaceNetwork | inception.Inception
 
     @property
     def frechet_name(self) -> str:

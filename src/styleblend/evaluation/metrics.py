@@ -77,11 +77,8 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     a, b = a.double(), b.double()
     if not (a.isfinite().all() and b.isfinite().all()):
         raise ValueError("features hold values that are not finite")
-    roots = []
-    for features in (a, b):
-        centred = (features - features.mean(0)) / (len(features) - 1) ** 0.5
-        # The triangular factor has the same X'X in at most F rows, which bounds the cost for large N.
-        roots.append(torch.linalg.qr(centred, mode="r").R)
+    # The triangular factor has the same X'X in at most F rows, which bounds the cost for large N.
+    roots = [torch.linalg.qr((each - each.mean(0)) / (len(each) - 1) ** 0.5, mode="r").R for each in (a, b)]
     traces = sum(root.square().sum() for root in roots)
     cross = torch.linalg.svdvals(roots[0] @ roots[1].T).sum()
     distance = (a.mean(0) - b.mean(0)).square().sum() + traces - 2 * cross
@@ -240,17 +237,13 @@ METRICS: dict[str, Metric] = {
         lambda s: l1_outside(s.swapped.images, s.target.images, s.target_face),
         words="L1 outside the face, [0, 1]",
         better="down",
-    ),
+    ),  # fmt: skip
     "psnr_true_swap_db": Metric(
-        to_true_swap=lambda own, true: psnr_db(own.images, true.images), words="PSNR to the true swap, dB"
+        to_true_swap=lambda s, true: psnr_db(s.images, true.images), words="PSNR to the true swap, dB"
     ),
-    "ssim_true_swap": Metric(
-        to_true_swap=lambda own, true: ssim(own.images, true.images), words="SSIM to the true swap"
-    ),
-    "id_similarity_true_swap": Metric(to_true_swap=lambda own, true: cosine_similarity(own.embedding, true.embedding)),
-    "pose_error_true_swap_deg": Metric(to_true_swap=lambda own, true: pose_error_deg(own.pose_deg, true.pose_deg)),
-    "expression_error_true_swap": Metric(
-        to_true_swap=lambda own, true: expression_error(own.expression, true.expression)
-    ),
+    "ssim_true_swap": Metric(to_true_swap=lambda s, true: ssim(s.images, true.images), words="SSIM to the true swap"),
+    "id_similarity_true_swap": Metric(to_true_swap=lambda s, true: cosine_similarity(s.embedding, true.embedding)),
+    "pose_error_true_swap_deg": Metric(to_true_swap=lambda s, true: pose_error_deg(s.pose_deg, true.pose_deg)),
+    "expression_error_true_swap": Metric(to_true_swap=lambda s, true: expression_error(s.expression, true.expression)),
 }
 """All metrics by their names in files; reports show those with words in this order."""

@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -169,23 +170,17 @@ def measure(
         for name in order:
             pixels = to_8bit(bicubic(methods[name](batch), target.shape[-1])).cpu()
             images = from_8bit(pixels).to(device)
-            seen = _see(images, judges)
+            found = (images, judges.identity(images), *judges.attributes(images))
+            seen = Seen(*(values.float().cpu() for values in found))
             tables[name].append(_columns(Swaps(seen, *known, *galleries, face), true_swap))
             features[name].append(judges.describer.features(images).float().cpu())
             kept[name].append(pixels[torch.isin(rows, torch.tensor(keep, dtype=torch.int64))])
             if name == TRUE_SWAP:
                 true_swap = seen
-    ids = pd.DataFrame(
-        {"source_id": pairs.table.index[pairs.source.numpy()], "target_id": pairs.table.index[pairs.target.numpy()]}
-    )
-    return {
-        name: Measured(
-            pd.concat([ids, pd.concat(tables[name], ignore_index=True)], axis=1),
-            torch.cat(features[name]),
-            torch.cat(kept[name]),
-        )
-        for name in methods
-    }
+    faces = {"source_id": pairs.source, "target_id": pairs.target}
+    ids = pd.DataFrame({name: pairs.table.index[rows.numpy()] for name, rows in faces.items()})
+    joined = {name: pd.concat([ids, pd.concat(tables[name], ignore_index=True)], axis=1) for name in methods}
+    return {name: Measured(joined[name], torch.cat(features[name]), torch.cat(kept[name])) for name in methods}
 
 
 @torch.no_grad()
@@ -211,8 +206,8 @@ def summarise(table: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
     """Mean and bootstrap 95 % interval of each figure: index `figure`, columns value, low, high, n."""
     figures = per_pair_figures(table)
     low, high = metrics.bootstrap_interval(figures.to_numpy(), resamples, seed)
-    summary = pd.DataFrame({"value": figures.mean(), "low": low, "high": high, "n": len(figures)})
-    return summary.rename_axis("figure")
+    summary = {"value": figures.mean(), "low": low, "high": high, "n": len(figures)}
+    return pd.DataFrame(summary).rename_axis("figure")
 
 
 def groups(pairs: Pairs, yaw_bins_deg: Sequence[float]) -> pd.Series:
@@ -221,18 +216,10 @@ def groups(pairs: Pairs, yaw_bins_deg: Sequence[float]) -> pd.Series:
     Categories hold all groups in order, those without a pair too.
     """
     limits = [0.0, *sorted(yaw_bins_deg), np.inf]
-    names = [
-        f"yaw_{low:g}_{'up' if high == np.inf else f'{high:g}'}"
-        for low, high in zip(limits[:-1], limits[1:], strict=True)
-    ]
+    names = [f"yaw_{low:g}_{'up' if high == np.inf else f'{high:g}'}" for low, high in pairwise(limits)]
     yaw = pairs.yaw_pitch_roll_deg[pairs.target, 0].abs().numpy()
     own = [names[k] for k in np.searchsorted(limits, yaw, side="right") - 1]
     return pd.Series(pd.Categorical(own, categories=names))
-
-
-def _see(images: Tensor, judges: Judges) -> Seen:
-    seen = (images, judges.identity(images), *judges.attributes(images))
-    return Seen(*(values.float().cpu() for values in seen))
 
 
 def _known(pairs: Pairs, rows: Tensor, images: Tensor) -> Seen:
@@ -247,13 +234,13 @@ def _gallery(pairs: Pairs, rows: Tensor, wanted: Tensor) -> Gallery:
 
 def _columns(swaps: Swaps, true_swap: Seen | None) -> pd.DataFrame:
     """One row a pair, one column a metric of METRICS, for all but shares."""
-    found: dict[str, Tensor] = {}
+    found = {}
     for name, metric in metrics.METRICS.items():
         if metric.per_pair is not None:
-            found[name] = metric.per_pair(swaps)
+            found[name] = metric.per_pair(swaps).numpy()
         elif metric.to_true_swap is not None and true_swap is not None:
-            found[name] = metric.to_true_swap(swaps.swapped, true_swap)
-    return pd.DataFrame({name: values.numpy() for name, values in found.items()})
+            found[name] = metric.to_true_swap(swaps.swapped, true_swap).numpy()
+    return pd.DataFrame(found)
 
 
 def _read(path: Path) -> pd.DataFrame:

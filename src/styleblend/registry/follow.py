@@ -15,7 +15,6 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 from styleblend.config.product import Follow
@@ -45,9 +44,8 @@ class LoadedVersion(Generic[Model]):
 class LiveModel(Generic[Model]):
     """Polls the registry for the version that has an alias, and loads another version when the alias moves.
 
-    The new version is fetched and loaded while the old one still serves; a single assignment replaces it, so whoever
-    read `current` before keeps a complete model. If a version cannot be loaded, the alias is gone or the registry does
-    not answer, the old model stays in use and the log gets one line.
+    The old version serves until the new one is loaded, and whoever read `current` before keeps it. If a version cannot
+    be loaded, the alias is gone or the registry does not answer, the old one stays in use and the log gets one line.
     """
 
     def __init__(
@@ -78,9 +76,7 @@ class LiveModel(Generic[Model]):
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Stop following; a version that is just being loaded is not waited for long."""
         self._closing.set()
         self._thread.join(_PATIENCE_S)
@@ -115,12 +111,9 @@ class LiveModel(Generic[Model]):
                 self.refresh()
             # Whatever a new version brings with it, the program goes on with the old one.
             except Exception as error:
-                self._complain(f"still using {self.current.name}: {' '.join(str(error).split()) or repr(error)}")
+                complaint = f"still using {self.current.name}: {' '.join(str(error).split()) or repr(error)}"
+                if complaint != self._complaint:
+                    _log.warning("%s", complaint)
+                self._complaint = complaint
             else:
                 self._complaint = ""
-
-    def _complain(self, text: str) -> None:
-        """Log it, unless it was the last word already."""
-        if text != self._complaint:
-            _log.warning("%s", text)
-        self._complaint = text

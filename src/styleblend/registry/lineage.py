@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from styleblend.system.files import sha256
+from styleblend.system.files import md5, sha256
 
 UNKNOWN = "unknown"
 NONE = "none"
@@ -90,15 +90,10 @@ def packages(text: str) -> dict[str, str]:
 def dvc_md5(path: Path) -> str:
     """The MD5 by which dvc.lock knows a file, or a folder: there it is that of the sorted list of its files."""
     if path.is_file():
-        return _md5(path)
+        return md5(path)
     names = sorted((file.relative_to(path).as_posix(), file) for file in path.rglob("*") if file.is_file())
-    listed = [{"md5": _md5(file), "relpath": name} for name, file in names]
+    listed = [{"md5": md5(file), "relpath": name} for name, file in names]
     return hashlib.md5(json.dumps(listed, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
-
-
-def _md5(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def _git(project: Path, *arguments: str) -> str | None:

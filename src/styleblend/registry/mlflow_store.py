@@ -17,9 +17,7 @@ from styleblend.errors import StyleBlendError, TransientError
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-
 KEY = "styleblend.key"
-
 _SQLITE = "sqlite:///"
 
 
@@ -39,8 +37,7 @@ def resolved(cfg: Tracking, project: Path | None = None) -> Tracking:
 
 def mlflow_at(uri: str) -> Any:
     """MLflow, pointed at `uri`, telemetry and chatter off. Its import starts telemetry: hence not on top."""
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    os.environ["DO_NOT_TRACK"] = "true"
+    os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     import mlflow
 
@@ -54,8 +51,7 @@ def mlflow_at(uri: str) -> Any:
 def connect(cfg: Tracking) -> tuple[MlflowClient, str]:
     cfg = resolved(cfg)
     mlflow = mlflow_at(cfg.uri)
-    file = sqlite_file(cfg.uri, Path.cwd())
-    if file is not None:
+    if (file := local_file(cfg)) is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
     try:
         client = mlflow.MlflowClient(cfg.uri, cfg.uri)

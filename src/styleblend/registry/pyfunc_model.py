@@ -56,16 +56,14 @@ class RegisteredSwapper(PythonModel):
         return pd.DataFrame({"swapped": swapped}, index=model_input.index)
 
     def _tensor(self, data: bytes) -> torch.Tensor:
-        side = self.swapper.encoder.input_px
         try:
             picture = open_picture(io.BytesIO(data), MAX_PIXELS).opaque()
         except UnusablePicture as reason:
             raise StyleBlendError(f"a picture in the request {reason}: give another") from None
-        return square_tensor(picture, side)
+        return square_tensor(picture, self.swapper.encoder.input_px)
 
     def _png(self, swapped: torch.Tensor) -> bytes:
-        pixels = to_8bit(swapped[0]).permute(1, 2, 0).numpy()
-        picture = Image.fromarray(pixels)
+        picture = Image.fromarray(to_8bit(swapped[0]).permute(1, 2, 0).numpy())
         return provenance.marked_picture(picture, "PNG", model=self.made_by, kind="swap", credentials=self.signing)
 
 

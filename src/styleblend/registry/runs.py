@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from styleblend.config.tracking import Tracking
+from styleblend.registry.mlflow_store import KEY, TrackingError, connect
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-from styleblend.registry.mlflow_store import KEY, TrackingError, connect
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,8 @@ def child_run(cfg: Tracking, parent_run_id: str, stage: str, key: str, params: M
     """
     client, experiment_id = connect(cfg)
     parent_run_id = _known_parent(client, experiment_id, parent_run_id)
-    run_id = _find_or_create(
-        client, experiment_id, stage, f"{stage}-{key}", {"mlflow.parentRunId": parent_run_id, "styleblend.stage": stage}
-    )
+    tags = {"mlflow.parentRunId": parent_run_id, "styleblend.stage": stage}
+    run_id = _find_or_create(client, experiment_id, stage, f"{stage}-{key}", tags)
     _log_params(client, run_id, params)
     status = "FAILED"
     try:

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from styleblend.config.provenance import Provenance
 from styleblend.config.tracking import Tracking
+from styleblend.registry.mlflow_store import KEY, TrackingError, connect, local_file, mlflow_at, resolved
+from styleblend.registry.runs import Run
 from styleblend.system.files import whole_folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
-from styleblend.registry.mlflow_store import KEY, TrackingError, connect, mlflow_at, resolved, sqlite_file
-from styleblend.registry.runs import Run
 
 SWAPPER = "swapper"
 """Name of the folder with the model among a version's artifacts."""
@@ -92,28 +92,21 @@ def find_version(cfg: Tracking, reference: str) -> Version:
     Raises:
         TrackingError: there is no such version; the message names what there is.
     """
-    file = sqlite_file(cfg.uri, Path.cwd())
-    if file is not None and not file.exists():
-        raise TrackingError(f"no model registry at {file}: run `dvc repro` first, or correct tracking.uri")
+    _check_store(cfg)
     client, _ = connect(cfg)
     versions = _versions(client, cfg.model_name)
     aliases = client.get_registered_model(cfg.model_name).aliases if versions else {}
     number = aliases.get(reference, reference)
     for version in versions:
         if str(version.version) == str(number):
-            return Version(
-                name=cfg.model_name,
-                version=str(version.version),
-                run_id=str(version.run_id),
-                tags=dict(version.tags),
-                aliases=tuple(sorted(name for name, target in aliases.items() if str(target) == str(number))),
-            )
+            own = sorted(name for name, target in aliases.items() if str(target) == str(number))
+            return Version(cfg.model_name, str(number), str(version.run_id), dict(version.tags), tuple(own))
     if not versions:
         raise TrackingError(f"model '{cfg.model_name}' has no version in {cfg.uri}: run `dvc repro` first")
-    numbers = sorted((str(version.version) for version in versions), key=int)
+    numbers, names = sorted((str(version.version) for version in versions), key=int), sorted(aliases) or ["(none)"]
     raise TrackingError(
         f"model '{cfg.model_name}' has no version or alias '{reference}': "
-        f"there are versions {', '.join(numbers)} and aliases {', '.join(sorted(aliases)) or '(none)'}"
+        f"there are versions {', '.join(numbers)} and aliases {', '.join(names)}"
     )
 
 
@@ -140,27 +133,16 @@ def kept_version(cfg: Tracking, version: Version, kept: Path) -> Path:
 
 
 def fetch_version(cfg: Tracking, reference: str, destination: Path) -> Path:
-    """Copy the swapper of a model version into `destination`, which is replaced as a whole.
-
-    Args:
-        reference: an alias ("champion") or a number ("3").
-    Returns:
-        `destination`, ready for `styleblend.model.load`.
-    Raises:
-        TrackingError: there is no such version, or its files are gone.
-    """
-    with tempfile.TemporaryDirectory() as scratch:
-        record = fetch_record(cfg, reference, Path(scratch) / "record")
-        with whole_folder(destination) as partial:
-            shutil.copytree(record / SWAPPER, partial, dirs_exist_ok=True)
-    return destination
+    """Copy the swapper alone, ready for `styleblend.model.load`; all else is as with `fetch_record`."""
+    return fetch_record(cfg, reference, destination, SWAPPER)
 
 
-def fetch_record(cfg: Tracking, reference: str, destination: Path) -> Path:
+def fetch_record(cfg: Tracking, reference: str, destination: Path, part: str = "") -> Path:
     """Copy all that was registered with a model version into `destination`, which is replaced as a whole.
 
     Args:
         reference: an alias ("champion") or a number ("3").
+        part: folder of the version's artifacts to copy alone.
     Returns:
         `destination`, with the swapper in the folder SWAPPER and the other artifacts under their files' names.
     Raises:
@@ -174,12 +156,10 @@ def fetch_record(cfg: Tracking, reference: str, destination: Path) -> Path:
                 artifact_uri=f"models:/{version.name}/{version.version}", dst_path=scratch
             )
             with whole_folder(destination) as partial:
-                shutil.copytree(Path(found) / "artifacts", partial, dirs_exist_ok=True)
+                shutil.copytree(Path(found) / "artifacts" / part, partial, dirs_exist_ok=True)
         except (mlflow.MlflowException, OSError) as error:
             reason = str(error).splitlines()[0]
-            raise TrackingError(
-                f"{version.name} version {version.version} has lost its files ({reason}): register it again"
-            ) from error
+            raise TrackingError(f"{version.title} has lost its files ({reason}): register it again") from error
     return destination
 
 
@@ -191,9 +171,7 @@ def alias_holder(cfg: Tracking, alias: str) -> Version:
     Raises:
         TrackingError: no version has the alias, or the store does not answer.
     """
-    file = sqlite_file(cfg.uri, Path.cwd())
-    if file is not None and not file.exists():
-        raise TrackingError(f"no model registry at {file}: run `dvc repro` first, or correct tracking.uri")
+    _check_store(cfg)
     cfg = resolved(cfg)
     mlflow = mlflow_at(cfg.uri)
     try:
@@ -218,6 +196,12 @@ def describe(cfg: Tracking, version: Version, markdown: str) -> None:
     """Put a text on the version's page in MLflow, in place of what stood there; what is too long is cut."""
     client, _ = connect(cfg)
     client.update_model_version(version.name, version.version, markdown[:_DESCRIPTION_LIMIT])
+
+
+def _check_store(cfg: Tracking) -> None:
+    """Refuse a local store that is not there yet, in place of making an empty one."""
+    if (file := local_file(cfg)) is not None and not file.exists():
+        raise TrackingError(f"no model registry at {file}: run `dvc repro` first, or correct tracking.uri")
 
 
 def _make_version(
@@ -257,7 +241,7 @@ def _make_version(
                 signature=_signature(),
                 pip_requirements=_requirements(),
             )
-    if not _registered(client, cfg.model_name):
+    if not client.search_registered_models(f"name = '{cfg.model_name}'"):
         client.create_registered_model(cfg.model_name, description="Face swapping by style blending")
     return client.create_model_version(
         cfg.model_name, info.model_uri, run.run_id, tags={**tags, KEY: key}, model_id=info.model_id
@@ -278,22 +262,15 @@ def _requirements() -> list[str]:
     from importlib.metadata import version
 
     # A local build tag (+cpu) names a wheel that the package index does not have.
-    names = ("torch", "numpy", "pandas", "pillow", "pydantic", "pyyaml", "safetensors", "mlflow")
-    # They mark the pictures that a served version draws.
-    marking = ("blind-watermark", "c2pa-python", "cryptography")
-    return [f"{name}=={version(name).split('+')[0]}" for name in names + marking]
-
-
-def _registered(client: MlflowClient, name: str) -> bool:
-    return bool(client.search_registered_models(f"name = '{name}'"))
+    # The last three mark the pictures that a served version draws.
+    names = "torch numpy pandas pillow pydantic pyyaml safetensors mlflow blind-watermark c2pa-python cryptography"
+    return [f"{name}=={version(name).split('+')[0]}" for name in names.split()]
 
 
 def _versions(client: MlflowClient, name: str) -> list[ModelVersion]:
-    found: list[ModelVersion] = []
-    token: str | None = None
-    while True:
-        page = client.search_model_versions(f"name = '{name}'", page_token=token)
+    page = client.search_model_versions(f"name = '{name}'")
+    found = list(page)
+    while page.token:
+        page = client.search_model_versions(f"name = '{name}'", page_token=page.token)
         found += page
-        token = page.token
-        if not token:
-            return found
+    return found

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -17,7 +19,6 @@ from styleblend.reporting.figures import KEY_FIGURES, labelled
 from styleblend.system.files import whole_file
 
 _CELL_PX = 128
-
 _CAPTION_PX = 22
 
 
@@ -48,25 +49,20 @@ def figure_chart(figures: pd.DataFrame, path: Path) -> None:
     Args:
         figures: columns method, figure, value, low, high.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     shown = [entry for entry in KEY_FIGURES if entry[0] in set(figures["figure"])]
     methods = list(dict.fromkeys(figures["method"]))
     columns = 5
-    chart = Figure(figsize=(3.2 * columns, 2.6 * -(-len(shown) // columns)), layout="constrained")
-    FigureCanvasAgg(chart)
-    for place, (name, words, better) in enumerate(shown, start=1):
-        axes = chart.add_subplot(-(-len(shown) // columns), columns, place)
-        own = figures[figures["figure"] == name].set_index("method").reindex(methods).dropna(subset=["value"])
-        errors = np.abs(own[["low", "high"]].to_numpy().T - own["value"].to_numpy())
-        colours = ["#c44e52" if method == MODEL else "#8c9bb0" for method in own.index]
-        axes.barh(list(own.index), own["value"], xerr=errors, color=colours, error_kw={"lw": 0.8})
-        axes.invert_yaxis()
-        axes.tick_params(labelsize=7)
-        axes.set_title(labelled(words, better), fontsize=7)
-    with whole_file(path) as partial:
-        chart.savefig(partial, dpi=110)
+    rows = -(-len(shown) // columns)
+    with _chart(path, 3.2 * columns, 2.6 * rows) as chart:
+        for place, (name, words, better) in enumerate(shown, start=1):
+            axes = chart.add_subplot(rows, columns, place)
+            own = figures[figures["figure"] == name].set_index("method").reindex(methods).dropna(subset=["value"])
+            errors = np.abs(own[["low", "high"]].to_numpy().T - own["value"].to_numpy())
+            colours = ["#c44e52" if method == MODEL else "#8c9bb0" for method in own.index]
+            axes.barh(list(own.index), own["value"], xerr=errors, color=colours, error_kw={"lw": 0.8})
+            axes.invert_yaxis()
+            axes.tick_params(labelsize=7)
+            axes.set_title(labelled(words, better), fontsize=7)
 
 
 def blending_chart(from_source: Tensor, path: Path) -> None:
@@ -77,18 +73,22 @@ def blending_chart(from_source: Tensor, path: Path) -> None:
     Args:
         from_source: [n, n_styles, style_dim or 1] in [0, 1].
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     share = from_source.double().mean(0).cpu().numpy()
     share = share[:, np.argsort(share.mean(0), kind="stable")]
-    chart = Figure(figsize=(7, 0.28 * len(share) + 1.4), layout="constrained")
-    FigureCanvasAgg(chart)
-    axes = chart.add_subplot()
-    image = axes.imshow(share, vmin=0, vmax=1, cmap="coolwarm", aspect="auto", interpolation="nearest")
-    axes.set_yticks(range(len(share)), [f"{row} ({mean:.2f})" for row, mean in enumerate(share.mean(1))], fontsize=7)
-    axes.set_ylabel("style element, coarse first\n(mean share)", fontsize=8)
-    axes.set_xlabel("channels, in the order of their share", fontsize=8)
-    chart.colorbar(image, label="share of the source")
+    with _chart(path, 7, 0.28 * len(share) + 1.4) as chart:
+        axes = chart.add_subplot()
+        image = axes.imshow(share, vmin=0, vmax=1, cmap="coolwarm", aspect="auto", interpolation="nearest")
+        names = [f"{row} ({mean:.2f})" for row, mean in enumerate(share.mean(1))]
+        axes.set_yticks(range(len(share)), names, fontsize=7)
+        axes.set_ylabel("style element, coarse first\n(mean share)", fontsize=8)
+        axes.set_xlabel("channels, in the order of their share", fontsize=8)
+        chart.colorbar(image, label="share of the source")
+
+
+@contextmanager
+def _chart(path: Path, width: float, height: float) -> Iterator[Figure]:
+    """A figure to draw in, `width` by `height` inches, written when the block ends."""
+    chart = Figure(figsize=(width, height), layout="constrained")
+    yield chart
     with whole_file(path) as partial:
         chart.savefig(partial, dpi=110)

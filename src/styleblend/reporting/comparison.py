@@ -36,7 +36,6 @@ from styleblend.reporting.figures import KEY_FIGURES, labelled, with_interval
 from styleblend.reporting.table import markdown
 
 RESAMPLES = 1000
-_SHOWN_DIGITS = 12
 _JUDGES = ("network_judge", "network_attributes")
 
 
@@ -95,8 +94,13 @@ def differences(first: Contender, second: Contender) -> list[Difference]:
     for name, words, direction in KEY_FIGURES:
         if not (name in first.metrics and name in second.metrics):
             continue
-        values = [_and_limits(each.metrics, name) for each in (first, second)]
-        low, high = apart[name] if apart is not None else _gap(*values)
+        values = [
+            (each.metrics[name], each.metrics.get(f"{name}_low", -np.inf), each.metrics.get(f"{name}_high", np.inf))
+            for each in (first, second)
+        ]
+        # Without pairs: the smallest and the largest difference that the two intervals allow.
+        (_, low_1, high_1), (_, low_2, high_2) = values
+        low, high = apart[name] if apart is not None else (low_1 - high_2, high_1 - low_2)
         better = None
         if low > 0 or high < 0:
             better = (first if (low > 0) == (direction == "up") else second).title
@@ -130,19 +134,14 @@ def table(first: Contender, second: Contender) -> str:
 
 def figures(first: Contender, second: Contender) -> str:
     """The key figures of both with their intervals, in Markdown, and below it on what ground one counts as better."""
+    clear: dict[str | None, str] = {None: "none", **{each.title: f"{each.title} is better" for each in (first, second)}}
     rows = [
-        (
-            row.words,
-            with_interval(*row.first),
-            with_interval(*row.second),
-            f"{row.better} is better" if row.better else "none",
-        )
-        for row in differences(first, second)
+        (each.words, with_interval(*each.first), with_interval(*each.second), clear[each.better])
+        for each in differences(first, second)
     ]
     pairs = [str(int(each.metrics["n_pairs"])) if "n_pairs" in each.metrics else "?" for each in (first, second)]
-    table = markdown(
-        ("Figure, 95 % interval", first.title, second.title, "clear difference"), [*rows, ("test pairs", *pairs, "")]
-    )
+    heads = ("Figure, 95 % interval", first.title, second.title, "clear difference")
+    table = markdown(heads, [*rows, ("test pairs", *pairs, "")])
     against = objections(first, second)
     ground = "the intervals of the two lie apart" if against else "the 95 % interval of the paired difference omits 0"
     return "\n".join([table, "", *against, f"A difference is clear where {ground}."])
@@ -165,9 +164,8 @@ def picture(first: Contender, second: Contender, path: Path, credentials: Creden
     """
     shown = _examples(first, second)
     swaps = {each.title: _swap(each, shown["source"], shown["target"]) for each in (first, second)}
-    columns = {"source": shown["source"], "target": shown["target"], **swaps}
-    if "true_swap" in shown:
-        columns["true swap"] = shown["true_swap"]
+    ceiling = {"true swap": shown["true_swap"]} if "true_swap" in shown else {}
+    columns = {"source": shown["source"], "target": shown["target"], **swaps, **ceiling}
     swap_grid(columns, path, model=f"{first.title} and {second.title}", credentials=credentials)
 
 
@@ -200,29 +198,14 @@ def _paired(first: Contender, second: Contender) -> dict[str, tuple[float, float
     return {name: (float(low[k]), float(high[k])) for k, name in enumerate(names)}
 
 
-def _gap(first: tuple[float, float, float], second: tuple[float, float, float]) -> tuple[float, float]:
-    """Smallest and largest difference of first and second that their intervals allow."""
-    return first[1] - second[2], first[2] - second[1]
-
-
-def _and_limits(values: Mapping[str, Any], name: str) -> tuple[float, float, float]:
-    return values[name], values.get(f"{name}_low", -np.inf), values.get(f"{name}_high", np.inf)
-
-
 def _shortened(value: str) -> str:
     """A hash by its first digits; other facts as they are, as long as they fit into a cell."""
     is_hash = len(value) in (40, 64) and set(value) <= set("0123456789abcdef")
-    return value[:_SHOWN_DIGITS] if is_hash else value.replace("|", "/")[:120]
+    return value[:12] if is_hash else value.replace("|", "/")[:120]
 
 
 _ORIGINS = (
-    ("alias", "alias"),
-    ("gate", "gate"),
-    ("git revision", "git_revision"),
-    ("changed files", "git_changes"),
-    ("settings", "params_sha256"),
-    ("data", "data_sha256"),
-    ("licence", "licence"),
-    ("licences of the data", "data_licences"),
-    ("environment", "environment"),
-)
+    ("alias", "alias"), ("gate", "gate"), ("git revision", "git_revision"), ("changed files", "git_changes"),
+    ("settings", "params_sha256"), ("data", "data_sha256"), ("licence", "licence"),
+    ("licences of the data", "data_licences"), ("environment", "environment"),
+)  # fmt: skip

@@ -13,8 +13,8 @@ from styleblend.evaluation import protocol
 from styleblend.evaluation.protocol import EXAMPLES, MODEL, TRUE_SWAP
 from styleblend.faces.pixels import to_8bit
 from styleblend.provenance.credentials import Credentials
-from styleblend.reporting.caveat import caveat
 from styleblend.reporting.charts import blending_chart, figure_chart, swap_grid
+from styleblend.reporting.figures import caveat
 from styleblend.system.files import whole_folder
 from styleblend.weights import frozen
 
@@ -33,10 +33,9 @@ def write(result: Result, out: Path, signing: Credentials) -> list[str]:
         tables = [each.table.assign(method=name) for name, each in result.measured.items()]
         pd.concat(tables, ignore_index=True).to_parquet(folder / "pairs.parquet", index=False)
         figures = result.figures
-        figures.to_csv(folder / "figures.csv", index=False)
-        result.groups.to_csv(folder / "groups.csv", index=False)
         retrieval = figures[figures["figure"].isin(["id_retrieval_top1", "target_retrieval_top1"])]
-        retrieval.to_csv(folder / "retrieval.csv", index=False)
+        for name, rows in (("figures", figures), ("groups", result.groups), ("retrieval", retrieval)):
+            rows.to_csv(folder / f"{name}.csv", index=False)
         (folder / "protocol.json").write_text(json.dumps(_description(result, warnings), indent=1) + "\n")
         figure_chart(figures, folder / "figures.png")
         blending_chart(result.inside.from_source, folder / "blending.png")

@@ -1,9 +1,11 @@
-"""The key figures of a report, in words and in tables."""
+"""The key figures of a report, in words and in tables, and the warning beside figures that say little."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import pandas as pd
 
 from styleblend.evaluation.metrics import METRICS
 from styleblend.evaluation.protocol import MODEL
@@ -11,6 +13,8 @@ from styleblend.reporting.table import markdown
 
 KEY_FIGURES = tuple((name, metric.words, metric.better) for name, metric in METRICS.items() if metric.words)
 """Name, words for people and better direction of each metric in reports, in their order."""
+# Others count in terms of the training that the paper has not, if at all.
+_WEIGHTY = ("identity", "identity_judge", "landmarks", "attributes_judge", "encoder", "decoder")
 
 
 def labelled(words: str, better: str) -> str:
@@ -38,3 +42,18 @@ def figure_table(metrics: Mapping[str, Any], methods: Sequence[str]) -> str:
             cells.append(cell)
         rows.append(cells)
     return markdown(("Figure", *methods), rows)
+
+
+def caveat(manifest: pd.DataFrame, networks: Mapping[str, Mapping[str, Any]]) -> str:
+    """A warning where this project's small networks, learned from rendered faces, judged photographs or were what the
+    model learned from; else empty.
+    """
+    photographs = int(manifest["render_seed"].isna().sum())
+    small = [role for role in _WEIGHTY if "this project" in str(networks.get(role, {}).get("origin", ""))]
+    if not photographs or not small:
+        return ""
+    return f"""
+> **These figures say little.** {photographs} of the {len(manifest)} faces are photographs, but the networks
+> {", ".join(small)} learned from rendered faces only. On real faces they tell people apart badly and misjudge pose and
+> expression, so the model that learned under them and the figures they gave show only that the pipeline runs.
+"""

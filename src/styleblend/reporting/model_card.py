@@ -1,15 +1,87 @@
-"""The model card of a version, in Markdown."""
+"""The model card of a candidate for the registry, a trained and measured swapper, and its tags."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
 
 from styleblend.data import licences
-from styleblend.reporting.candidate import Candidate
-from styleblend.reporting.caveat import caveat
-from styleblend.reporting.figures import figure_table
+from styleblend.reporting.figures import caveat, figure_table
 from styleblend.reporting.table import markdown
+from styleblend.system.files import sha256
+from styleblend.weights import frozen
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Outputs of the earlier stages; `params` is params.yaml of the project, beside which dvc.lock is."""
+
+    swapper: Path
+    evaluation: Path
+    metrics: Path
+    faces: Path
+    networks: Path
+    params: Path
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Content of the inputs.
+
+    metrics: metrics.json; protocol: protocol.json of the evaluation; manifest: the faces;
+    networks: networks.json by role; model: model.json.
+    """
+
+    inputs: Inputs
+    metrics: Mapping[str, Any]
+    protocol: Mapping[str, Any]
+    manifest: pd.DataFrame
+    networks: Mapping[str, Mapping[str, Any]]
+    model: Mapping[str, Any]
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """The metrics without the names of the networks that measured them."""
+        return {name: value for name, value in self.metrics.items() if not isinstance(value, str)}
+
+    def tags(self) -> dict[str, str]:
+        """The data, networks and licences that it was made with, short enough for MLflow's page."""
+
+        def stated(column: str) -> str:
+            return ", ".join(sorted(self.manifest[column].dropna().unique()))
+
+        networks, alignment = self.networks.values(), self.model["alignment"]
+        return {
+            "data_sha256": sha256(self.inputs.faces / "manifest.parquet"),
+            "data_licences": stated("licence"),
+            "data_terms": stated("terms"),
+            "networks": ", ".join(f"{one['file']} {str(one['sha256'])[:12]} ({one['licence']})" for one in networks),
+            "network_licences": ", ".join(sorted({str(one["licence"]) for one in networks})),
+            **licences.of(self.networks, self.manifest).tags(),
+            "alignment": f"{alignment['template']} {alignment['size_px']} px",
+            "training_fingerprint": str(self.model.get("fingerprint", "unknown")),
+        }
+
+
+def read_candidate(inputs: Inputs) -> Candidate:
+    """Read what the earlier stages wrote.
+
+    Raises:
+        StyleBlendError: networks.json is missing or damaged.
+    """
+    return Candidate(
+        inputs,
+        metrics=json.loads(inputs.metrics.read_text()),
+        protocol=json.loads((inputs.evaluation / "protocol.json").read_text()),
+        manifest=pd.read_parquet(inputs.faces / "manifest.parquet"),
+        networks=frozen.listed(inputs.networks),
+        model=json.loads((inputs.swapper / "model.json").read_text()),
+    )
 
 
 def model_card(candidate: Candidate, tags: Mapping[str, str], gate: str) -> str:
@@ -23,11 +95,9 @@ def model_card(candidate: Candidate, tags: Mapping[str, str], gate: str) -> str:
         for row in sources.reset_index().to_dict("records")
     ]
     used = [
-        (
-            role, entry.get("name", ""), entry["file"], entry["licence"], entry.get("consequence", ""),
-            entry["origin"], entry["sha256"][:12],
-        )
-        for role, entry in networks.items()
+        (role, each.get("name", ""), each["file"], each["licence"], each.get("consequence", ""), each["origin"],
+         each["sha256"][:12])
+        for role, each in networks.items()
     ]  # fmt: skip
     groups = [name.removeprefix("n_pairs_") for name, n in metrics.items() if name.startswith("n_pairs_yaw_") and n]
     by_group = [

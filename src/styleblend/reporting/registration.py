@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from styleblend.config.provenance import Provenance
-from styleblend.config.registry import Register
+from styleblend.config.registry import Gate, Register
 from styleblend.config.tracking import Tracking
 from styleblend.errors import StyleBlendError
 from styleblend.provenance import credentials
 from styleblend.registry import lineage, mlflow_store, runs, versions
-from styleblend.registry.gate import failures
-from styleblend.reporting import candidate, comparison
-from styleblend.reporting.model_card import model_card
+from styleblend.reporting import comparison
+from styleblend.reporting.model_card import Inputs, model_card, read_candidate
 from styleblend.system.files import fingerprint, whole_file
 
 CHAMPION = "champion"
 
 
-def register(
-    inputs: candidate.Inputs, card: Path, cfg: Register, track: Tracking, provenance: Provenance
-) -> dict[str, Any]:
+def register(inputs: Inputs, card: Path, cfg: Register, track: Tracking, provenance: Provenance) -> dict[str, Any]:
     """Register the swapper, write its `card`, set the alias if the gate passes, compare it with the champion.
 
     A version that fails the gate is registered too, without the alias: its figures are worth keeping, and DVC has
@@ -37,7 +36,7 @@ def register(
         StyleBlendError: the gate names a metric that was not measured, or an input is missing or damaged.
     """
     signing = credentials.of(provenance)
-    new = candidate.read(inputs)
+    new = read_candidate(inputs)
     reasons = failures(cfg.gate, new.metrics)
     gate, alias = ("failed", None) if reasons else ("passed", cfg.alias)
     sentence = f"The gate failed: {'; '.join(reasons)}." if reasons else "The gate passed."
@@ -48,13 +47,8 @@ def register(
         tags = {"gate": gate, **made_with.facts, **new.tags()}
         with whole_file(card) as partial:
             partial.write_text(model_card(new, tags, sentence))
-        files = {
-            "card": card,
-            "evaluation": inputs.evaluation,
-            "metrics": inputs.metrics,
-            "networks": inputs.networks / "networks.json",
-            **made_with.files,
-        }
+        files = {"card": card, "evaluation": inputs.evaluation, "metrics": inputs.metrics, **made_with.files}
+        files["networks"] = inputs.networks / "networks.json"
         with runs.child_run(track, parent, "register", key, {"gate": cfg.gate.model_dump()}) as run:
             version = versions.register_version(
                 track, inputs.swapper, new.numbers, tags, files, alias, provenance, run=run, key=key
@@ -62,22 +56,35 @@ def register(
             run.log_artifact(card)
             # What a version was made with never changes; how it stands does, with the gate and with the champion.
             facts = comparison.facts(version) | {"gate": gate}
-            contender = comparison.Contender(
-                f"version {version.version}", facts, inputs.swapper, inputs.evaluation, new.metrics
-            )
+            title = f"version {version.version}"
+            contender = comparison.Contender(title, facts, inputs.swapper, inputs.evaluation, new.metrics)
             text, short = _beside_champion(track, version, contender, run, signing)
             versions.set_tags(track, version, {"gate": gate, "comparison": short})
             versions.describe(track, version, f"{sentence} {text}")
     runs.finish_pipeline(track, run.parent_run_id)
     return {
-        "name": version.name,
-        "version": version.version,
-        "run_id": version.run_id,
-        "parent_run_id": run.parent_run_id,
-        "alias": alias,
-        "gate": gate,
-        "reasons": reasons,
-    }
+        "name": version.name, "version": version.version, "run_id": version.run_id,
+        "parent_run_id": run.parent_run_id, "alias": alias, "gate": gate, "reasons": reasons,
+    }  # fmt: skip
+
+
+def failures(gate: Gate, metrics: Mapping[str, Any]) -> list[str]:
+    """The limits that are missed, a clause each; empty when the gate passes. A metric that is NaN misses its limit.
+
+    Raises:
+        StyleBlendError: a limit names a metric that metrics.json lacks.
+    """
+    numbers = {name: value for name, value in metrics.items() if not isinstance(value, str)}
+    for name in (*gate.min, *gate.max):
+        if name not in numbers:
+            near = get_close_matches(name, numbers, n=3)
+            hint = f", did you mean {' or '.join(near)}" if near else ""
+            raise StyleBlendError(f"register.gate names '{name}', which was not measured{hint}: correct params.yaml")
+    low = [f"{name} is {numbers[name]:.4g}, below {limit:g}" for name, limit in gate.min.items()
+           if not numbers[name] >= limit]  # fmt: skip
+    high = [f"{name} is {numbers[name]:.4g}, above {limit:g}" for name, limit in gate.max.items()
+            if not numbers[name] <= limit]  # fmt: skip
+    return low + high
 
 
 def _beside_champion(

@@ -17,9 +17,8 @@ def closing_lines(reports: Path) -> str:
         StyleBlendError: the run has not come to its end.
     """
     try:
-        metrics = json.loads((reports / "metrics.json").read_text())
-        protocol = json.loads((reports / "evaluate" / "protocol.json").read_text())
-        registered = json.loads((reports / "registered.json").read_text())
+        names = ("metrics.json", "evaluate/protocol.json", "registered.json")
+        metrics, protocol, registered = (json.loads((reports / name).read_text()) for name in names)
     except FileNotFoundError as error:
         raise StyleBlendError(f"{error.filename} is missing: run `dvc repro` to its end first") from None
     alias = f", alias {registered['alias']}" if registered["alias"] else ""

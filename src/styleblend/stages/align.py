@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from styleblend.config.data import Align
 from styleblend.data.align import align_faces
-from styleblend.stages.entry import run
-
-if TYPE_CHECKING:
-    from styleblend.config.params import Config
+from styleblend.stages.entry import Config, run
 
 SHOWN = 10
 

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from styleblend.faces.pixels import to_8bit
 from styleblend.provenance import save_picture
-from styleblend.stages.entry import run
+from styleblend.stages.entry import Config, run
 from styleblend.synthetic.factors import Factors, joined, sample, swap
 from styleblend.synthetic.renderer import render
 from styleblend.system.files import whole_folder
-
-if TYPE_CHECKING:
-    from styleblend.config.params import Config
 
 SIDE_PX = 128
 
@@ -38,11 +34,8 @@ def contact_sheet(seed: int, out: Path) -> None:
     pictures = sample(seed, [person for person in range(5) for _ in range(8)], list(range(8)) * 5)
     # Rows: the source whose identity is taken. Columns: the target that gives all else. In front: themselves.
     sources, targets = sample(seed, list(range(9, 14)), [0] * 5), sample(seed, list(range(20, 27)), [0] * 7)
-    rows = [joined(sources[:1], targets)]
-    for number in range(1, 5):
-        one = sources[number : number + 1]
-        rows.append(joined(one, swap(one[[0] * 7], targets)))
-    swaps = joined(*rows)
+    others = [sources[number : number + 1] for number in range(1, 5)]
+    swaps = joined(sources[:1], targets, *(joined(one, swap(one[[0] * 7], targets)) for one in others))
     with whole_folder(out) as partial:
         for name, faces in (("identities", alike), ("people", pictures), ("true_swaps", swaps)):
             save_picture(sheet(faces, 8), partial / f"{name}.png", model="StyleBlend renderer", kind="rendered")

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from styleblend.config.sources import Download
 from styleblend.data import sources
-from styleblend.stages.entry import run
-
-if TYPE_CHECKING:
-    from styleblend.config.params import Config
+from styleblend.stages.entry import Config, run
 
 
 def download(out: Path, cfg: Download, state: Path = Path(".state")) -> pd.DataFrame:

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from styleblend.config.params import Config, load_params
+from styleblend.config.params import Config as Config
+from styleblend.config.params import load_params
 from styleblend.errors import StyleBlendError, TransientError
 from styleblend.system.stage_record import RUN, Record, keep
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from styleblend.config.evaluation import Evaluate
 from styleblend.config.provenance import Provenance
@@ -14,11 +14,8 @@ from styleblend.evaluation import benchmark
 from styleblend.provenance import credentials
 from styleblend.registry import runs
 from styleblend.reporting import evaluation_report
-from styleblend.stages.entry import run
+from styleblend.stages.entry import Config, run
 from styleblend.system.files import fingerprint, whole_file
-
-if TYPE_CHECKING:
-    from styleblend.config.params import Config
 
 
 def evaluate(

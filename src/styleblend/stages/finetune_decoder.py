@@ -5,14 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from styleblend.errors import StyleBlendError
-from styleblend.stages.entry import run
+from styleblend.stages.entry import Config, run
 from styleblend.training.stage import train_stage
-
-if TYPE_CHECKING:
-    from styleblend.config.params import Config
 
 
 def finetune_decoder(
@@ -27,17 +23,7 @@ def finetune_decoder(
         parent_run_id: str = json.loads((encoder / "run.json").read_text())["parent_run_id"]
     except (OSError, ValueError, KeyError) as error:
         raise StyleBlendError(f"{encoder}/run.json cannot be read ({error}): run train_encoder first") from None
-    train_stage(
-        "finetune_decoder",
-        cfg,
-        splits=splits,
-        faces=faces,
-        perceived=perceived,
-        networks=networks,
-        out=out,
-        encoder=encoder,
-        parent_run_id=parent_run_id,
-    )
+    train_stage("finetune_decoder", cfg, splits, faces, perceived, networks, out, encoder, parent_run_id)
 
 
 def main(given: argparse.Namespace, cfg: Config) -> None:

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
 
 from styleblend.config.data import Perceive
 from styleblend.data.perceived import load_networks, perceive_faces
-from styleblend.stages.entry import run
-
-if TYPE_CHECKING:
-    from styleblend.config.params import Config
+from styleblend.stages.entry import Config, run
 
 
 def perceive(faces: Path, networks: Path, out: Path, cfg: Perceive) -> pd.DataFrame:

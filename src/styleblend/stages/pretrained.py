@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from styleblend.config.pretrained import Pretrained
-from styleblend.stages.entry import run
+from styleblend.stages.entry import Config, run
 from styleblend.weights.run_folder import collect
-
-if TYPE_CHECKING:
-    from styleblend.config.params import Config
 
 
 def pretrained(small: Path, out: Path, cfg: Pretrained) -> dict[str, dict[str, str]]:

@@ -5,18 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from styleblend.config.provenance import Provenance
 from styleblend.config.registry import Register
 from styleblend.config.tracking import Tracking
 from styleblend.reporting import registration
-from styleblend.reporting.candidate import Inputs
-from styleblend.stages.entry import run
+from styleblend.reporting.model_card import Inputs
+from styleblend.stages.entry import Config, run
 from styleblend.system.files import whole_file
-
-if TYPE_CHECKING:
-    from styleblend.config.params import Config
 
 
 def register(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -12,10 +11,7 @@ from styleblend.config.data import Split
 from styleblend.data import splits
 from styleblend.data.manifest import read_manifest
 from styleblend.errors import StyleBlendError
-from styleblend.stages.entry import run
-
-if TYPE_CHECKING:
-    from styleblend.config.params import Config
+from styleblend.stages.entry import Config, run
 
 
 def split(faces: Path, perceived: Path, out: Path, cfg: Split) -> splits.Splits:

@@ -4,32 +4,21 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from styleblend.stages.entry import run
+from styleblend.stages.entry import Config, run
 from styleblend.training.stage import train_stage
-
-if TYPE_CHECKING:
-    from styleblend.config.params import Config
 
 
 def train_encoder(cfg: Config, splits: Path, faces: Path, perceived: Path, networks: Path, out: Path) -> None:
     """Train from the pretrained encoder and decoder; begins the pipeline's run in MLflow.
 
+    `out` gets the model folder that finetune_decoder goes on from: the averaged weights, the discriminator, the history
+    of the probes, and the ids of the runs.
+
     Raises:
         StyleBlendError: an input is missing or does not fit, or training collapsed for good.
     """
-    train_stage(
-        "train_encoder",
-        cfg,
-        splits=splits,
-        faces=faces,
-        perceived=perceived,
-        networks=networks,
-        out=out,
-        encoder=None,
-        parent_run_id=None,
-    )
+    train_stage("train_encoder", cfg, splits, faces, perceived, networks, out)
 
 
 def main(given: argparse.Namespace, cfg: Config) -> None:

@@ -6,7 +6,6 @@ import argparse
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -14,11 +13,8 @@ from styleblend.config.data import Validate
 from styleblend.data import expectations
 from styleblend.data.manifest import read_manifest, read_quarantine
 from styleblend.errors import StyleBlendError
-from styleblend.stages.entry import run
+from styleblend.stages.entry import Config, run
 from styleblend.system.files import whole_file
-
-if TYPE_CHECKING:
-    from styleblend.config.params import Config
 
 
 def validate(faces: Path, perceived: Path, docs: Path, out: Path, cfg: Validate) -> expectations.Report:

@@ -122,12 +122,8 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
-        tensors: dict[str, Any] = {
-            name: part.to(device, non_blocking=True)
-            for name, part in self._asdict().items()
-            if isinstance(part, Tensor)
-        }
-        return self._replace(**tensors)
+        parts: list[Any] = [each.to(device, non_blocking=True) if isinstance(each, Tensor) else each for each in self]
+        return Batch(*parts)
 
 
 def same_person_probability(cfg: Training, step: int) -> float:
@@ -216,8 +212,7 @@ class Batches:
             batch = self.ahead[1].result()
         else:
             batch = self._read(step, attempt)
-        following = (step + 1, attempt)
-        self.ahead = (following, self.thread.submit(self._read, *following))
+        self.ahead = ((step + 1, attempt), self.thread.submit(self._read, step + 1, attempt))
         return batch
 
     def close(self) -> None:
@@ -225,8 +220,8 @@ class Batches:
         self.thread.shutdown(cancel_futures=True)
 
     def _read(self, step: int, attempt: int) -> Batch:
-        drawn = draw(self.cfg, self.faces.persons, step, self.samples, attempt, self.faces.chances)
         faces = self.faces
+        drawn = draw(self.cfg, faces.persons, step, self.samples, attempt, faces.chances)
         return Batch(
             source=faces.images(drawn.source),
             target=faces.images(drawn.target),

@@ -38,10 +38,8 @@ def save(
     with whole_file(path) as partial:
         torch.save(state, partial)
     kept = _files(folder)
-    keep = {*kept[-2:], *[file for file in kept if _is_good(file)][-1:]}
-    for file in kept:
-        if file not in keep:
-            file.unlink()
+    for file in {*kept} - {*kept[-2:], newest(folder, good=True)}:
+        file.unlink()
     return path
 
 
@@ -61,20 +59,15 @@ def load(path: Path, parts: Mapping[str, Stateful], device: torch.device | str =
     except (RuntimeError, KeyError, ValueError, EOFError, UnpicklingError) as error:
         reason = " ".join(str(error).split())[:300]
         raise StyleBlendError(f"checkpoint {path} does not fit this run ({reason}): delete it to go on") from None
-    facts: dict[str, Any] = state["facts"]
-    return facts
+    return dict(state["facts"])
 
 
 def newest(folder: Path, *, good: bool = False) -> Path | None:
     """The newest checkpoint, or the newest good one; None if there is none."""
-    files = [file for file in _files(folder) if _is_good(file) or not good]
+    files = [file for file in _files(folder) if file.stem.endswith("-good") or not good]
     return files[-1] if files else None
 
 
 def _files(folder: Path) -> list[Path]:
     found = [(match, file) for file in folder.glob("step-*.pt") if (match := _NAME.match(file.name))]
     return [file for _, file in sorted(found, key=lambda pair: (int(pair[0][2]), int(pair[0][1])))]
-
-
-def _is_good(file: Path) -> bool:
-    return file.stem.endswith("-good")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -40,8 +39,8 @@ class Worker:
         self.average([torch.zeros(1, device=self.device)])
 
 
-class Recorder(Protocol):
-    """Where figures and pictures of a run go; called on rank 0 only."""
+class Recorder:
+    """Where figures and pictures of a run go, called on rank 0 only; this one keeps nothing."""
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Figures after `step` steps."""
@@ -51,16 +50,6 @@ class Recorder(Protocol):
 
     def line(self, text: str) -> None:
         """A line of progress for people."""
-
-
-class Silence:
-    """A Recorder that keeps nothing."""
-
-    def metrics(self, step: int, values: dict[str, float]) -> None: ...
-
-    def picture(self, step: int, pixels: Tensor) -> None: ...
-
-    def line(self, text: str) -> None: ...
 
 
 class Collapse(StyleBlendError):
@@ -74,10 +63,7 @@ class Progress:
     step: int = 0
     rollbacks: int = 0
     doubtful: int = 0
-    history: list[dict[str, float]] | None = None
-
-    def facts(self) -> dict[str, Any]:
-        return {"step": self.step, "rollbacks": self.rollbacks, "doubtful": self.doubtful, "history": self.history}
+    history: list[dict[str, float]] = field(default_factory=list)
 
 
 def train(
@@ -98,34 +84,25 @@ def train(
         folder: checkpoints, seen by all workers; rank 0 writes it.
 
     Raises:
-        StyleBlendError: the run collapsed more than cfg.max_rollbacks times, or a checkpoint or picture is
-        damaged.
+        StyleBlendError: the run collapsed more than cfg.max_rollbacks times, or a checkpoint or picture is damaged.
     """
     if not any(value for name, value in cfg.loss if name != "swap_consistency"):
         raise StyleBlendError("all weights of the section loss but swap_consistency are 0: give one a weight")
-    parts: dict[str, checkpoint.Stateful] = {
-        "swapper": learner.swapper,
-        "averaged": learner.averaged,
-        "discriminator": learner.discriminator,
-        "swapper_optimiser": learner.swapper_optimiser,
-        "discriminator_optimiser": learner.discriminator_optimiser,
-    }
+    parts: dict[str, checkpoint.Stateful] = {each.name: getattr(learner, each.name) for each in fields(learner)}
 
     def restore(path: Path) -> Progress:
         return Progress(**checkpoint.load(path, parts, worker.device))
 
     def keep() -> None:
         if worker.rank == 0:
-            good = progress.doubtful == 0
-            checkpoint.save(
-                folder, parts, progress.facts(), step=progress.step, rollbacks=progress.rollbacks, good=good
-            )
+            step, rollbacks, good = progress.step, progress.rollbacks, progress.doubtful == 0
+            checkpoint.save(folder, parts, asdict(progress), step=step, rollbacks=rollbacks, good=good)
 
     # Begin, or go on where a killed run stopped. All look at once, after rank 0 has come and before it writes.
     worker.wait()
     latest = checkpoint.newest(folder)
     worker.wait()
-    progress = restore(latest) if latest else Progress(history=[])
+    progress = restore(latest) if latest else Progress()
     if latest is None:
         _probe(cfg, learner, perception, pairs, worker, recorder, progress)
         keep()
@@ -180,7 +157,7 @@ def train(
                     recorder.metrics(progress.step, {"rollbacks": rollbacks})
 
     worker.wait()
-    return progress.history or []
+    return progress.history
 
 
 def _log_terms(
@@ -191,11 +168,8 @@ def _log_terms(
     if worker.rank:
         return
     named = dict(zip(terms, values.tolist(), strict=True))
-    recorder.metrics(
-        step,
-        {f"loss/{name}": value for name, value in named.items()}
-        | {"same_person_probability": same_person_probability(cfg, step), "seconds_per_step": seconds},
-    )
+    pace = {"same_person_probability": same_person_probability(cfg, step), "seconds_per_step": seconds}
+    recorder.metrics(step, {f"loss/{name}": value for name, value in named.items()} | pace)
     shown = "  ".join(f"{name} {value:.4g}" for name, value in named.items())
     recorder.line(f"step {step}/{cfg.steps}  {shown}  {seconds:.2f} s/step")
 
@@ -211,14 +185,14 @@ def _probe(
 ) -> None:
     """Log a probe of the averaged weights and judge it.
 
-    While the curriculum lasts, copying the target is the right answer of most samples; only after it does a
-    probe that copies count as doubtful, and only several in a row are a collapse: a short run is slow, not broken.
+    While the curriculum lasts, most samples are right to copy the target; only after it does a probe that copies count
+    as doubtful, and only several in a row are a collapse: a short run is slow, not broken.
 
     Raises:
         Collapse: the last DOUBTFUL_PROBES probes copied the target.
     """
     seen = probe.look(learner.averaged, perception, pairs, worker.rank, worker.world_size, worker.average)
-    progress.history = [*(progress.history or []), {"step": progress.step, **seen}]
+    progress.history = [*progress.history, {"step": progress.step, **seen}]
     past_curriculum = progress.step > cfg.curriculum_steps
     progress.doubtful = progress.doubtful + 1 if seen["copies_target"] and past_curriculum else 0
     if worker.rank == 0:

@@ -38,8 +38,7 @@ def discriminator_hinge(real_scores: Sequence[Tensor], fake_scores: Sequence[Ten
 
 
 def r1(images: Tensor, scores: Sequence[Tensor]) -> Tensor:
-    """Not in the paper (Mescheder et al. 2018): 1/2 E[|grad_I V(I)|^2], V's output averaged over scales and
-    patches.
+    """Not in the paper (Mescheder et al. 2018): 1/2 E[|grad_I V(I)|^2], V's output averaged over scales and patches.
 
     Args:
         images: real pictures that require a gradient. scores: what V gave for them.
@@ -113,10 +112,7 @@ def shape_3d(swapped: Tensor, source: Tensor) -> Tensor:
 
 
 def swap_consistency(source_again: Tensor, source: Tensor, target_again: Tensor, target: Tensor) -> Tensor:
-    """Eq. 12: 1/2 mean (G(swapped, I_s) - I_s)^2 + 1/2 mean (G(I_t, swapped) - I_t)^2.
-
-    All pictures are [N, 3, S, S].
-    """
+    """Eq. 12: 1/2 mean (G(swapped, I_s) - I_s)^2 + 1/2 mean (G(I_t, swapped) - I_t)^2 of pictures [N, 3, S, S]."""
     return 0.5 * F.mse_loss(source_again, source) + 0.5 * F.mse_loss(target_again, target)
 
 
@@ -146,7 +142,7 @@ TERMS: dict[str, Callable[[Generated], Tensor]] = {
         g.batch.negatives,
         ~g.batch.same_person,
         g.cfg.temperature,
-    ),
+    ),  # fmt: skip
     "reconstruction": lambda g: reconstruction(g.swapped, g.batch.target, g.batch.same_person),
     "perceptual": lambda g: perceptual(*g.features, g.batch.same_person),
     "landmarks": lambda g: landmarks(g.points, to_19(g.batch.target_landmarks)),

@@ -76,16 +76,10 @@ def look(
         wanted_pose, wanted_expression = perception.attributes(target)
         face = face_region(pairs.target_landmarks[chunk], side)
         away = ((swapped - target).abs() / 2).mean(1, keepdim=True) * (1 - face)
-        columns = (
-            torch.ones_like(to_source),
-            to_source,
-            to_target,
-            gain,
-            gain.square(),
-            (pose - wanted_pose).norm(dim=1),
-            (expression - wanted_expression).norm(dim=1),
-            away.sum((1, 2, 3)) / (1 - face).sum((1, 2, 3)).clamp_min(1),
-        )
+        errors = ((pose - wanted_pose).norm(dim=1), (expression - wanted_expression).norm(dim=1))
+        outside = away.sum((1, 2, 3)) / (1 - face).sum((1, 2, 3)).clamp_min(1)
+        identities = (torch.ones_like(to_source), to_source, to_target, gain, gain.square())
+        columns = (*identities, *errors, outside)
         sums += torch.stack([column.double().sum() for column in columns])
     average([sums])
     # The mean over workers of sums, divided by the mean over workers of counts, is the mean over all pairs.

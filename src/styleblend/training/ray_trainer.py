@@ -61,7 +61,7 @@ class Job:
     faces: Path
     perceived: Path
     networks: Path
-    encoder: Path | None
+    encoder: Path | None = None
     """Folder of the first stage's model; None in the first stage."""
 
 
@@ -98,8 +98,7 @@ def _fit(job: Job) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    # Sockets live below the temporary folder, and their names must be short.
-    # What a killed run left there is removed first.
+    # Sockets live in the temporary folder, for their names must be short. What a killed run left there goes first.
     note = job.state / "scratch.txt"
     if note.exists():
         shutil.rmtree(note.read_text(), ignore_errors=True)
@@ -110,9 +109,8 @@ def _fit(job: Job) -> None:
     workers_env = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
     try:
         if cfg.ray_address is None:
-            needed = math.ceil(cfg.workers * cfg.cpus_per_worker)
             ray.init(
-                num_cpus=max(needed, os.cpu_count() or 1),
+                num_cpus=max(math.ceil(cfg.workers * cfg.cpus_per_worker), os.cpu_count() or 1),
                 include_dashboard=False,
                 # Ray would pass on every word of its own processes; what people want is in the progress file.
                 log_to_driver=False,
@@ -122,9 +120,7 @@ def _fit(job: Job) -> None:
             )
         else:
             ray.init(address=cfg.ray_address, log_to_driver=False, runtime_env={"env_vars": workers_env})
-        resources = {"CPU": cfg.cpus_per_worker}
-        if cfg.gpus_per_worker:
-            resources["GPU"] = cfg.gpus_per_worker
+        resources = {"CPU": cfg.cpus_per_worker} | ({"GPU": cfg.gpus_per_worker} if cfg.gpus_per_worker else {})
         trainer = TorchTrainer(
             _work,
             train_loop_config={"job": job},
@@ -179,10 +175,9 @@ def _work(settings: dict[str, Any]) -> None:
 def mean_over_workers(tensors: Sequence[Tensor]) -> None:
     """Replace tensors by their mean over the workers of torch.distributed, all in one exchange.
 
-    Gradients are averaged by this rather than by DistributedDataParallel: a step uses each network three
-    times and not every parameter at every step, which DDP allows only with searches for unused parameters,
-    and one sum in one order is what makes runs repeatable. The cost is that sending does not overlap with the
-    backward pass.
+    Not DistributedDataParallel: a step uses each network three times and not every parameter at every step, which DDP
+    allows only with searches for unused parameters, and one sum in one order makes runs repeatable. The cost is that
+    sending does not overlap with the backward pass.
     """
     flat = torch.cat([tensor.flatten() for tensor in tensors])
     torch.distributed.all_reduce(flat)
@@ -206,20 +201,14 @@ def train_job(job: Job, worker: loop.Worker) -> None:
     pairs = probe.read_pairs(job.splits / "val_pairs.parquet", known, worker.device)
     everything = (job.training, learner, perception, faces, pairs, job.state / "checkpoints", worker)
     if worker.rank:
-        loop.train(*everything, loop.Silence())
+        loop.train(*everything, loop.Recorder())
         return
     # A worker that outlived a killed stage for a moment may still be writing.
     with lock(job.state / "writer.lock", wait_s=_LOCK_SECONDS), _recorded(job) as recorder:
         history = loop.train(*everything, recorder)
         with whole_folder(job.state / RESULT) as folder:
-            save(
-                learner.averaged,
-                job.model,
-                folder,
-                stage=job.stage,
-                step=job.training.steps,
-                fingerprint=job.fingerprint,
-            )
+            facts = {"stage": job.stage, "step": job.training.steps, "fingerprint": job.fingerprint}
+            save(learner.averaged, job.model, folder, **facts)
             judge = {name: value.cpu().contiguous() for name, value in learner.discriminator.state_dict().items()}
             save_file(judge, folder / "discriminator.safetensors")
             (folder / "history.json").write_text(json.dumps(history, indent=1) + "\n")
@@ -241,7 +230,7 @@ def _new_learner(job: Job, device: torch.device) -> Learner:
     return new_learner(swapper.to(device), discriminator.to(device), job.stage, cfg)
 
 
-class MlflowRecorder:
+class MlflowRecorder(loop.Recorder):
     """A loop.Recorder that logs to a run and writes lines for the stage to show."""
 
     def __init__(self, run: runs.Run, job: Job) -> None:

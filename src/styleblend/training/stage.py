@@ -34,20 +34,18 @@ CODE = (
 def train_stage(
     stage: Stage,
     cfg: Config,
-    *,
     splits: Path,
     faces: Path,
     perceived: Path,
     networks: Path,
     out: Path,
-    encoder: Path | None,
-    parent_run_id: str | None,
+    encoder: Path | None = None,
+    parent_run_id: str | None = None,
 ) -> None:
     """Run a training stage, or go on with it, and write the model folder `out`.
 
-    The live state is in .state/<stage>-<fingerprint> of the current folder, undeclared to DVC: a stage that
-    was killed goes on, one whose parameters, data or code changed begins anew. It is removed once `out` is
-    written.
+    The live state is in .state/<stage>-<fingerprint> of the current folder until `out` is written, undeclared to DVC:
+    a stage that was killed goes on, one whose parameters, data or code changed begins anew.
 
     Args:
         parent_run_id: run of the pipeline; None finds or makes it.
@@ -56,17 +54,11 @@ def train_stage(
     """
     training = cfg.train_encoder if stage == "train_encoder" else cfg.finetune_decoder
     package = Path(styleblend.__file__).parent
-    key = fingerprint(
-        stage,
-        cfg.model.model_dump_json(),
-        training.model_dump_json(),
-        faces / "manifest.parquet",
-        perceived,
-        splits,
-        networks,
-        *([encoder] if encoder else []),
-        *(package / name for name in CODE),
-    )
+    inputs = {"splits": splits, "faces": faces, "perceived": perceived, "networks": networks}
+    inputs |= {"encoder": encoder} if encoder else {}
+    parts = (faces / "manifest.parquet", perceived, splits, networks, *([encoder] if encoder else []))
+    code = (package / name for name in CODE)
+    key = fingerprint(stage, cfg.model.model_dump_json(), training.model_dump_json(), *parts, *code)
     store = mlflow_store.resolved(cfg.tracking)
     job = ray_trainer.Job(
         stage=stage,
@@ -76,11 +68,7 @@ def train_stage(
         tracking=store,
         parent_run_id=parent_run_id or runs.start_pipeline(store, key, cfg.model_dump(mode="json")),
         state=Path(".state", f"{stage}-{key}").resolve(),
-        splits=splits.resolve(),
-        faces=faces.resolve(),
-        perceived=perceived.resolve(),
-        networks=networks.resolve(),
-        encoder=encoder.resolve() if encoder else None,
+        **{name: path.resolve() for name, path in inputs.items()},
     )
     result = ray_trainer.run(job)
     with whole_folder(out) as partial:

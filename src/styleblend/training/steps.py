@@ -89,9 +89,8 @@ def choose_what_learns(swapper: Swapper, stage: Stage) -> list[nn.Parameter]:
     swapper.encoder.requires_grad_(first)
     swapper.blending.requires_grad_(first)
     swapper.decoder.requires_grad_(True)
-    if first:
-        for parameter in swapper.decoder.synthesis_parameters():
-            parameter.requires_grad_(False)
+    for parameter in swapper.decoder.synthesis_parameters() if first else ():
+        parameter.requires_grad_(False)
     return [parameter for parameter in swapper.parameters() if parameter.requires_grad]
 
 
@@ -123,14 +122,11 @@ def swapper_optimiser(swapper: Swapper, cfg: Training) -> torch.optim.Adam:
     for parameter in swapper.parameters():
         if parameter.requires_grad:
             groups.setdefault(factors.get(parameter, 1.0), []).append(parameter)
-    return torch.optim.Adam(
-        [
-            {"params": learning, "lr": cfg.learning_rate * each, "eps": 1e-8 / each, "lr_factor": each}
-            for each, learning in groups.items()
-        ],
-        cfg.learning_rate,
-        cfg.adam_betas,
-    )
+    learning = [
+        {"params": members, "lr": cfg.learning_rate * each, "eps": 1e-8 / each, "lr_factor": each}
+        for each, members in groups.items()
+    ]
+    return torch.optim.Adam(learning, cfg.learning_rate, cfg.adam_betas)
 
 
 class Generated:
@@ -160,9 +156,8 @@ class Generated:
     def _swap(self, source_codes: Tensor, target_codes: Tensor, features: tuple[Tensor, ...]) -> Tensor:
         with self._autocast():
             codes = self.swapper.blending(source_codes, target_codes)
-            return resize.area(
-                self.swapper.decoder(codes, features, self._noise), self.swapper.encoder.input_px
-            ).float()
+            swapped = self.swapper.decoder(codes, features, self._noise)
+            return resize.area(swapped, self.swapper.encoder.input_px).float()
 
     @cached_property
     def swapped_back(self) -> tuple[Tensor, Tensor]:
@@ -260,10 +255,7 @@ def generator_step(
 
 
 def discriminator_step(learner: Learner, batch: Batch, swapped: Tensor, cfg: Training, average: Average) -> Outcome:
-    """Learn one step of Eq. 6 and 7.
-
-    The sources are the real pictures, `swapped` of the generator step the fakes.
-    """
+    """Learn one step of Eq. 6 and 7: sources are the real pictures, `swapped` of the generator step the fakes."""
     terms, total = discriminator_terms(learner.discriminator, batch.source, swapped, cfg)
     finite = _learn(learner.discriminator_optimiser, total, average)
     return Outcome({name: value.detach() for name, value in terms.items()}, swapped, finite)
@@ -291,8 +283,7 @@ def _learn(optimiser: torch.optim.Optimizer, total: Tensor, average: Average) ->
     optimiser.zero_grad(set_to_none=True)
     total.backward()
     for parameter in parameters:
-        # A term that is off can leave a parameter without a gradient; every worker must bring
-        # the same tensors.
+        # A term that is off can leave a parameter without a gradient; every worker must bring the same tensors.
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
     gradients = [parameter.grad for parameter in parameters]
