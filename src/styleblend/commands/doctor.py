@@ -14,9 +14,7 @@ from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from styleblend.commands.findings import Finding, Verdict
-from styleblend.commands.machine import machine
-from styleblend.commands.photographs import data, listings
+from styleblend.commands.findings import Finding, Verdict, data, listings, machine
 from styleblend.config.catalogue import Entry
 from styleblend.config.model import sizes_of
 from styleblend.config.params import Config
@@ -43,6 +41,19 @@ def examine(cfg: Config, project: Path) -> list[Finding]:
         *signing(cfg.provenance),
         *history(project),
     ]
+
+
+def text(findings: list[Finding]) -> str:
+    """One screen: findings by part, and the sum of them."""
+    width = max(len(finding.part) for finding in findings)
+    lines = []
+    before = ""
+    for finding in findings:
+        lines.append(f"{finding.part if finding.part != before else '':{width}}  {finding.verdict:4}  {finding.text}")
+        before = finding.part
+    failures = sum(finding.verdict == "FAIL" for finding in findings)
+    verdict = "a run would go through" if not failures else f"a run would fail: {failures} to mend, see FAIL"
+    return "\n".join([*lines, verdict])
 
 
 def networks(cfg: Pretrained, project: Path) -> Iterator[Finding]:
