@@ -262,10 +262,8 @@ def _reproduce(given: Namespace) -> None:
     # As an exception, the signal ends the child processes and removes the worktree.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     track = load_params(given.params).tracking
-    if given.quick:
-        outcome = reproduce.verify(track, given.version)
-    else:
-        outcome = reproduce.reproduce(given.params.parent, track, given.version)
+    project, version = given.params.parent, given.version
+    outcome = reproduce.verify(track, version) if given.quick else reproduce.reproduce(project, track, version)
     print(outcome.text)
     if not outcome.same:
         sys.exit(1)

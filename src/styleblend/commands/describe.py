@@ -95,14 +95,6 @@ def describe(cfg: Config, gpus: int | None = None, pictures_per_gpu: int | None 
     return Description(model, networks, stages)
 
 
-@contextmanager
-def counted_products() -> Iterator[FlopCounterMode]:
-    """A FlopCounterMode (it counts 2 for a multiply-add) that sees the products inside attention too."""
-    # The counter does not know the CPU's fused attention; the plain one is made of products that it knows.
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        yield counter
-
-
 def modules(network: nn.Module, inputs: tuple[Any, ...], depth: int = 1) -> tuple[Row, ...]:
     """The network and its modules down to `depth`, from one forward pass of a batch of one.
 
@@ -119,13 +111,16 @@ def modules(network: nn.Module, inputs: tuple[Any, ...], depth: int = 1) -> tupl
 
     handles = [module.register_forward_hook(note(name)) for name, module, _ in listed]
     try:
-        with torch.no_grad(), counted_products() as counter, _without_gradients(network):
+        # The counter does not know the CPU's fused attention; the plain one is made of products that it knows.
+        plain = sdpa_kernel(SDPBackend.MATH)
+        with torch.no_grad(), plain, FlopCounterMode(display=False) as counter, _without_gradients(network):
             network(*inputs)
     finally:
         for handle in handles:
             handle.remove()
     # The counter names modules from the class of the outermost one.
     root = type(network).__name__
+    # It counts 2 for a multiply-add.
     products = {name: sum(by_kind.values()) // 2 for name, by_kind in counter.get_flop_counts().items()}
     rows: list[Row] = []
     for place, (name, module, level) in enumerate(listed):

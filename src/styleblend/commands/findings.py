@@ -119,16 +119,11 @@ def data(cfg: Config, project: Path, listed: dict[str, Listing]) -> Iterator[Fin
         elif (project / source.path).is_file():
             yield Finding("data", "ok", f"{source.name}: {source.path} is unpacked by the run; {licence}")
         elif listing is None:
-            yield Finding(
-                "data", "FAIL", f"{source.name}: {source.path} is missing: put the data set there, or correct the path"
-            )
-    if known and total < cfg.validate_.min_faces:
-        yield Finding(
-            "data",
-            "FAIL",
-            f"{total} pictures in all, validate.min_faces wants {cfg.validate_.min_faces} faces: add pictures, or"
-            " lower it",
-        )
+            remedy = "put the data set there, or correct the path"
+            yield Finding("data", "FAIL", f"{source.name}: {source.path} is missing: {remedy}")
+    if known and total < (wanted := cfg.validate_.min_faces):
+        few = f"{total} pictures in all, validate.min_faces wants {wanted} faces"
+        yield Finding("data", "FAIL", f"{few}: add pictures, or lower it")
     if not (project / cfg.download.origin).exists():
         yield Finding("data", "FAIL", f"download.origin {cfg.download.origin} is missing: name the pictures' folder")
 
@@ -164,40 +159,25 @@ def machine(cfg: Config, project: Path, listed: dict[str, Listing]) -> Iterator[
 def _gpus(stage: str, training: Training, need: Needs) -> Iterator[Finding]:
     wanted, there = math.ceil(training.workers * training.gpus_per_worker), torch.cuda.device_count()
     if there < wanted:
-        yield Finding(
-            "machine",
-            "FAIL",
-            f"{stage}: {wanted} GPUs wanted, {there} here: lower {stage}.workers, or set gpus_per_worker to 0",
-        )
+        remedy = f"lower {stage}.workers, or set gpus_per_worker to 0"
+        yield _sufficient(False, f"{stage}: {wanted} GPUs wanted, {there} here", remedy)
         return
     smallest = min(torch.cuda.get_device_properties(number).total_memory for number in range(wanted))
     share = smallest * training.gpus_per_worker
-    enough = need.memory <= share
-    yield Finding(
-        "machine",
-        "ok" if enough else "FAIL",
-        f"{stage}: {wanted} of {there} GPUs, {need.memory / _GIB:.1f} of {share / _GIB:.1f} GiB on each, beside the"
-        f" networks of the losses{'' if enough else f': lower {stage}.batch_size'}",
-    )
+    found = f"{stage}: {wanted} of {there} GPUs, {need.memory / _GIB:.1f} of {share / _GIB:.1f} GiB on each"
+    yield _sufficient(need.memory <= share, f"{found}, beside the networks of the losses", f"lower {stage}.batch_size")
 
 
 def memory(stage: str, training: Training, need: Needs) -> Finding:
     """The machine's free memory against what a stage's workers ask for that train on its CPU."""
     wanted = training.workers * (need.memory + _WORKER_BYTES)
     there = psutil.virtual_memory().available
-    enough = wanted <= there
-    remedy = "" if enough else f": lower {stage}.batch_size or workers"
-    return Finding(
-        "machine",
-        "ok" if enough else "FAIL",
-        f"{stage}: no GPU asked for; {training.workers} workers need about {wanted / _GIB:.1f} of {there / _GIB:.1f}"
-        f" GiB of memory{remedy}",
-    )
+    found = f"{training.workers} workers need about {wanted / _GIB:.1f} of {there / _GIB:.1f} GiB of memory"
+    return _sufficient(wanted <= there, f"{stage}: no GPU asked for; {found}", f"lower {stage}.batch_size or workers")
 
 
 def _disk(cfg: Config, project: Path, listed: dict[str, Listing], need: Needs) -> Finding:
-    copies = 0.0
-    faces = 0
+    copies, faces = 0.0, 0
     for source in cfg.download.sources:
         count = 0
         if source.kind == "rendered":
@@ -218,11 +198,9 @@ def _disk(cfg: Config, project: Path, listed: dict[str, Listing], need: Needs) -
     # DVC's cache holds every output a second time where the disk cannot share its blocks.
     wanted = 2 * (copies + aligned) + 2 * _CHECKPOINTS * state
     there = shutil.disk_usage(project).free
-    enough = wanted <= there
-    return Finding(
-        "machine",
-        "ok" if enough else "FAIL",
-        f"disk: at most {wanted / _GIB:.1f} GiB for the pictures that are here, their faces and checkpoints,"
-        f" {there / _GIB:.1f} GiB free"
-        f"{'' if enough else ': make room, or work on another disk'}",
-    )
+    asked = f"disk: at most {wanted / _GIB:.1f} GiB for the pictures that are here, their faces and checkpoints"
+    return _sufficient(wanted <= there, f"{asked}, {there / _GIB:.1f} GiB free", "make room, or work on another disk")
+
+
+def _sufficient(enough: bool, text: str, remedy: str) -> Finding:
+    return Finding("machine", "ok" if enough else "FAIL", text if enough else f"{text}: {remedy}")
