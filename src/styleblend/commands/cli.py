@@ -210,13 +210,13 @@ def _swap(given: Namespace) -> None:
 
 def _serve(given: Namespace) -> None:
     """Answer requests until a signal ends it."""
-    from styleblend.serving import server
+    from styleblend.serving import app
     from styleblend.swapping.errors import DetectorMissing
 
     cfg = load_params(given.params)
     host, port = given.host or cfg.serve.host, cfg.serve.port if given.port is None else given.port
     try:
-        server.run(cfg, given.model, given.detector_weights, host, port)
+        app.run(cfg, given.model, given.detector_weights, host, port)
     except DetectorMissing as error:
         raise StyleBlendError(f"{error.problem}, or name it with --detector-weights") from None
 

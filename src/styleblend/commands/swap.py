@@ -59,9 +59,8 @@ def _swap(cfg: Config, given: Namespace) -> None:
         reason = in_options(outcome.error).removeprefix(f"{outcome.task.target}: ")
         print(f"{outcome.task.target}: {reason}", file=sys.stderr)
     if failed:
-        raise StyleBlendError(
-            f"{len(failed)} of {len(outcomes)} pictures failed, for the reasons above; the others are done"
-        )
+        count = f"{len(failed)} of {len(outcomes)}"
+        raise StyleBlendError(f"{count} pictures failed, for the reasons above; the others are done")
 
 
 def _print(lines: Iterable[str]) -> None:
