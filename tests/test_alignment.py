@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from aligned_points import from_aligned
 from styleblend.faces import alignment
-from styleblend.faces.alignment import AlignmentError, crop, from_aligned, quad_from_landmarks, to_aligned
+from styleblend.faces.alignment import AlignmentError, crop, quad_from_landmarks, to_aligned
 
 
 def face(seed: int = 0) -> np.ndarray:

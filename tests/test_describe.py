@@ -15,8 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import tiny_training as tiny
 from styleblend import model
 from styleblend.commands import cli
-from styleblend.commands.describe import Description, describe, short
-from styleblend.commands.network_sizes import Row, modules
+from styleblend.commands.describe import Description, Row, describe, modules, short
 from styleblend.commands.step_memory import Followed, Needs, needs
 from styleblend.config.params import load_params
 from styleblend.config.training import LossWeights, Training

@@ -18,8 +18,7 @@ from PIL import Image
 import published_files
 from arcface_files import iresnet, write
 from local_servers import free_port
-from styleblend.commands import cli, doctor, photographs
-from styleblend.commands import machine as hardware
+from styleblend.commands import cli, doctor, findings
 from styleblend.commands.describe import describe
 from styleblend.commands.findings import Finding
 from styleblend.config.params import Config, load_params, parse_params
@@ -50,13 +49,13 @@ def changed(project: Path, **sections: dict[str, Any]) -> Config:
 
 
 def data(cfg: Config, project: Path) -> list[Finding]:
-    return list(photographs.data(cfg, project, photographs.listings(cfg, project)))
+    return list(findings.data(cfg, project, findings.listings(cfg, project)))
 
 
 def machine(cfg: Config, project: Path) -> list[Finding]:
     """With the tiny model, whose steps are followed in half the time."""
     tiny = cfg.model_copy(update={"model": MODEL})
-    return list(hardware.machine(tiny, project, photographs.listings(cfg, project)))
+    return list(findings.machine(tiny, project, findings.listings(cfg, project)))
 
 
 def failures(findings: list[Finding]) -> list[str]:
@@ -187,8 +186,8 @@ def test_memory_and_disk_are_compared_with_what_is_free(project: Path) -> None:
     """A step that no machine holds, and pictures that no disk holds, fail; what is asked for and free is said."""
     cfg = changed(project)
     need = describe(cfg.model_copy(update={"model": MODEL})).stages[0]
-    assert hardware.memory("train_encoder", cfg.train_encoder, need).verdict == "ok"
-    found = hardware.memory("train_encoder", cfg.train_encoder, replace(need, activations=2**60)).text
+    assert findings.memory("train_encoder", cfg.train_encoder, need).verdict == "ok"
+    found = findings.memory("train_encoder", cfg.train_encoder, replace(need, activations=2**60)).text
     assert found.startswith("train_encoder: no GPU asked for; 2 workers need about 21474836"), "2 x 2^60 bytes in GiB"
     assert found.endswith("lower train_encoder.batch_size or workers")
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from aligned_points import from_aligned
 from styleblend import model, swapping
 from styleblend.config.data import Align
 from styleblend.config.params import Config, load_params
@@ -23,7 +24,7 @@ from styleblend.data import sources
 from styleblend.data.align import align_faces
 from styleblend.errors import StyleBlendError
 from styleblend.face_detector.detection import Detection, Yunet, annotated
-from styleblend.faces.alignment import from_aligned, quad_from_landmarks
+from styleblend.faces.alignment import quad_from_landmarks
 from styleblend.faces.pictures import Picture, as_picture, open_picture
 from styleblend.perception import identity
 from styleblend.registry import runs, versions

@@ -33,8 +33,7 @@ from styleblend.provenance import credentials, verification
 from styleblend.registry import runs, versions
 from styleblend.registry.follow import LiveModel
 from styleblend.reporting import comparison
-from styleblend.serving.app import MODEL_HEADER, build_app
-from styleblend.serving.server import LOOPBACK, address
+from styleblend.serving.app import LOOPBACK, MODEL_HEADER, address, build_app
 from styleblend.swapping import FaceSwapper
 from styleblend.synthetic import factors, renderer
 from test_comparing import measured

@@ -14,9 +14,7 @@ from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from styleblend.commands.findings import Finding, Verdict
-from styleblend.commands.machine import machine
-from styleblend.commands.photographs import data, listings
+from styleblend.commands.findings import Finding, Verdict, data, listings, machine
 from styleblend.config.catalogue import Entry
 from styleblend.config.model import sizes_of
 from styleblend.config.params import Config
@@ -45,6 +43,18 @@ def examine(cfg: Config, project: Path) -> list[Finding]:
     ]
 
 
+def text(findings: list[Finding]) -> str:
+    """One screen: findings by part, and the sum of them."""
+    width = max(len(finding.part) for finding in findings)
+    lines, before = [], ""
+    for finding in findings:
+        lines.append(f"{finding.part if finding.part != before else '':{width}}  {finding.verdict:4}  {finding.text}")
+        before = finding.part
+    failures = sum(finding.verdict == "FAIL" for finding in findings)
+    verdict = "a run would go through" if not failures else f"a run would fail: {failures} to mend, see FAIL"
+    return "\n".join([*lines, verdict])
+
+
 def networks(cfg: Pretrained, project: Path) -> Iterator[Finding]:
     """Pretrained networks: here, in the mirror, to be fetched, or missing and where to put them; what they allow."""
     small = weight_files.SMALL
@@ -65,10 +75,9 @@ def networks(cfg: Pretrained, project: Path) -> Iterator[Finding]:
         missing += verdict == "FAIL"
         yield Finding("networks", verdict, f"{role}: {entry.name} {place}; {entry.consequence}")
     if missing:
+        lack = f"{missing} are missing, and no server answers that would give them"
         remedy = "put their files, or the zip files that hold them, into a folder and name it in pretrained.mirror"
-        yield Finding(
-            "networks", "note", f"{missing} are missing, and no server answers that would give them: {remedy}"
-        )
+        yield Finding("networks", "note", f"{lack}: {remedy}")
 
 
 def beginning(cfg: Config, project: Path) -> Iterator[Finding]:
@@ -91,12 +100,9 @@ def beginning(cfg: Config, project: Path) -> Iterator[Finding]:
         made = sizes_of(card["architecture"])
         other = [key for key in keys if getattr(made, key) != getattr(cfg.model, key)]
         if other:
-            yield Finding(
-                "networks",
-                "FAIL",
-                f"{role}: the small one has model.{other[0]} {getattr(made, other[0])}, the settings have"
-                f" {getattr(cfg.model, other[0])}: {_OTHER_SIZES[role]}",
-            )
+            has, wants = (getattr(sizes, other[0]) for sizes in (made, cfg.model))
+            found = f"{role}: the small one has model.{other[0]} {has}, the settings have {wants}"
+            yield Finding("networks", "FAIL", f"{found}: {_OTHER_SIZES[role]}")
 
 
 _OTHER_SIZES = {
@@ -152,12 +158,10 @@ def store(cfg: Tracking) -> Iterator[Finding]:
         return
     folder = next(parent for parent in file.parents if parent.is_dir())
     writable = os.access(file if file.exists() else folder, os.W_OK)
-    words = "is there" if file.exists() else "is made by the run"
-    yield Finding(
-        "tracking",
-        "ok" if writable else "FAIL",
-        f"MLflow's {file} {words}" if writable else f"MLflow's {file} cannot be written: correct tracking.uri",
-    )
+    if not writable:
+        yield Finding("tracking", "FAIL", f"MLflow's {file} cannot be written: correct tracking.uri")
+        return
+    yield Finding("tracking", "ok", f"MLflow's {file} {'is there' if file.exists() else 'is made by the run'}")
 
 
 def signing(cfg: Provenance) -> Iterator[Finding]:

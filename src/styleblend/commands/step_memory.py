@@ -103,10 +103,8 @@ def needs(
     gpus = gpus or training.workers
     if pictures_per_gpu is None:
         if training.batch_size % gpus:
-            raise StyleBlendError(
-                f"{stage}.batch_size {training.batch_size} cannot be shared evenly by {gpus} GPUs:"
-                " give another --gpus, or --image-batch"
-            )
+            asked = f"{stage}.batch_size {training.batch_size} cannot be shared evenly by {gpus} GPUs"
+            raise StyleBlendError(f"{asked}: give another --gpus, or --image-batch")
         pictures_per_gpu = training.batch_size // gpus
     learning = choose_what_learns(swapper, stage)
     discriminator.requires_grad_(True)

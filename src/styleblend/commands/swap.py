@@ -3,43 +3,15 @@
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentParser, Namespace, _SubParsersAction
+from argparse import Namespace
 from collections.abc import Iterable
 from dataclasses import fields
-from pathlib import Path
+
+from PIL import Image, ImageColor
 
 from styleblend.config.params import Config, load_params
 from styleblend.errors import StyleBlendError
-
-
-def add_parser(commands: _SubParsersAction[ArgumentParser], common: ArgumentParser) -> None:
-    """Add the subcommand with its options."""
-    add = commands.add_parser("swap", parents=[common], help="put the source's identity into the target's face")
-    add.add_argument("source", type=Path, help="picture whose face gives the identity")
-    add.add_argument(
-        "targets",
-        type=Path,
-        nargs="+",
-        metavar="target",
-        help="picture, pictures or folder that keep pose, expression, light and background",
-    )
-    add.add_argument("-o", "--output", type=Path, required=True, help="picture (.png, .jpg) or folder to write")
-    add.add_argument("--model", help="folder, alias or number of a version (default: champion, else candidate)")
-    add.add_argument("--detector-weights", type=Path, metavar="FILE", help="file of the face detector")
-    add.add_argument("--source-face", type=int, metavar="NUMBER", help="which face, from the left, from 0")
-    which = add.add_mutually_exclusive_group()
-    which.add_argument("--target-face", type=int, metavar="NUMBER", help="which face, from the left, from 0")
-    which.add_argument("--target-like", type=Path, metavar="PICTURE", help="the face of the person shown here")
-    which.add_argument("--all-faces", action="store_true", help="every face of the target")
-    which.add_argument("--aligned", action="store_true", help="all pictures are aligned faces: no detection")
-    add.add_argument(
-        "--background",
-        default="white",
-        metavar="COLOUR",
-        help="colour behind transparent parts in a JPEG, which has no transparency (default: %(default)s)",
-    )
-    add.add_argument("--overwrite", action="store_true", help="in a folder: make pictures again that are there")
-    add.set_defaults(run=run)
+from styleblend.swapping import SwapError, batch, errors, read_picture
 
 
 def run(given: Namespace) -> None:
@@ -50,9 +22,6 @@ def run(given: Namespace) -> None:
     Raises:
         StyleBlendError: something cannot be used; in a batch, at the end, pictures failed.
     """
-    # torch and MLflow take seconds to import, and most subcommands do not need them.
-    from styleblend.swapping.errors import SwapError
-
     try:
         _swap(load_params(given.params), given)
     except SwapError as error:
@@ -60,10 +29,6 @@ def run(given: Namespace) -> None:
 
 
 def _swap(cfg: Config, given: Namespace) -> None:
-    from PIL import Image, ImageColor
-
-    from styleblend.swapping import batch, read_picture
-
     if given.aligned and given.source_face is not None:
         raise StyleBlendError("--aligned looks for no face, --source-face chooses one: give one of them")
     try:
@@ -94,9 +59,8 @@ def _swap(cfg: Config, given: Namespace) -> None:
         reason = in_options(outcome.error).removeprefix(f"{outcome.task.target}: ")
         print(f"{outcome.task.target}: {reason}", file=sys.stderr)
     if failed:
-        raise StyleBlendError(
-            f"{len(failed)} of {len(outcomes)} pictures failed, for the reasons above; the others are done"
-        )
+        count = f"{len(failed)} of {len(outcomes)}"
+        raise StyleBlendError(f"{count} pictures failed, for the reasons above; the others are done")
 
 
 def _print(lines: Iterable[str]) -> None:
@@ -106,8 +70,6 @@ def _print(lines: Iterable[str]) -> None:
 
 def in_options(error: StyleBlendError | None) -> str:
     """The message of an error with the options of the command line as remedies."""
-    from styleblend.swapping import errors
-
     match error:
         case errors.NoFace(role="target_like"):
             return "no face found in the picture of --target-like: give one where the face is larger or clearer"

@@ -91,9 +91,8 @@ class Yunet:
             StyleBlendError: the file is missing or no detector that OpenCV can load.
         """
         if not path.is_file():
-            raise StyleBlendError(
-                f"detector {path} is missing: set pretrained.detector to yunet and run the stage pretrained"
-            )
+            remedy = "set pretrained.detector to yunet and run the stage pretrained"
+            raise StyleBlendError(f"detector {path} is missing: {remedy}")
         # OpenCV 5 warns at every load that it ignores a hardware target, although none was set.
         level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
         try:

@@ -68,9 +68,8 @@ class FaceAlignmentDetector:
         self.kind, options = _detector_in(detector)
         modules = fan.read(landmarks).num_modules
         if modules != _MODULES:
-            raise StyleBlendError(
-                f"{landmarks} holds FAN of {modules} modules, not of {_MODULES}: get 2DFAN4-11f355bf06.pth.tar"
-            )
+            found = f"{landmarks} holds FAN of {modules} modules, not of {_MODULES}"
+            raise StyleBlendError(f"{found}: get 2DFAN4-11f355bf06.pth.tar")
         with TemporaryDirectory() as folder, _served_locally(landmarks, Path(folder)):
             if self.kind == "blazeface":
                 options["path_to_anchor"] = str(_write_anchors(Path(folder)))
@@ -118,11 +117,9 @@ def _copy(image: Image.Image) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     scale = min(max(longest, SIDE_PX[0]), SIDE_PX[1]) / longest
     # The detector's strides need 32 px, also for the shorter side of a very long picture.
     size = tuple(max(32, round(length * scale)) for length in image.size)
+    copy = image.convert("RGB")
     if size != image.size:
-        method = Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR
-        copy = image.convert("RGB").resize((size[0], size[1]), method)
-    else:
-        copy = image.convert("RGB")
+        copy = copy.resize((size[0], size[1]), Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR)
     return np.array(copy), np.array(image.size) / size
 
 

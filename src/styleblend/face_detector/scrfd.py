@@ -34,10 +34,8 @@ class Scrfd:
             StyleBlendError: the file is missing, damaged, or no SCRFD with five points.
         """
         if not path.is_file():
-            raise StyleBlendError(
-                f"detector {path} is missing: name one of insightface's in pretrained.detector and run the stage "
-                "pretrained"
-            )
+            remedy = "name one of insightface's in pretrained.detector and run the stage pretrained"
+            raise StyleBlendError(f"detector {path} is missing: {remedy}")
         network = insightface_models.load(path, threads)
         outputs = len(getattr(network, "output_names", ()))
         if getattr(network, "taskname", None) != "detection" or outputs not in (6, 9, 10, 15):
@@ -53,9 +51,9 @@ class Scrfd:
         network.prepare(0, det_thresh=min_score)
         self._network = network
         fixed = network.static_input_size
-        self._windows: tuple[tuple[int, int], ...] = (
-            tuple((side, side) for side in SIDES_PX) if fixed is None else (fixed,)
-        )
+        self._windows: tuple[tuple[int, int], ...] = tuple((side, side) for side in SIDES_PX)
+        if fixed is not None:
+            self._windows = (fixed,)
         try:
             self._detect_in(Image.new("RGB", (8, 8)), self._windows[0])
         # ONNX Runtime's exceptions have no common class.

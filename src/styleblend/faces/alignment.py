@@ -99,13 +99,6 @@ def to_aligned(points: ArrayLike, quad: ArrayLike) -> Points:
     return (np.asarray(points, dtype=np.float64) - quad[0]) @ np.linalg.inv(axes).T
 
 
-def from_aligned(points: ArrayLike, quad: ArrayLike) -> Points:
-    """Inverse of `to_aligned`: pixels in the picture of points [...,2] in [0, 1] of the crop."""
-    quad = np.asarray(quad, dtype=np.float64).reshape(4, 2)
-    axes = np.stack([quad[3] - quad[0], quad[1] - quad[0]], axis=1)
-    return np.asarray(points, dtype=np.float64) @ axes.T + quad[0]
-
-
 def crop(image: Image.Image, quad: ArrayLike, size_px: int) -> Image.Image:
     """Warp the quad of an RGB picture to a square of `size_px`.
 

@@ -104,8 +104,8 @@ def _reasons(file: object) -> Iterator[None]:
     except Image.DecompressionBombError:
         raise UnusablePicture("so many pixels that it may be a decompression bomb, and is not decoded") from None
     except UnidentifiedImageError:
-        kinds = ", ".join(FORMATS)
-        raise UnusablePicture(f"cannot be decoded: no picture of a kind that is read here ({kinds})") from None
+        reason = f"no picture of a kind that is read here ({', '.join(FORMATS)})"
+        raise UnusablePicture(f"cannot be decoded: {reason}") from None
     except Exception as error:
         # Decoders of arbitrary bytes raise nearly any exception (OSError, SyntaxError, KeyError, struct.error, ...).
         # None may end a run: the picture is refused with the decoder's message.
@@ -162,11 +162,9 @@ def _to_rgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> tupl
             return plain, profile
         if space != {"CMYK": "CMYK", "L": "GRAY"}.get(image.mode):
             raise ImageCms.PyCMSError(f"a profile for {space} on {image.mode}")
+        srgb, intent = ImageCms.createProfile("sRGB"), ImageCms.Intent.RELATIVE_COLORIMETRIC
         flags = ImageCms.Flags.BLACKPOINTCOMPENSATION
-        intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
-        converted = ImageCms.profileToProfile(
-            image, described, ImageCms.createProfile("sRGB"), intent, outputMode="RGB", flags=flags
-        )
+        converted = ImageCms.profileToProfile(image, described, srgb, intent, outputMode="RGB", flags=flags)
     except (ImageCms.PyCMSError, OSError):
         notes.append("its colour profile is damaged or not its own, so colours are approximate")
         return plain, None

@@ -11,21 +11,25 @@ import tempfile
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from styleblend.config.provenance import Provenance
 from styleblend.errors import StyleBlendError
-
-if TYPE_CHECKING:
-    from cryptography import x509
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    from styleblend.config.provenance import Provenance
 
 TEST_ISSUER = "StyleBlend test certificate"
 """Organisation in every test certificate: such a signature is not to be trusted."""
 
 TEST_FOLDER = Path(".state/provenance")
 _TEST_VALIDITY = timedelta(days=3650)
+_KEY_USAGES = (
+    "digital_signature content_commitment key_encipherment data_encipherment key_agreement key_cert_sign crl_sign "
+    "encipher_only decipher_only"
+)
 _CURVES = {"es256": "secp256r1", "es384": "secp384r1", "es512": "secp521r1"}
 
 
@@ -102,14 +106,11 @@ def _read(path: Path, setting: str, holding: str) -> bytes:
 
 
 def _signer(chain: bytes, path: Path) -> x509.Certificate:
-    from cryptography import x509
-
     try:
         return x509.load_pem_x509_certificates(chain)[0]
     except ValueError:
-        raise CredentialsError(
-            f"{path} holds no certificate in PEM form: give a chain, the signer's own certificate first"
-        ) from None
+        remedy = "give a chain, the signer's own certificate first"
+        raise CredentialsError(f"{path} holds no certificate in PEM form: {remedy}") from None
 
 
 def _expired(certificate: x509.Certificate) -> bool:
@@ -117,31 +118,24 @@ def _expired(certificate: x509.Certificate) -> bool:
 
 
 def _expect_valid_now(certificate: x509.Certificate, path: Path) -> None:
+    start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if _expired(certificate):
-        raise CredentialsError(f"{path} expired on {certificate.not_valid_after_utc:%Y-%m-%d}: give a renewed one")
-    if certificate.not_valid_before_utc > datetime.now(UTC):
-        raise CredentialsError(
-            f"{path} is valid from {certificate.not_valid_before_utc:%Y-%m-%d} only: give one that is valid today"
-        )
+        raise CredentialsError(f"{path} expired on {end:%Y-%m-%d}: give a renewed one")
+    if start > datetime.now(UTC):
+        raise CredentialsError(f"{path} is valid from {start:%Y-%m-%d} only: give one that is valid today")
 
 
 def _expect_fit(
     certificate: x509.Certificate, private_key: bytes, key_path: Path, certificate_path: Path, algorithm: str
 ) -> None:
-    from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
     try:
-        key = load_pem_private_key(private_key, password=None)
+        key = serialization.load_pem_private_key(private_key, password=None)
     except TypeError:
-        raise CredentialsError(
-            f"{key_path} is locked by a password: give an unlocked key in a file that only you can read"
-        ) from None
+        remedy = "give an unlocked key in a file that only you can read"
+        raise CredentialsError(f"{key_path} is locked by a password: {remedy}") from None
     except (ValueError, UnsupportedAlgorithm):
-        raise CredentialsError(
-            f"{key_path} holds no private key in PEM form: give the key of the certificate"
-        ) from None
+        remedy = "give the key of the certificate"
+        raise CredentialsError(f"{key_path} holds no private key in PEM form: {remedy}") from None
     if key.public_key() != certificate.public_key():
         raise CredentialsError(f"{key_path} is not the key of {certificate_path}: give the two that belong together")
     if isinstance(key, ec.EllipticCurvePrivateKey):
@@ -157,9 +151,6 @@ def _expect_fit(
 
 def _make_test_credentials(folder: Path) -> None:
     """Write both files atomically; the pair of a faster process is kept."""
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
     key = ec.generate_private_key(ec.SECP256R1())
     pem = serialization.Encoding.PEM
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -182,35 +173,13 @@ def _make_test_credentials(folder: Path) -> None:
 
 def _test_chain(public_key: ec.EllipticCurvePublicKey) -> bytes:
     """A signer's certificate with the key usage that C2PA requires, and its issuer's."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
     def name(common: str) -> x509.Name:
-        return x509.Name(
-            [
-                x509.NameAttribute(NameOID.ORGANIZATION_NAME, TEST_ISSUER),
-                x509.NameAttribute(NameOID.COMMON_NAME, common),
-            ]
-        )
+        parts = ((NameOID.ORGANIZATION_NAME, TEST_ISSUER), (NameOID.COMMON_NAME, common))
+        return x509.Name([x509.NameAttribute(oid, value) for oid, value in parts])
 
-    def usage(**granted: bool) -> x509.KeyUsage:
-        refused = dict.fromkeys(
-            (
-                "digital_signature",
-                "content_commitment",
-                "key_encipherment",
-                "data_encipherment",
-                "key_agreement",
-                "key_cert_sign",
-                "crl_sign",
-                "encipher_only",
-                "decipher_only",
-            ),
-            False,
-        )
-        return x509.KeyUsage(**(refused | granted))
+    def usage(*granted: str) -> x509.KeyUsage:
+        return x509.KeyUsage(**{name: name in granted for name in _KEY_USAGES.split()})
 
     authority_key = ec.generate_private_key(ec.SECP256R1())
     authority_name = name("authority of this machine")
@@ -232,13 +201,13 @@ def _test_chain(public_key: ec.EllipticCurvePublicKey) -> bytes:
     authority = (
         draft(authority_name, authority_key.public_key())
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(usage(key_cert_sign=True, crl_sign=True), critical=True)
+        .add_extension(usage("key_cert_sign", "crl_sign"), critical=True)
         .sign(authority_key, hashes.SHA256())
     )
     signer = (
         draft(name("signer of this machine"), public_key)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(usage(digital_signature=True), critical=True)
+        .add_extension(usage("digital_signature"), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION]), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False)
         .sign(authority_key, hashes.SHA256())

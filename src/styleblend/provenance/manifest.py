@@ -6,14 +6,13 @@ import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+import c2pa
 
 from styleblend.errors import StyleBlendError
 from styleblend.provenance import credentials as signing
 from styleblend.provenance import xmp
-
-if TYPE_CHECKING:
-    from c2pa import Context
 
 _ACTIONS = ("c2pa.actions", "c2pa.actions.v2")
 _MADE: dict[xmp.Kind, str] = {
@@ -56,13 +55,17 @@ def signed(
     Raises:
         StyleBlendError: C2PA does not accept the certificate, or the timestamp server does not answer.
     """
-    import c2pa
-
-    signer_of = credentials or signing.of_this_machine()
+    mime, signer_of = f"image/{file_format.lower()}", credentials or signing.of_this_machine()
+    created = {
+        "action": "c2pa.created",
+        "digitalSourceType": xmp.source_type(kind),
+        "softwareAgent": {"name": "StyleBlend", "version": model},
+        "description": _MADE[kind].format(model=model),
+    }
     definition = {
         "claim_generator_info": [{"name": "StyleBlend"}],
-        "format": _mime(file_format),
-        "assertions": [{"label": "c2pa.actions.v2", "data": {"actions": [_created(model, kind)]}}],
+        "format": mime,
+        "assertions": [{"label": "c2pa.actions.v2", "data": {"actions": [created]}}],
     }
     signed_content = io.BytesIO()
     try:
@@ -72,7 +75,7 @@ def signed(
             c2pa.Signer.from_info(info) as signer,
             c2pa.Builder.from_json(json.dumps(definition), context=context) as builder,
         ):
-            builder.sign(signer, _mime(file_format), io.BytesIO(content), signed_content)
+            builder.sign(signer, mime, io.BytesIO(content), signed_content)
     except c2pa.C2paError as error:
         raise StyleBlendError(
             f"C2PA cannot sign with {signer_of.origin} ({' '.join(str(error).split())}): give a chain and key that "
@@ -89,8 +92,6 @@ def read(content: bytes, mime: str, anchors: Path | None = None) -> Reading:
     Raises:
         StyleBlendError: `anchors` cannot be read.
     """
-    import c2pa
-
     try:
         trusted = None if anchors is None else anchors.read_text()
     except (OSError, UnicodeDecodeError) as error:
@@ -104,19 +105,8 @@ def read(content: bytes, mime: str, anchors: Path | None = None) -> Reading:
         return Reading("invalid", problems=(" ".join(str(error).split()),))
 
 
-def _created(model: str, kind: xmp.Kind) -> dict[str, Any]:
-    return {
-        "action": "c2pa.created",
-        "digitalSourceType": xmp.source_type(kind),
-        "softwareAgent": {"name": "StyleBlend", "version": model},
-        "description": _MADE[kind].format(model=model),
-    }
-
-
-def _context(anchors: str | None = None) -> Context:
+def _context(anchors: str | None = None) -> c2pa.Context:
     """c2pa with network access and thumbnails switched off."""
-    import c2pa
-
     settings: dict[str, Any] = {
         "verify": {"remote_manifest_fetch": False, "ocsp_fetch": False},
         "builder": {"thumbnail": {"enabled": False}},
@@ -124,10 +114,6 @@ def _context(anchors: str | None = None) -> Context:
     if anchors is not None:
         settings["trust"] = {"trust_anchors": anchors}
     return c2pa.Context.from_dict(settings)
-
-
-def _mime(file_format: str) -> str:
-    return f"image/{file_format.lower()}"
 
 
 def _reading(store: dict[str, Any]) -> Reading:

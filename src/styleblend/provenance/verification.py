@@ -52,23 +52,19 @@ class Report:
         found = self.c2pa
         if found.state == "none":
             return "no manifest"
-        word = {"valid": "valid", "altered": "ALTERED: the file was changed after signing", "invalid": "invalid"}[
-            found.state
-        ]
+        word: str = "ALTERED: the file was changed after signing" if found.state == "altered" else found.state
         if found.problems:
             word += f" ({', '.join(found.problems)})"
         if found.source_type:
             word += f"; {found.source_type.removeprefix(xmp.SOURCE_TYPE)}"
         if found.model:
             word += f", by {found.model}"
-        return (
-            word if found.signer is None else f"{word}\n             signed by {found.signer} ({self._trust_words()})"
-        )
-
-    def _trust_words(self) -> str:
-        if self.c2pa.trusted:
-            return "trusted"
-        return "not trusted: anybody can make such a test certificate" if self.c2pa.test_certificate else "not trusted"
+        if found.signer is None:
+            return word
+        trust = "trusted" if found.trusted else "not trusted"
+        if found.test_certificate and not found.trusted:
+            trust += ": anybody can make such a test certificate"
+        return f"{word}\n             signed by {found.signer} ({trust})"
 
     def _watermark_words(self) -> str:
         found = self.watermark

@@ -17,16 +17,13 @@ import multiprocessing
 import re
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from styleblend.errors import StyleBlendError
-
-if TYPE_CHECKING:
-    from blind_watermark import WaterMarkCore
 
 MIN_SIDE_PX = 256
 """Pictures with a shorter side below this are not marked: too few pixels would carry each bit."""
@@ -141,13 +138,12 @@ def _bits(brightness: NDArray[np.float32]) -> NDArray[np.bool_]:
 @cache
 def _words() -> NDArray[np.uint8]:
     """Bits of all words, [4096, 256]. They are a file format: other words would make old marks unreadable."""
-    words = [
-        hashlib.shake_256(f"StyleBlend watermark 1, version {n}".encode()).digest(_BITS // 8) for n in range(WORDS)
-    ]
-    return np.unpackbits(np.frombuffer(b"".join(words), dtype=np.uint8)).reshape(WORDS, _BITS)
+    seeds = (f"StyleBlend watermark 1, version {n}".encode() for n in range(WORDS))
+    words = b"".join(hashlib.shake_256(seed).digest(_BITS // 8) for seed in seeds)
+    return np.unpackbits(np.frombuffer(words, dtype=np.uint8)).reshape(WORDS, _BITS)
 
 
-def _core() -> WaterMarkCore:
+def _core() -> Any:
     core = _library().WaterMarkCore()
     # The fast mode embeds bits in the largest singular value alone, which survives resizing.
     core.fast_mode, core.d1, core.d2 = True, _STEP, 0

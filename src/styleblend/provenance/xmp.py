@@ -10,7 +10,7 @@ from typing import Literal
 from xml.etree import ElementTree
 from xml.sax.saxutils import quoteattr
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from styleblend.errors import StyleBlendError
 
@@ -23,16 +23,8 @@ _SOURCE_TYPE_OF: dict[Kind, str] = {
     "grid": "trainedAlgorithmicMedia",
     "rendered": "trainedAlgorithmicMedia",
 }
-SYNTHETIC = frozenset(
-    SOURCE_TYPE + word
-    for word in (
-        "algorithmicMedia",
-        "compositeSynthetic",
-        "compositeWithTrainedAlgorithmicMedia",
-        "trainedAlgorithmicMedia",
-        "virtualRecording",
-    )
-)
+_WORDS = (*_SOURCE_TYPE_OF.values(), "algorithmicMedia", "compositeSynthetic", "virtualRecording")
+SYNTHETIC = frozenset(SOURCE_TYPE + word for word in _WORDS)
 """Source types, of any software, of pictures that are at least partly synthetic."""
 
 _NAMESPACES = {
@@ -83,13 +75,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
                 yield image
     except FileNotFoundError:
         raise StyleBlendError(f"{path} does not exist: name a picture file") from None
-    except (
-        OSError,
-        SyntaxError,
-        UnidentifiedImageError,
-        Image.DecompressionBombError,
-        Image.DecompressionBombWarning,
-    ) as error:
+    except (OSError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise StyleBlendError(f"{path}: cannot be read as a picture ({error}); give a PNG or JPEG") from None
 
 

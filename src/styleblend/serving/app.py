@@ -1,4 +1,4 @@
-"""The web application: swap two uploaded pictures, name the model, report health.
+"""The HTTP server and its web application: swap two uploaded pictures, name the model, report health.
 
 Pictures stay in memory. Names of uploaded files are ignored, and nothing in a request becomes a path.
 """
@@ -6,12 +6,16 @@ Pictures stay in memory. Names of uploaded files are ignored, and nothing in a r
 from __future__ import annotations
 
 import io
+import logging
+import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Protocol
 
+import uvicorn
 from fastapi import FastAPI, File, Form, HTTPException, Request, Response, UploadFile
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse
@@ -22,18 +26,24 @@ from starlette.formparsers import MultiPartParser
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from swagger_ui_bundle import swagger_ui_path
 
+from styleblend import model
+from styleblend.config.params import Config
 from styleblend.config.product import Serve
 from styleblend.errors import StyleBlendError
 from styleblend.face_detector.detection import Detection
 from styleblend.faces.pictures import Picture, UnusablePicture, as_picture, open_picture
 from styleblend.model import Swapper
-from styleblend.provenance import marked_picture
+from styleblend.provenance import credentials, marked_picture
 from styleblend.provenance.credentials import Credentials
+from styleblend.registry.follow import LiveModel
 from styleblend.serving.body_limit import BodyLimit
 from styleblend.serving.work_queue import DeadlineExceeded, QueueFull, WorkQueue
-from styleblend.swapping import Detector, FaceSwapper, SeveralFaces, every_face, face_number
+from styleblend.swapping import Detector, FaceSwapper, SeveralFaces, every_face, face_number, find_detector, find_model
 from styleblend.swapping.swap import CancelCheck
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+SPARE_CONNECTIONS = 32
+"""Connections beyond those of running and waiting swaps; further ones are answered 503."""
 MODEL_HEADER = "X-StyleBlend-Model"
 PAGE = Path(__file__).with_name("page.html")
 
@@ -46,6 +56,12 @@ class LoadedModel(Protocol):
 
     @property
     def name(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class _FixedModel:
+    model: Swapper
+    name: str
 
 
 class Health(BaseModel):
@@ -84,7 +100,7 @@ def build_app(
     max_pixels: int,
     current: Callable[[], LoadedModel],
     detector: Detector,
-    credentials: Credentials,
+    signing: Credentials,
     while_serving: AbstractContextManager[object] | None = None,
     hosts: Sequence[str] = ("*",),
 ) -> FastAPI:
@@ -93,7 +109,7 @@ def build_app(
     Args:
         max_pixels: larger pictures are refused before they are decoded.
         current: returns the model to use; called once a request, so that an answer's model and name belong together.
-        credentials: sign the pictures.
+        signing: signs the pictures.
         while_serving: entered when the server starts, left when it stops.
         hosts: accepted Host headers; others are refused, against DNS rebinding.
     """
@@ -199,7 +215,7 @@ def build_app(
             if format == "jpeg" and swapped.mode == "RGBA":
                 swapped = as_picture(swapped, max_pixels).opaque()
             kind: Literal["JPEG", "PNG"] = "JPEG" if format == "jpeg" else "PNG"
-            return marked_picture(swapped, kind, model=loaded.name, kind="swap", credentials=credentials)
+            return marked_picture(swapped, kind, model=loaded.name, kind="swap", credentials=signing)
 
         try:
             content = await queue.run(work)
@@ -227,3 +243,53 @@ def _read(content: bytes, role: str, max_pixels: int) -> Picture:
         return open_picture(io.BytesIO(content), max_pixels)
     except UnusablePicture as reason:
         raise StyleBlendError(f"the {role} picture {reason}: send another") from None
+
+
+def run(cfg: Config, reference: str | None, detector_weights: Path | None, host: str, port: int) -> None:
+    """Serve until a signal ends it.
+
+    Args:
+        reference: a folder, alias or number to keep; None follows the alias of `follow`: moving it changes the model.
+        port: 0 takes a free one; the printed address names it.
+    Raises:
+        StyleBlendError: a model, the detector or the certificate is missing, or the address cannot be used.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    signing = credentials.of(cfg.provenance)
+    detector = find_detector(cfg, detector_weights)
+    hosts = [*LOOPBACK, "[::1]"] if host in LOOPBACK else ["*"]
+    if reference is not None:
+        fixed = _FixedModel(*find_model(cfg.tracking, reference))
+        app = build_app(cfg.serve, cfg.align.max_pixels, lambda: fixed, detector, signing, hosts=hosts)
+    else:
+        followed = LiveModel(cfg.tracking, model.load, cfg.follow)
+        # A missing alias is reported in one line, before anything listens.
+        followed.refresh()
+        app = build_app(cfg.serve, cfg.align.max_pixels, lambda: followed.current, detector, signing, followed, hosts)
+    settings = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        log_level="warning",
+        timeout_keep_alive=5,
+        limit_concurrency=cfg.serve.at_once + cfg.serve.waiting + SPARE_CONNECTIONS,
+    )
+    server = uvicorn.Server(settings)
+    sockets = [_bound(settings)]
+    place = address(host, sockets[0].getsockname()[1])
+    print(f"serve: http://{place} (its interface under /docs); Ctrl-C ends it", flush=True)
+    server.run(sockets=sockets)
+
+
+def _bound(settings: uvicorn.Config) -> socket.socket:
+    try:
+        return settings.bind_socket()
+    except (SystemExit, OSError):
+        raise StyleBlendError(
+            f"{address(settings.host, settings.port)} cannot be used: end what listens there, or choose another port"
+        ) from None
+
+
+def address(host: str, port: int) -> str:
+    """Host and port as in a URL, IPv6 in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -62,11 +62,11 @@ class BodyLimit:
                 answered = True
                 await send(message)
 
-        stated = _stated_length(scope)
-        if stated is not None and stated > self.max_bytes:
-            refusal = _BodyRefused(
-                413, f"a request may have {self.max_bytes} bytes, not {stated}: send smaller pictures"
-            )
+        lengths = (value for name, value in scope["headers"] if name == b"content-length" and value.isdigit())
+        stated = int(next(lengths, 0))
+        if stated > self.max_bytes:
+            reason = f"a request may have {self.max_bytes} bytes, not {stated}: send smaller pictures"
+            refusal = _BodyRefused(413, reason)
         else:
             with contextlib.suppress(_BodyRefused):
                 await self.app(scope, limited, watched)
@@ -74,19 +74,9 @@ class BodyLimit:
             await _refuse(send, refusal)
 
 
-def _stated_length(scope: Message) -> int | None:
-    for name, value in scope["headers"]:
-        if name == b"content-length" and value.isdigit():
-            return int(value)
-    return None
-
-
 async def _refuse(send: Send, error: _BodyRefused) -> None:
     body = json.dumps({"detail": error.reason}).encode()
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-        (b"connection", b"close"),
-    ]
+    size = str(len(body)).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", size), (b"connection", b"close")]
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

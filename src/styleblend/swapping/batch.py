@@ -74,21 +74,18 @@ class Writer:
         Raises:
             StyleBlendError: the source's face, the model, the detector or the certificate cannot be used.
         """
-        limit, signing = cfg.align.max_pixels, credentials.of(cfg.provenance)
+        limit, signing, background = cfg.align.max_pixels, credentials.of(cfg.provenance), options.background
         if options.aligned:
             model, name = find_model(cfg.tracking, options.model)
             face = source.opaque()
-            return cls(
-                lambda target: swap_aligned(face, target.opaque(), model), name, limit, options.background, signing
-            )
+            return cls(lambda target: swap_aligned(face, target.opaque(), model), name, limit, background, signing)
         reference = None if options.target_like is None else read_picture(options.target_like, limit)
         detector = find_detector(cfg, options.detector_weights)
-        number, every = options.target_face, options.all_faces
-        of_target = target_selector(cfg, detector, number=number, reference=reference, every=every)
+        of_target = target_selector(cfg, detector, options.target_face, reference, options.all_faces)
         model, name = find_model(cfg.tracking, options.model)
         of_source = None if options.source_face is None else face_number("source", options.source_face)
         swapper = FaceSwapper.from_source(source, model, detector, of_source)
-        return cls(lambda target: swapper.swap_into(target, of_target), name, limit, options.background, signing)
+        return cls(lambda target: swapper.swap_into(target, of_target), name, limit, background, signing)
 
     def __call__(self, task: Task) -> tuple[str, ...]:
         """Make one picture; returns notes for the user, a line each.

@@ -15,11 +15,6 @@ from styleblend.face_detector.detection import Detection
 Role = Literal["source", "target", "target_like"]
 """Of a picture: it gives the identity, it is changed, or it shows whose face of the target is meant."""
 
-_PICTURES: dict[Role, str] = {
-    "source": "the source picture",
-    "target": "the target picture",
-    "target_like": "the picture of target_like",
-}
 _OTHER_REFERENCE = "give another picture of that person, or target_face=NUMBER"
 
 
@@ -32,7 +27,8 @@ class NoFace(SwapError):
 
     def __init__(self, role: Role) -> None:
         self.role = role
-        super().__init__(f"no face found in {_PICTURES[role]}: give one where the face is larger or clearer")
+        picture = "the picture of target_like" if role == "target_like" else f"the {role} picture"
+        super().__init__(f"no face found in {picture}: give one where the face is larger or clearer")
 
 
 class SeveralFaces(SwapError):
@@ -45,7 +41,7 @@ class SeveralFaces(SwapError):
         messages: dict[Role, str] = {
             "source": f"{self.problem} give source_face=NUMBER",
             "target": f"{self.problem} give target_face=NUMBER, target_like=PICTURE or all_faces=True",
-            "target_like": f"{_PICTURES[role]} has {len(faces)} faces: give one with that person alone",
+            "target_like": f"the picture of target_like has {len(faces)} faces: give one with that person alone",
         }
         super().__init__(messages[role])
 
@@ -65,10 +61,8 @@ class NotAlike(SwapError):
 
     def __init__(self, number: int, face: Detection, likeness: float, minimum: float) -> None:
         self.number, self.face, self.likeness, self.minimum = number, face, likeness, minimum
-        self.problem = (
-            f"no face in the target picture is like the wanted person's (nearest is {number}: {_place(face)}, "
-            f"likeness {likeness:.2f}, under swap.min_likeness {minimum})"
-        )
+        nearest = f"nearest is {number}: {_place(face)}, likeness {likeness:.2f}, under swap.min_likeness {minimum}"
+        self.problem = f"no face in the target picture is like the wanted person's ({nearest})"
         super().__init__(f"{self.problem}: {_OTHER_REFERENCE}")
 
 
@@ -78,10 +72,8 @@ class AmbiguousLikeness(SwapError):
     def __init__(self, nearest: Sequence[tuple[int, Detection, float]], margin: float) -> None:
         self.nearest, self.margin = tuple(nearest), margin
         two = " and ".join(f"{number}: {_place(face)}, {likeness:.2f}" for number, face, likeness in nearest)
-        self.problem = (
-            f"two faces in the target picture are about equally like the wanted person's ({two}; "
-            f"swap.likeness_margin is {margin})"
-        )
+        found = f"{two}; swap.likeness_margin is {margin}"
+        self.problem = f"two faces in the target picture are about equally like the wanted person's ({found})"
         super().__init__(f"{self.problem}: {_OTHER_REFERENCE}")
 
 

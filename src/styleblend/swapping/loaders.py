@@ -22,13 +22,12 @@ NETWORKS = Path("data/pretrained/networks")
 STATE = Path(".state")
 
 
-def find_model(cfg: Tracking, reference: str | None, state: Path = STATE) -> tuple[Swapper, str]:
+def find_model(cfg: Tracking, reference: str | None) -> tuple[Swapper, str]:
     """Load a model; returns it with its name for the marks of pictures.
 
     Args:
         reference: a model folder, or an alias or number of the registry; None is the `champion`, or the `candidate`
             where there is no champion yet.
-        state: folder that caches versions of the registry.
     Raises:
         StyleBlendError: there is no such model.
     """
@@ -42,7 +41,7 @@ def find_model(cfg: Tracking, reference: str | None, state: Path = STATE) -> tup
         except mlflow_store.TrackingError:
             version = versions.find_version(cfg, "candidate")
             print(f"no version has the alias champion yet: using the candidate, version {version.version}")
-    return load(versions.kept_version(cfg, version, state / "versions")), version.title
+    return load(versions.kept_version(cfg, version, STATE / "versions")), version.title
 
 
 def find_detector(cfg: Config, weights: Path | None, networks: Path = NETWORKS, state: Path = STATE) -> Detector:

@@ -39,10 +39,8 @@ def match_colour(face: Image.Image, there: Image.Image) -> Image.Image:
     weight = _ellipse(np.stack(np.meshgrid(places, places), axis=-1))
     edge = (weight * (1 - weight)).astype(np.float32)[..., None]
     sigma = COLOUR_REACH * side
-    total, amount = (
-        cv2.GaussianBlur(each, (0, 0), sigma, borderType=cv2.BORDER_CONSTANT)
-        for each in (difference * edge, edge[..., 0])
-    )
+    layers = (difference * edge, edge[..., 0])
+    total, amount = (cv2.GaussianBlur(each, (0, 0), sigma, borderType=cv2.BORDER_CONSTANT) for each in layers)
     shift = total / np.maximum(amount, 1e-6)[..., None]
     enlarged = cv2.resize(shift, face.size, interpolation=cv2.INTER_LINEAR)
     return Image.fromarray(_levels(np.asarray(face, dtype=np.float32) + enlarged))

@@ -54,9 +54,8 @@ class FaceSwapper:
         photograph = source.opaque()
         faces = face_selector.left_to_right(detector.detect(photograph), "source")
         face = (select or face_selector.single_face("source"))(photograph, faces)[0]
-        return cls(
-            align_face(photograph, face.points_px, model.encoder.input_px).picture, model, detector, cancel_check
-        )
+        aligned = align_face(photograph, face.points_px, model.encoder.input_px)
+        return cls(aligned.picture, model, detector, cancel_check)
 
     def swap_into(self, target: Picture, select: FaceSelector | None = None) -> Image.Image:
         """Put the source's identity into the selected faces (None: the only one); other pixels stay the target's.
@@ -116,7 +115,7 @@ def swap_faces(
     if detector is None or isinstance(detector, Path):
         detector = find_detector(cfg, detector)
     reference = None if target_like is None else _as_picture(target_like, limit)
-    of_target = target_selector(cfg, detector, number=target_face, reference=reference, every=all_faces)
+    of_target = target_selector(cfg, detector, target_face, reference, all_faces)
     if model is None or isinstance(model, (str, Path)):
         model, _ = find_model(cfg.tracking, None if model is None else str(model))
     of_source = None if source_face is None else face_selector.face_number("source", source_face)
@@ -124,7 +123,7 @@ def swap_faces(
 
 
 def target_selector(
-    cfg: Config, detector: Detector, *, number: int | None, reference: Picture | None, every: bool
+    cfg: Config, detector: Detector, number: int | None, reference: Picture | None, every: bool
 ) -> FaceSelector:
     """Make the selector of the target's faces; without any choice the target must have one face.
 
