@@ -28,7 +28,8 @@ from styleblend.experiments import presets
 from styleblend.model import build, build_discriminator
 from styleblend.perception import attributes, identity, landmarks, shape
 from styleblend.training.batches import Batch
-from styleblend.training.steps import Perception, choose_what_learns, generator_terms
+from styleblend.training.generated import Perception
+from styleblend.training.steps import choose_what_learns, generator_terms
 
 
 def peak_gib() -> float:

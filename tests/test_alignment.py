@@ -1,4 +1,4 @@
-"""perception.alignment: the FFHQ crop."""
+"""faces.alignment: the FFHQ crop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""pretrained_formats.arcface_onnx: insightface's recognition graphs as torch modules, judged by onnxruntime."""
+"""weights.formats.arcface_onnx: insightface's recognition graphs as torch modules, judged by onnxruntime."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""perception.detection: YuNet on real photographs, and the landmarks that a data set ships."""
+"""face_detector.detection: YuNet on real photographs, and the landmarks that a data set ships."""
 
 from __future__ import annotations
 

@@ -34,7 +34,8 @@ from styleblend.perception import fan, landmarks
 from styleblend.perception.fan import FanLandmarks, fan_crop, hard_argmax, soft_argmax
 from styleblend.synthetic import factors, renderer
 from styleblend.training.batches import Batches, read_faces
-from styleblend.training.steps import Perception, choose_what_learns, generator_terms
+from styleblend.training.generated import Perception
+from styleblend.training.steps import choose_what_learns, generator_terms
 from torchscript_files import Metric, scripted
 
 CELLS = 64

@@ -1,4 +1,4 @@
-"""perception.inception: the loading of a TorchScript network, on self-made ones of the published interface."""
+"""evaluation.inception: the loading of a TorchScript network, on self-made ones of the published interface."""
 
 from __future__ import annotations
 

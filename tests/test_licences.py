@@ -1,4 +1,4 @@
-"""licences: what a model's parts allow is what the model allows."""
+"""data.licences: what a model's parts allow is what the model allows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""data.manifest: every raw picture ends in the manifest or in the quarantine."""
+"""data.align: every raw picture ends in the manifest or in the quarantine."""
 
 from __future__ import annotations
 

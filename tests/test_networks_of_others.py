@@ -47,7 +47,8 @@ from styleblend.swapping import ReferenceSelector, find_identity
 from styleblend.system.files import sha256
 from styleblend.training import loop, ray_trainer
 from styleblend.training.batches import Batch
-from styleblend.training.steps import choose_what_learns, generator_terms, load_perception
+from styleblend.training.generated import load_perception
+from styleblend.training.steps import choose_what_learns, generator_terms
 from styleblend.weights.formats.stylegan import load_stylegan
 from styleblend.weights.start import start
 from torchscript_files import Metric, scripted

@@ -1,4 +1,4 @@
-"""data.pictures: any picture file becomes upright 8-bit RGB, with its transparency and its colours."""
+"""faces.pictures: any picture file becomes upright 8-bit RGB, with its transparency and its colours."""
 
 from __future__ import annotations
 

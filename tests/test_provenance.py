@@ -140,6 +140,7 @@ def test_rendering_a_data_set_loads_no_marking_library(tmp_path: Path) -> None:
 SAVING = {
     "data/align.py",
     "face_detector/face_alignment.py",
+    "pretraining/loop.py",
     "pretraining/recipe.py",
     "provenance/marking.py",
     "training/checkpoint.py",

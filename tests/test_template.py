@@ -1,4 +1,4 @@
-"""perception.template: a model and this code agree on how faces are cut out, or the model is refused."""
+"""faces.template: a model and this code agree on how faces are cut out, or the model is refused."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ from styleblend.reporting import comparison
 from styleblend.serving.app import LOOPBACK, MODEL_HEADER, address, build_app
 from styleblend.swapping import FaceSwapper
 from styleblend.synthetic import factors, renderer
-from test_comparing import measured
+from test_comparison import measured
 from test_swapping import Annotations, moved
 from tiny_model import MODEL
 

@@ -1,4 +1,4 @@
-"""weights: files come from a mirror or a url, and only the right ones get their names."""
+"""weights.weight_files: files come from a mirror or a url, and only the right ones get their names."""
 
 from __future__ import annotations
 

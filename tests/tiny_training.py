@@ -20,7 +20,8 @@ from styleblend.config.training import LossWeights, Training
 from styleblend.perception import attributes, identity, landmarks, shape
 from styleblend.synthetic.renderer import average_shape
 from styleblend.training import steps
-from styleblend.training.steps import Learner, Perception, Stage
+from styleblend.training.generated import Perception
+from styleblend.training.steps import Learner, Stage
 from tiny_model import MODEL, SIDE_PX
 
 __all__ = ["MODEL", "SIDE_PX"]

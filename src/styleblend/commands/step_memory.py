@@ -17,7 +17,8 @@ from styleblend.config.training import LossWeights, Training
 from styleblend.errors import StyleBlendError
 from styleblend.model import Discriminator, Swapper
 from styleblend.training.batches import Batch
-from styleblend.training.steps import Perception, Stage, choose_what_learns, discriminator_terms, generator_terms
+from styleblend.training.generated import Perception
+from styleblend.training.steps import Stage, choose_what_learns, discriminator_terms, generator_terms
 
 OWN_TERMS = ("adversarial", "reconstruction", "swap_consistency")
 """Loss terms that need no frozen network."""

@@ -15,7 +15,8 @@ from styleblend.config.training import Training
 from styleblend.errors import StyleBlendError
 from styleblend.training import checkpoint, probe
 from styleblend.training.batches import Batches, Faces, same_person_probability
-from styleblend.training.steps import Average, Learner, Perception, discriminator_step, generator_step
+from styleblend.training.generated import Perception
+from styleblend.training.steps import Average, Learner, discriminator_step, generator_step
 
 DOUBTFUL_PROBES = 3
 """So many probes in a row, past the curriculum, that copy the target are a collapse."""

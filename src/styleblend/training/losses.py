@@ -8,16 +8,13 @@ with equally many samples is the loss of the whole batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from styleblend.perception.landmarks import to_19
-
-if TYPE_CHECKING:
-    from styleblend.training.steps import Generated
+from styleblend.training.generated import Generated
 
 
 def _mean_over_maps(values: Sequence[Tensor]) -> Tensor:

@@ -16,7 +16,8 @@ from styleblend.faces.pixels import to_8bit
 from styleblend.faces.regions import face_region
 from styleblend.model.swapper import Swapper
 from styleblend.training.batches import Faces
-from styleblend.training.steps import Average, Perception
+from styleblend.training.generated import Perception
+from styleblend.training.steps import Average
 
 
 @dataclass(frozen=True)

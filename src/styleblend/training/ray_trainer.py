@@ -37,7 +37,8 @@ from styleblend.system.lock import hold
 from styleblend.system.process import exit_on_sigterm
 from styleblend.training import loop, probe
 from styleblend.training.batches import read_faces
-from styleblend.training.steps import Learner, Stage, load_perception, new_learner
+from styleblend.training.generated import load_perception
+from styleblend.training.steps import Learner, Stage, new_learner
 from styleblend.weights.start import fill, start
 
 RESULT = "result"

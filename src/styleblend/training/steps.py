@@ -6,54 +6,21 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from styleblend.config.training import LossWeights, Training
-from styleblend.faces import resize
-from styleblend.faces.regions import face_region
+from styleblend.config.training import Training
 from styleblend.model.discriminator import Discriminator
 from styleblend.model.swapper import Swapper
-from styleblend.perception import attributes, identity, landmarks, shape
-from styleblend.perception.identity import FaceNetwork
-from styleblend.perception.landmarks import to_19
-from styleblend.perception.shape import ShapeNetwork, unposed
 from styleblend.training import losses
 from styleblend.training.batches import Batch
+from styleblend.training.generated import Generated, Perception
 
 Stage = Literal["train_encoder", "finetune_decoder"]
 Average = Callable[[Sequence[Tensor]], None]
 """Replaces tensors in place by their mean over the workers."""
-
-
-class Perception(NamedTuple):
-    """The frozen networks that training looks through; see styleblend.perception.
-
-    One that serves a loss term alone may be None where that term's weight is 0; the probe needs the other two.
-    """
-
-    identity: FaceNetwork
-    landmarks: nn.Module | None
-    attributes: nn.Module
-    landmarks_3d: ShapeNetwork | None
-
-
-def load_perception(networks: Path, weights: LossWeights, device: torch.device) -> Perception:
-    """The frozen networks that a stage with these loss weights looks through, on the device.
-
-    Raises:
-        StyleBlendError: a file is missing, damaged or holds another network.
-    """
-    return Perception(
-        identity=identity.load(networks, "identity").to(device),
-        landmarks=landmarks.load(networks).to(device) if weights.landmarks else None,
-        attributes=attributes.load(networks, "attributes").to(device),
-        landmarks_3d=shape.load(networks).to(device) if weights.shape_3d else None,
-    )
 
 
 @dataclass(frozen=True)
@@ -127,95 +94,6 @@ def swapper_optimiser(swapper: Swapper, cfg: Training) -> torch.optim.Adam:
         for each, members in groups.items()
     ]
     return torch.optim.Adam(learning, cfg.learning_rate, cfg.adam_betas)
-
-
-class Generated:
-    """One generator step's swap, and what loss terms look at: computed at first use, once, in the terms' order.
-
-    Three encodings (I_s, I_t, swapped) and three decodings (the swap and the two of Eq. 12) serve all terms. The
-    frozen networks judge in float32: cosines near 1 have no digits left in bfloat16.
-    """
-
-    batch: Batch
-    cfg: Training
-    swapped: Tensor
-
-    def __init__(
-        self, swapper: Swapper, discriminator: Discriminator, perception: Perception, batch: Batch, cfg: Training
-    ) -> None:
-        self.swapper, self.discriminator, self.perception = swapper, discriminator, perception
-        self.batch, self.cfg = batch, cfg
-        self._noise = swapper.decoder.make_noise(batch.noise_seeds, batch.source.device)
-        with self._autocast():
-            self._source, self._target = swapper.encoder(batch.source), swapper.encoder(batch.target)
-        self.swapped = self._swap(self._source.codes, self._target.codes, self._target.features)
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.batch.source.device.type, torch.bfloat16, enabled=self.cfg.precision == "bfloat16")
-
-    def _swap(self, source_codes: Tensor, target_codes: Tensor, features: tuple[Tensor, ...]) -> Tensor:
-        with self._autocast():
-            codes = self.swapper.blending(source_codes, target_codes)
-            swapped = self.swapper.decoder(codes, features, self._noise)
-            return resize.area(swapped, self.swapper.encoder.input_px).float()
-
-    @cached_property
-    def swapped_back(self) -> tuple[Tensor, Tensor]:
-        """Eq. 12: G(swapped, I_s) and G(I_t, swapped)."""
-        with self._autocast():
-            again = self.swapper.encoder(self.swapped)
-        return (
-            self._swap(again.codes, self._source.codes, self._source.features),
-            self._swap(self._target.codes, again.codes, again.features),
-        )
-
-    @cached_property
-    def scores(self) -> list[Tensor]:
-        """What V gives for the swap, a map a scale."""
-        with self._autocast():
-            return [scores.float() for scores in self.discriminator(self.swapped)]
-
-    @cached_property
-    def embedding(self) -> Tensor:
-        """F_id(swapped), [N, D]."""
-        return self.perception.identity(self.swapped)
-
-    @cached_property
-    def features(self) -> tuple[Tensor, Tensor]:
-        """Features of the identity network, [N, F] each: of the swap and of the target, the latter without gradient."""
-        with torch.no_grad():
-            wanted = self.perception.identity.features(self.batch.target)
-        return self.perception.identity.features(self.swapped), wanted
-
-    @cached_property
-    def points(self) -> Tensor:
-        """F_lm(swapped), [N, 19, 2]."""
-        assert self.perception.landmarks is not None
-        return to_19(self.perception.landmarks(self.swapped))
-
-    @cached_property
-    def attributes(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Pose in degrees [N, 3] of the swap and of the target, then expression [N, E] of the two."""
-        with torch.no_grad():
-            pose, expression = self.perception.attributes(self.batch.target)
-        swapped_pose, swapped_expression = self.perception.attributes(self.swapped)
-        return swapped_pose, pose, swapped_expression, expression
-
-    @cached_property
-    def shapes(self) -> tuple[Tensor, Tensor]:
-        """Rigid landmarks [N, K, 3]: of the swap, turned back by the target's pose, and of the source by its own."""
-        solid = self.perception.landmarks_3d
-        assert solid is not None
-        with torch.no_grad():
-            own = solid(self.batch.source)
-            wanted, turn = unposed(own, solid.turn(own)), solid.turn(solid(self.batch.target))
-        return unposed(solid(self.swapped), turn), wanted
-
-    @cached_property
-    def face(self) -> Tensor:
-        """Soft mask of the target's face, [N, 1, S, S]."""
-        side = self.swapper.encoder.input_px
-        return face_region(self.batch.target_landmarks, side, soften_px=side / 64)
 
 
 def generator_terms(

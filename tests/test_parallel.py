@@ -1,4 +1,4 @@
-"""data.workers: results in order from several processes, and no process left behind."""
+"""system.parallel: results in order from several processes, and no process left behind."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_killed_process_is_one_line() -> None:
 def test_workers_end_with_their_parent(tmp_path: Path) -> None:
     """After SIGKILL of the stage its processes are gone within seconds, though their tasks were not done."""
     code = (
-        "from test_workers import sleep_and_say\n"
+        "from test_parallel import sleep_and_say\n"
         "from styleblend.system.parallel import spread\n"
         f"if __name__ == '__main__': list(spread(sleep_and_say, [{str(tmp_path)!r}] * 4, 2, 'sleep'))\n"
     )
