@@ -15,7 +15,7 @@ import torch
 from styleblend.commands.describe import describe
 from styleblend.commands.step_memory import Needs
 from styleblend.config.params import Config
-from styleblend.config.sources import CelebaHqSource, FfhqSource, Source
+from styleblend.config.sources import Source
 from styleblend.config.training import Training
 from styleblend.data import licences, published
 from styleblend.data.folders import pictures_below
@@ -71,11 +71,11 @@ def _files(source: Source, project: Path, path: Path) -> tuple[Path, ...]:
         StyleBlendError: a published set is not there in one of its forms, or a file beside it is of another set.
     """
     folder = project / path
-    if not isinstance(source, FfhqSource | CelebaHqSource):
+    if not isinstance(source, published.Published):
         return tuple(folder / file for file in pictures_below(folder))
     folder = published.pictures_folder(source, folder)
     own = source.model_copy(update={name: project / file for name, file in _beside(source)})
-    listed = published.ffhq(own, folder) if isinstance(own, FfhqSource) else published.celeba_hq(own, folder)
+    listed = published.SETS[source.kind].pictures(own, folder)
     return tuple(folder / each.relative for each in listed)
 
 
@@ -129,11 +129,8 @@ def data(cfg: Config, project: Path, listed: dict[str, Listing]) -> Iterator[Fin
 
 
 def _licence(source: Source) -> str:
-    by_kind = {
-        "ffhq": (published.FFHQ_LICENCE, published.FFHQ_TERMS),
-        "celeba_hq": (published.CELEBA_LICENCE, published.CELEBA_TERMS),
-    }
-    licence, terms = by_kind.get(source.kind) or (getattr(source, "licence", ""), getattr(source, "terms", ""))
+    stated = published.SETS.get(source.kind, source)
+    licence, terms = getattr(stated, "licence", ""), getattr(stated, "terms", "")
     limited = licences.forbids(f"{licence} | {terms}")
     return f"{licence}{' (not for commercial use)' if limited else ''}"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import Field, ValidationError, ValidationInfo, model_validator
@@ -23,13 +23,9 @@ from styleblend.config.product import Follow, Serve, Swap
 from styleblend.config.provenance import Provenance
 from styleblend.config.registry import Register
 from styleblend.config.retraining import Retrain
-from styleblend.config.sources import Download, Source
+from styleblend.config.sources import AnySource, Download
 from styleblend.config.tracking import Tracking
 from styleblend.config.training import Training
-
-
-def _is_annotated(source: Source) -> bool:
-    return source.kind == "rendered" or (source.kind == "ffhq" and source.metadata is not None)
 
 
 class Config(Section):
@@ -85,7 +81,7 @@ class Config(Section):
             self._expect_detector(info)
         if "decoder" in self.pretrained.chosen():
             self._expect_decoder(info)
-        unannotated = [source.name for source in self.download.sources if not _is_annotated(source)]
+        unannotated = [source.name for source in self.download.sources if not source.annotated]
         if self.align.detector == "annotations" and unannotated:
             raise ValueError(f"align.detector 'annotations' cannot serve {unannotated}: set it to 'yunet'")
         gate = self.register_.gate
@@ -125,7 +121,7 @@ class Config(Section):
 
 # Of an address: what a wrong value shows must not show this.
 _PASSWORD = re.compile(r"(://[^/\s:@]*:)[^/\s@]+@")
-_KINDS = ("rendered", "folder", "ffhq", "celeba_hq", "archive")
+_KINDS = {kind for each in get_args(AnySource) for kind in get_args(each.model_fields["kind"].annotation)}
 _UNSTATED = ("missing", "string_type", "string_too_short")
 _STATE = {
     "licence": "state in one line under which licence the pictures are",

@@ -15,7 +15,16 @@ Licence = Annotated[Statement, Field(description="licence of the pictures, as th
 Terms = Annotated[Statement, Field(description="what may be done with them: consent, purpose, limits")]
 
 
-class RenderedSource(Section):
+class PictureSource(Section):
+    """Base of the sources of pictures."""
+
+    @property
+    def annotated(self) -> bool:
+        """Whether each picture comes with its 68 landmarks."""
+        return False
+
+
+class RenderedSource(PictureSource):
     """Faces that the project renders itself: exact ground truth, no download, no person's likeness."""
 
     kind: Literal["rendered"]
@@ -28,8 +37,12 @@ class RenderedSource(Section):
     seed: int = Field(ge=0)
     weight: SourceWeight = 1
 
+    @property
+    def annotated(self) -> bool:
+        return True
 
-class FolderSource(Section):
+
+class FolderSource(PictureSource):
     """A person's own photographs, in any nesting. A sub-folder per person gives labels if `label` says so."""
 
     kind: Literal["folder"]
@@ -41,7 +54,7 @@ class FolderSource(Section):
     weight: SourceWeight = 1
 
 
-class PackedSource(Section):
+class PackedSource(PictureSource):
     """What the sources share that may lie in a zip or tar file, here or behind a url."""
 
     name: str
@@ -78,6 +91,10 @@ class FfhqSource(PackedSource):
     metadata: Path | None = Field(None, description="ffhq-dataset-v2.json: landmarks, licence and author of each")
     licences: Literal["all", "permissive"] = Field("all", description="permissive: commercial use; needs metadata")
     weight: SourceWeight = 1
+
+    @property
+    def annotated(self) -> bool:
+        return self.metadata is not None
 
 
 class CelebaHqSource(PackedSource):

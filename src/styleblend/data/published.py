@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,8 @@ FFHQ_LICENCE = "CC BY-NC-SA 4.0 as a whole; each picture has a licence of its ow
 FFHQ_TERMS = "the set as a whole is CC BY-NC-SA 4.0; not to be used to develop or improve face recognition"
 CELEBA_LICENCE = "CelebA agreement"
 CELEBA_TERMS = "non-commercial research, no further copying or publishing of any portion"
+
+Published = FfhqSource | CelebaHqSource
 
 NUMBERED = re.compile(r"(?:img)?(\d+)\.(?:png|jpe?g|webp)", re.IGNORECASE)
 FFHQ_JSON = "ffhq-dataset-v2.json"
@@ -64,7 +67,7 @@ def _beside(place: Path, names: dict[str, str]) -> dict[str, Path]:
     return {key: files[0] for key, files in found.items() if files}
 
 
-def pictures_folder(source: FfhqSource | CelebaHqSource, root: Path) -> Path:
+def pictures_folder(source: Published, root: Path) -> Path:
     """The folder of the source's pictures, by its published name in `root` or one level deeper; else `root` itself.
 
     Raises:
@@ -72,7 +75,7 @@ def pictures_folder(source: FfhqSource | CelebaHqSource, root: Path) -> Path:
     """
     if not root.is_dir():
         raise StyleBlendError(f"{root} is no folder: set the path of source '{source.name}' to the data set")
-    name = FFHQ_FOLDERS[source.form] if isinstance(source, FfhqSource) else CELEBA_FOLDER
+    name = SETS[source.kind].folder(source)
     found = [path for pattern in (name, f"*/{name}") for path in sorted(root.glob(pattern)) if path.is_dir()]
     if root.name != name and len(found) > 1:
         shown = " and ".join(str(path.relative_to(root)) for path in found[:2])
@@ -222,3 +225,24 @@ def _rows(file: Path, columns: int, header: bool) -> list[list[str]]:
         shown = f"'{' '.join(wrong[0])}'" if wrong else "no line"
         raise StyleBlendError(f"{file} has {shown} where {columns} columns are expected: give the file as published")
     return rows
+
+
+@dataclass(frozen=True)
+class PublishedSet:
+    """How a data set is read: its pictures, the name of their folder, and what its authors state of the whole."""
+
+    pictures: Callable[[Any, Path], list[Listed]]
+    folder: Callable[[Any], str]
+    licence: str
+    terms: str
+
+
+# By the `kind` of a source. The functions are looked up when they are called.
+SETS = {
+    "ffhq": PublishedSet(
+        lambda source, folder: ffhq(source, folder), lambda source: FFHQ_FOLDERS[source.form], FFHQ_LICENCE, FFHQ_TERMS
+    ),
+    "celeba_hq": PublishedSet(
+        lambda source, folder: celeba_hq(source, folder), lambda source: CELEBA_FOLDER, CELEBA_LICENCE, CELEBA_TERMS
+    ),
+}

@@ -118,11 +118,8 @@ def _folder(source: PhotographSource, state: Path, workers: int) -> Path:
 
 
 def _listed(source: PhotographSource, folder: Path) -> list[Listed]:
-    match source:
-        case config.FfhqSource():
-            return published.ffhq(source, folder)
-        case config.CelebaHqSource():
-            return published.celeba_hq(source, folder)
+    if isinstance(source, published.Published):
+        return published.SETS[source.kind].pictures(source, folder)
     url = source.url if isinstance(source, config.ArchiveSource) else None
     by_folder = source.label == "parent_folder"
     return [
