@@ -40,7 +40,7 @@ BAD: list[tuple[str, Any, str]] = [
     ("model.stem_stride", 3, r"model\.stem_stride: .*1 or 2, got 3"),
     ("model.blending_layers", 0, r"model\.blending_layers is 0: give at least 1"),
     ("model.blending_weights", "style", r"model\.blending_weights: .*'channel' or 'element', got 'style'"),
-    ("model.blending_pace", 50, r"model\.blending_pace: unknown key"),
+    ("model.blending_pace", 50, r"model\.blending_pace: unknown key; it is train_encoder.blending_lr_factor now"),
     ("model.decoder_variant", "nvidia", r"model\.decoder_variant: unknown key"),
     ("model.decoder_widths", {4: 8, 8: 8, 16: 0, 32: 8, 64: 8}, r"model\.decoder_widths is \{.*16: 0.*at least 1"),
     ("model.discriminator_scales", 4, r"model\.discriminator_scales is 4: .* of 64 px at most 3"),

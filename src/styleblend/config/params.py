@@ -147,7 +147,7 @@ def parse_params(values: Any, origin: str, folder: Path = Path()) -> Config:
             # pydantic puts the tag of a union into the path; a user's file has no such level.
             where = ".".join(str(part) for part in mistake["loc"] if part not in _KINDS)
             if mistake["type"] == "extra_forbidden":
-                lines.append(f"{where}: unknown key; remove it or correct its spelling")
+                lines.append(f"{where}: unknown key; {_MOVED.get(where, 'remove it or correct its spelling')}")
             elif (key := where.rpartition(".")[2]) in _STATE and mistake["type"] in _UNSTATED:
                 lines.append(f"{where}: missing; {_STATE[key]}")
             elif mistake["type"] == "missing":
