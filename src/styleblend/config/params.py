@@ -121,6 +121,10 @@ class Config(Section):
 
 # Of an address: what a wrong value shows must not show this.
 _PASSWORD = re.compile(r"(://[^/\s:@]*:)[^/\s@]+@")
+_MOVED = {
+    "model.blending_pace": "it is train_encoder.blending_lr_factor now",
+    "model.decoder_variant": "remove it: there is one decoder, which draws what 'nvidia' drew",
+}
 _KINDS = {kind for each in get_args(AnySource) for kind in get_args(each.model_fields["kind"].annotation)}
 _UNSTATED = ("missing", "string_type", "string_too_short")
 _STATE = {
