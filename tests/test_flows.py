@@ -237,7 +237,7 @@ def served(root: Path, project: Path, api: str) -> Iterator[None]:
 
 
 def test_the_registered_file_of_this_test_is_the_stage_s(root: Path) -> None:
-    """The keys that the flow reads are those that the stage register writes."""
-    source = (root / "src/styleblend/stages/register.py").read_text()
+    """The keys that the flow reads are those that the stage register writes, through reporting.registration."""
+    source = (root / "src/styleblend/reporting/registration.py").read_text()
     for key in json.loads(json.dumps(REGISTERED)):
         assert f'"{key}"' in source

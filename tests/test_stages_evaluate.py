@@ -16,9 +16,9 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from page import markdown as result_markdown
 
 import tiny_project
+from pipeline import markdown as result_markdown
 from styleblend import model, provenance
 from styleblend.commands import cli
 from styleblend.config.evaluation import Evaluate

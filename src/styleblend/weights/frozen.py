@@ -29,10 +29,11 @@ def read_card(folder: Path, role: str) -> dict[str, Any]:
     Raises:
         StyleBlendError: the card or the weights are missing, or the card is unreadable.
     """
-    card = folder / f"{role}.json"
-    content = _read(card, RESTORE)
-    if not (weights := card.with_suffix(".safetensors")).is_file():
-        raise StyleBlendError(f"{weights.name} is missing in {folder}: {RESTORE}")
+    content: dict[str, Any] = {}
+    for file in (folder / f"{role}.json", folder / f"{role}.safetensors"):
+        if not file.is_file():
+            raise StyleBlendError(f"{file.name} is missing in {folder}: {RESTORE}")
+        content = content or _read(file, "describes no network", RESTORE)
     return content
 
 
@@ -42,10 +43,10 @@ def listed(folder: Path) -> dict[str, Any]:
     Raises:
         StyleBlendError: it is missing or damaged.
     """
-    return _read(folder / NETWORKS, "run `dvc repro pretrained` again")
+    return _read(folder / NETWORKS, "names no networks", "run `dvc repro pretrained` again")
 
 
-def _read(file: Path, remedy: str) -> dict[str, Any]:
+def _read(file: Path, lack: str, remedy: str) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text())
     except OSError as error:
@@ -53,7 +54,7 @@ def _read(file: Path, remedy: str) -> dict[str, Any]:
     except ValueError as error:
         raise StyleBlendError(f"{file} is not valid JSON ({error}): {remedy}") from None
     if not isinstance(content, dict):
-        raise StyleBlendError(f"{file} holds {type(content).__name__} in place of an object: {remedy}")
+        raise StyleBlendError(f"{file} {lack}: {remedy}")
     return content
 
 
