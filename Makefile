@@ -44,7 +44,7 @@ demo: setup  ## run the whole pipeline with params.yaml, then say what came out
 	@styleblend report
 
 test: lint  ## lint, types and all tests
-	pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
+	pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: setup  ## lint and types
 	ruff check .

@@ -42,6 +42,22 @@ from local_servers import answers, free_port, wait_for  # noqa: E402
 ROOT = Path(__file__).resolve().parents[1]
 
 
+SLOWEST_FIRST = (
+    "test_end_to_end",
+    "test_training_ray",
+    "test_schedule",
+    "test_flows",
+    "test_pretraining",
+    "test_synthetic",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take minutes come first: a last one would keep one process busy while the others have ended."""
+    rank = {name: place for place, name in enumerate(SLOWEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
 class NetworkBlocked(OSError):
     """A test reached for another machine."""
 
