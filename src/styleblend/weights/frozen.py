@@ -29,11 +29,12 @@ def read_card(folder: Path, role: str) -> dict[str, Any]:
     Raises:
         StyleBlendError: the card or the weights are missing, or the card is unreadable.
     """
-    content: dict[str, Any] = {}
-    for file in (folder / f"{role}.json", folder / f"{role}.safetensors"):
-        if not file.is_file():
-            raise StyleBlendError(f"{file.name} is missing in {folder}: {RESTORE}")
-        content = content or _read(file, "describes no network", RESTORE)
+    card, weights = folder / f"{role}.json", folder / f"{role}.safetensors"
+    if not card.is_file():
+        raise StyleBlendError(f"{card.name} is missing in {folder}: {RESTORE}")
+    content = _read(card, "describes no network", RESTORE)
+    if not weights.is_file():
+        raise StyleBlendError(f"{weights.name} is missing in {folder}: {RESTORE}")
     return content
 
 
