@@ -30,9 +30,10 @@ from styleblend.model.layers import adain
 from styleblend.perception import identity
 from styleblend.perception.landmarks import to_19
 from styleblend.training import losses
-from styleblend.training.batches import Batch, Batches, Faces, draw, read_faces
+from styleblend.training.batches import Batch, Faces, draw, read_faces
 from styleblend.training.loop import alone
 from styleblend.training.steps import Learner, Stage, discriminator_step, generator_step
+from styleblend.training.stream import Batches
 from tiny_model import randomised
 
 Array = NDArray[np.float64]

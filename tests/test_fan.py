@@ -33,9 +33,10 @@ from styleblend.faces.mean_box import MEAN_BOX
 from styleblend.perception import fan, landmarks
 from styleblend.perception.fan import FanLandmarks, fan_crop, hard_argmax, soft_argmax
 from styleblend.synthetic import factors, renderer
-from styleblend.training.batches import Batches, read_faces
+from styleblend.training.batches import read_faces
 from styleblend.training.generated import Perception
 from styleblend.training.steps import choose_what_learns, generator_terms
+from styleblend.training.stream import Batches
 from torchscript_files import Metric, scripted
 
 CELLS = 64

@@ -13,7 +13,8 @@ import torch
 
 import tiny_training as tiny
 from styleblend.errors import StyleBlendError
-from styleblend.training.batches import Batches, draw, read_faces, same_person_probability
+from styleblend.training.batches import draw, read_faces, same_person_probability
+from styleblend.training.stream import Batches
 
 PERSONS = np.repeat(np.arange(5), [1, 4, 2, 3, 6])
 

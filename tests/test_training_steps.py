@@ -16,9 +16,10 @@ from styleblend.model import build
 from styleblend.perception.landmarks import to_19
 from styleblend.perception.shape import unposed
 from styleblend.training import losses, steps
-from styleblend.training.batches import Batch, Batches, Faces, read_faces
+from styleblend.training.batches import Batch, Faces, read_faces
 from styleblend.training.loop import alone
 from styleblend.training.steps import discriminator_step, generator_step, generator_terms, learning_rate
+from styleblend.training.stream import Batches
 
 PERCEPTION = tiny.perception()
 

@@ -41,8 +41,8 @@ NETWORKS: dict[str, tuple[Any, dict[str, Any]]] = {
 
 
 def training(**changes: Any) -> Training:
-    """Settings of a few tiny steps, every loss term on."""
-    weights = {name: 1.0 for name in LossWeights.model_fields}
+    """Settings of a few tiny steps, every loss term on but that of a mask."""
+    weights = {name: 1.0 for name in LossWeights.model_fields} | {"mask": 0.0}
     settings: dict[str, Any] = {
         "steps": 4,
         "batch_size": 4,

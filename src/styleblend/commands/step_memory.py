@@ -16,6 +16,7 @@ from torch.utils.flop_counter import flop_registry
 from styleblend.config.training import LossWeights, Training
 from styleblend.errors import StyleBlendError
 from styleblend.model import Discriminator, Swapper
+from styleblend.model.prior import WARPED_CHANNELS
 from styleblend.training.batches import Batch
 from styleblend.training.generated import Perception
 from styleblend.training.steps import Stage, choose_what_learns, discriminator_terms, generator_terms
@@ -152,6 +153,8 @@ def _step(training: Training, swapper: Swapper, discriminator: Discriminator, si
         same_person=torch.zeros(size, dtype=torch.bool),
         negatives=torch.empty(size, training.negatives, embedding),
         noise_seeds=tuple(range(size)),
+        truth=torch.empty(size, 3, side, side),
+        warped=torch.empty(size, WARPED_CHANNELS, side, side) if swapper.prior is not None else None,
     )
     discriminator.requires_grad_(False).eval()
     no_networks = cast(Perception, None)

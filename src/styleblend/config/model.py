@@ -17,6 +17,8 @@ from styleblend.errors import StyleBlendError
 EncoderBody = Literal["se_resnet", "ir_se50"]
 StemStride = Literal[1, 2]
 BlendingWeights = Literal["channel", "element"]
+Join = Literal["none", "mask"]
+Prior = Literal["none", "warp"]
 
 
 def expect_encoder_sizes(
@@ -96,6 +98,10 @@ class Model(Section):
     blending_weights: BlendingWeights = Field("channel", description="Eq. 2: a weight for each channel, or each style")
     decoder_widths: dict[int, int] = Field({4: 96, 8: 96, 16: 64, 32: 32, 64: 16}, description="channels of each block")
     pathway_resolutions: tuple[int, ...] = Field((8, 16, 32), description="blocks that the target's features follow")
+    fine_levels: int = Field(0, ge=0, le=2, description="maps for the pathway at 1/2 of the side, then at all of it")
+    join: Join = Field("none", description="mask: the decoder also draws where its pixels replace the target's")
+    prior: Prior = Field("none", description="warp: the source, bent onto the target in 3-D, as a further input")
+    prior_width: int = Field(16, ge=4, description="channels of the prior's encoder at the full side")
     discriminator_width: int = Field(24, ge=4)
     discriminator_scales: int = 2
 
@@ -103,6 +109,13 @@ class Model(Section):
     def n_styles(self) -> int:
         """Style elements: two for each decoder block, 2 log2(resolution) - 2."""
         return 2 * int(log2(self.resolution)) - 2
+
+    @property
+    def feature_shapes(self) -> list[tuple[int, int, int]]:
+        """Channels and sides of the target's maps that the encoder hands to the decoder, coarse to fine."""
+        paper = [(self.pyramid_width, self.input_px // part, self.input_px // part) for part in (16, 8, 4)]
+        finer = [(self.pyramid_width >> k, self.input_px >> 2 - k, self.input_px >> 2 - k) for k in (1, 2)]
+        return paper + finer[: self.fine_levels]
 
     @model_validator(mode="after")
     def sizes_fit(self) -> Model:

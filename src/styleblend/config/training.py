@@ -19,6 +19,8 @@ class LossWeights(Section):
     landmarks: Weight = Field(100, description="Eq. 11, lambda_4; coordinates in [0, 1]")
     swap_consistency: Weight = Field(1, description="Eq. 12, lambda_5")
     outside: Weight = Field(0, description="not in the paper: L1 to the target outside the face")
+    edges: Weight = Field(0, description="not in the paper: L1 of edges, reconstructions only")
+    mask: Weight = Field(0, description="not in the paper: drawn pixels are the face's; needs model.join 'mask'")
     attributes: Weight = Field(0, description="not in the paper: pose and expression of the target")
     perceptual: Weight = Field(0, description="not in the paper: features of a frozen network, reconstructions only")
     shape_3d: Weight = Field(0, description="not in the paper: the source's shape in 3-D landmarks without pose")
@@ -48,6 +50,9 @@ class Training(Section):
     curriculum_end: Probability = Field(0, description="the same once the curriculum is over")
     curriculum_steps: int = Field(ge=0, description="length of the linear way from start to end")
     same_person: Probability = Field(0, description="share of self pairs of two pictures of one person; paper: 0")
+    mirrored: Probability = Field(0, description="share of self pairs of one picture with a mirrored source; paper: 0")
+    worn_faces: Probability = Field(0, description="share of self pairs whose target wears another's face; paper: 0")
+    colour_jitter: float = Field(0, ge=0, le=0.5, description="largest change of a source's colours; paper: 0")
     # pretrained: the small D's inversion; body: model_ir_se50.pth. That and `new` take D's mean code.
     encoder_start: EncoderStart = Field("pretrained", description="train_encoder only: what E starts from")
     swap_every: int = Field(1, ge=1, description="Eq. 12 is taken at every k-th step; 1 in the paper")

@@ -15,6 +15,12 @@ from styleblend.model.layers import Blur, EqualConv2d, EqualLinear, adain, expec
 
 Noise = tuple[Tensor, ...]
 
+NEW_PARTS = ("pathway.", "to_mask.", "mask_bias")
+"""Parameters that no pretrained decoder has."""
+
+_MASK_START = 2.0
+"""The mask's first logit, everywhere: at first nearly all pixels are drawn, so that D learns from all of them."""
+
 
 class StyledLayer(nn.Module):
     """One style of a block: convolution, noise * w[C], bias, leaky ReLU 0.2, AdaIN(x, 1 + s0, s1).
@@ -50,10 +56,12 @@ class Decoder(nn.Module):
     Args:
         style_dim: dimensions of a style element.
         widths: channels of the block at each resolution 4, 8, ..., R. Each block takes two style elements.
-        feature_sides: sides of the encoder's pyramid maps, coarse to fine. feature_width: their channels.
+        feature_sides: sides of the encoder's pyramid maps, coarse to fine. feature_width: their channels, one number
+            or one for each map.
         pathway_resolutions: after the blocks of these resolutions the target's features are added: the pyramid map
             of the nearest side, resized, through a 1x1 and a 3x3 convolution. The last begins at zero, so that a
             loaded decoder draws what it drew before. Empty: no pathway.
+        mask: whether `draw` gives a mask that joins the drawn face and the target's pixels, too.
 
     Raises:
         StyleBlendError: a size does not fit; names it and its value.
@@ -64,8 +72,9 @@ class Decoder(nn.Module):
         style_dim: int,
         widths: Mapping[int, int],
         feature_sides: Sequence[int] = (),
-        feature_width: int = 0,
+        feature_width: int | Sequence[int] = 0,
         pathway_resolutions: Sequence[int] = (),
+        mask: bool = False,
     ) -> None:
         super().__init__()
         expect_decoder_sizes(max(widths, default=0), widths, pathway_resolutions)
@@ -84,9 +93,13 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.to_rgb = EqualConv2d(widths[self.resolutions[-1]], 3, 1, gain=1)
         self.rgb_bias = nn.Parameter(torch.zeros(3))
+        if mask:
+            self.to_mask = EqualConv2d(widths[self.resolutions[-1]], 1, 1, gain=1)
+            self.mask_bias = nn.Parameter(torch.full((1,), _MASK_START))
         self.pathway = nn.ModuleDict()
         self.level: dict[int, int] = {}
-        self.feature_shapes = [(feature_width, side, side) for side in feature_sides]
+        channels = [feature_width] * len(feature_sides) if isinstance(feature_width, int) else feature_width
+        self.feature_shapes = [(width, side, side) for width, side in zip(channels, feature_sides, strict=True)]
         for side in sorted(pathway_resolutions):
             # The nearest level, counted in doublings; of two equally near the finer one.
             distances = [abs(log2(each) - log2(side)) for each in feature_sides]
@@ -95,11 +108,17 @@ class Decoder(nn.Module):
             for parameter in last.parameters():
                 nn.init.zeros_(parameter)
             self.pathway[str(side)] = nn.Sequential(
-                nn.Conv2d(feature_width, widths[side], 1), nn.LeakyReLU(0.2, inplace=True), last
+                nn.Conv2d(channels[self.level[side]], widths[side], 1), nn.LeakyReLU(0.2, inplace=True), last
             )
 
     def forward(self, codes: Tensor, features: Sequence[Tensor] | None = None, noise: Noise | None = None) -> Tensor:
-        """Draw the pictures of `codes`.
+        """The pictures of `codes` [N, 3, R, R], see `draw`."""
+        return self.draw(codes, features, noise)[0]
+
+    def draw(
+        self, codes: Tensor, features: Sequence[Tensor] | None = None, noise: Noise | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Draw the pictures of `codes` [N, 3, R, R], and where they count: logits [N, 1, R, R], None without a mask.
 
         Args:
             codes: [N, n_styles, style_dim], coarse first.
@@ -125,7 +144,9 @@ class Decoder(nn.Module):
             if k % 2 and features is not None and side in self.level:
                 x = x + self.from_target(features[self.level[side]], side)
         picture: Tensor = self.to_rgb(x) + self.rgb_bias[:, None, None].to(x.dtype)
-        return picture
+        if not hasattr(self, "to_mask"):
+            return picture, None
+        return picture, self.to_mask(x) + self.mask_bias[:, None, None].to(x.dtype)
 
     def from_target(self, features: Tensor, side: int) -> Tensor:
         """What the pathway adds after the block of resolution `side`."""
@@ -138,8 +159,8 @@ class Decoder(nn.Module):
         return added
 
     def synthesis_parameters(self) -> list[nn.Parameter]:
-        """Everything but the pathway: what a pretrained decoder brings, and what stage 1 freezes."""
-        return [value for name, value in self.named_parameters() if not name.startswith("pathway.")]
+        """Everything but the pathway and the mask: what a pretrained decoder brings, and what stage 1 freezes."""
+        return [value for name, value in self.named_parameters() if not name.startswith(NEW_PARTS)]
 
     def make_noise(self, seeds: Sequence[int], device: torch.device | str = "cpu") -> Noise:
         """Noise maps for a batch, one [N, 1, S, S] a style layer. Sample i depends on seeds[i] alone.

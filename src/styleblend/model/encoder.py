@@ -20,7 +20,7 @@ class Encoding(NamedTuple):
     codes: Tensor
     """[N, n_styles, style_dim], coarse styles first."""
     features: tuple[Tensor, ...]
-    """Pyramid maps [N, pyramid_width, S, S], coarse to fine: 1/16, 1/8 and 1/4 of the input's side."""
+    """Pyramid maps [N, width, S, S], coarse to fine: 1/16, 1/8 and 1/4 of the input's side, then the finer ones."""
 
 
 def sample_norm(channels: int) -> nn.Module:
@@ -115,6 +115,21 @@ class StyleHeads(nn.Module):
         return codes.reshape(codes.shape[0], self.heads, -1)
 
 
+class FineLevel(nn.Module):
+    """A map of twice the side of the one before: of a finer tap [N, inputs, 2S, 2S] and `coarser` [N, before, S, S]."""
+
+    def __init__(self, inputs: int, before: int, width: int) -> None:
+        super().__init__()
+        self.of_tap = nn.Conv2d(inputs, width, 3, padding=1)
+        self.of_coarser = nn.Conv2d(before, width, 1)
+        self.mix = nn.Sequential(nn.LeakyReLU(0.2), nn.Conv2d(width, width, 3, padding=1))
+
+    def forward(self, tap: Tensor, coarser: Tensor) -> Tensor:
+        above = F.interpolate(self.of_coarser(coarser), scale_factor=2.0, mode="bilinear", align_corners=False)
+        out: Tensor = self.mix(self.of_tap(tap) + above)
+        return out
+
+
 class Encoder(nn.Module):
     """Pictures [N, 3, input_px, input_px] in [-1, 1] to an Encoding.
 
@@ -125,6 +140,9 @@ class Encoder(nn.Module):
         pyramid_width: channels of the pyramid. head_width: channels inside each style head.
         stem_stride: 1 reads the input at full resolution and halves it in the first stage (IR-SE50, the paper);
             2 halves it in the first convolution, a quarter of the cost there, with the same sizes from then on.
+        fine_levels: maps for the pathway beyond the paper's three, at 1/2 of the side and then at the full side, each
+            with half of the channels of the one before. Hair, glasses and background are sharp with them only: a map
+            of 1/4 of the side cannot say where an edge is.
         body: "se_resnet" normalises groups of channels and learns from nothing; "ir_se50" is the face network
             of that name, into which weights.formats.ir_se50 loads its weights.
 
@@ -145,6 +163,7 @@ class Encoder(nn.Module):
         head_width: int,
         stem_stride: int = 1,
         body: str = "se_resnet",
+        fine_levels: int = 0,
     ) -> None:
         super().__init__()
         expect_encoder_sizes(input_px, n_styles, blocks, widths, stem_stride, body)
@@ -160,6 +179,11 @@ class Encoder(nn.Module):
         self.laterals = nn.ModuleList(nn.Conv2d(width, pyramid_width, 1) for width in reversed(widths[1:]))
         sides = (input_px // 16, input_px // 8, input_px // 4)
         self.feature_shapes = [(pyramid_width, side, side) for side in sides]
+        self.fine = nn.ModuleList()
+        for level in range(fine_levels):
+            inputs, width = (widths[0], 3)[level], pyramid_width >> level + 1
+            self.fine.append(FineLevel(inputs, pyramid_width >> level, width))
+            self.feature_shapes.append((width, input_px >> 1 - level, input_px >> 1 - level))
         counts = [n_styles * (level + 1) // 3 - n_styles * level // 3 for level in range(3)]
         self.heads = nn.ModuleList(
             StyleHeads(count, pyramid_width, head_width, side, style_dim)
@@ -179,11 +203,13 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> Encoding:
         expect_shape("images", images, None, 3, self.input_px, self.input_px)
-        _, fine, middle, coarse = self.taps(images)
+        finest, fine, middle, coarse = self.taps(images)
         level = self.laterals[0](coarse)
         features = [level]
         for lateral, finer in zip(self.laterals[1:], (middle, fine), strict=True):
             level = lateral(finer) + F.interpolate(level, size=finer.shape[-2:], mode="bilinear", align_corners=True)
             features.append(level)
         codes = [heads(level) for heads, level in zip(self.heads, features, strict=True)]
+        for fine_level, tap in zip(self.fine, (finest, images), strict=False):
+            features.append(fine_level(tap, features[-1]))
         return Encoding(torch.cat(codes, dim=1) + self.mean_code, tuple(features))

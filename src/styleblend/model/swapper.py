@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -16,8 +18,9 @@ from styleblend.faces.template import TEMPLATE, expect_template
 from styleblend.model.blending import Blending
 from styleblend.model.decoder import Decoder, Noise
 from styleblend.model.discriminator import Discriminator
-from styleblend.model.encoder import Encoder
+from styleblend.model.encoder import Encoder, Encoding
 from styleblend.model.layers import expect_shape
+from styleblend.model.prior import WARPED_CHANNELS, PriorEncoder, prior_picture
 
 WEIGHTS_FILE = "swapper.safetensors"
 DESCRIPTION_FILE = "model.json"
@@ -30,7 +33,9 @@ class Swapper(nn.Module):
         StyleBlendError: the three parts do not fit each other; says where.
     """
 
-    def __init__(self, encoder: Encoder, blending: Blending, decoder: Decoder) -> None:
+    def __init__(
+        self, encoder: Encoder, blending: Blending, decoder: Decoder, prior: PriorEncoder | None = None
+    ) -> None:
         super().__init__()
         codes = {
             "encoder": (encoder.n_styles, encoder.style_dim),
@@ -43,13 +48,17 @@ class Swapper(nn.Module):
         if decoder.pathway and decoder.feature_shapes != encoder.feature_shapes:
             differ = f"takes maps {decoder.feature_shapes}, the encoder gives {encoder.feature_shapes}"
             raise StyleBlendError(f"the decoder's pathway {differ}: set feature_sides and feature_width to these")
-        self.encoder, self.blending, self.decoder = encoder, blending, decoder
+        self.encoder, self.blending, self.decoder, self.prior = encoder, blending, decoder, prior
 
-    def forward(self, source: Tensor, target: Tensor, noise: Noise | None = None) -> Tensor:
+    def forward(
+        self, source: Tensor, target: Tensor, noise: Noise | None = None, warped: Tensor | None = None
+    ) -> Tensor:
         """Swapped pictures [N, 3, R, R], about [-1, 1], from source and target [N, 3, input_px, input_px].
 
         `noise` as Decoder.make_noise gives it; None is none, and then nothing reaches the noise weights, which
         DistributedDataParallel would take for unused parameters in the stage that trains the decoder.
+        `warped`: [N, 4, input_px, input_px], the source bent onto the target (faces.warp); needed by a model with a
+        prior, and by no other.
 
         Raises:
             StyleBlendError: a shape does not fit; names it.
@@ -59,8 +68,37 @@ class Swapper(nn.Module):
         expect_shape("target", target, source.shape[0], 3, side, side)
         encoding = self.encoder(target)
         codes = self.blending(self.encoder(source).codes, encoding.codes)
-        swapped: Tensor = self.decoder(codes, encoding.features, noise)
-        return swapped
+        return self.draw(codes, encoding, target, noise, warped)[0]
+
+    def draw(
+        self, codes: Tensor, of_target: Encoding, target: Tensor, noise: Noise | None, warped: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The swapped pictures of blended codes, and the mask's logits [N, 1, R, R], None where the model has none.
+
+        Args:
+            of_target: what E gave for `target`.
+        """
+        features = of_target.features
+        side = self.decoder.resolutions[-1]
+        if self.prior is not None:
+            if warped is None:
+                raise StyleBlendError("a model with prior 'warp' needs the warped source: see styleblend.faces.warp")
+            expect_shape("warped", warped, target.shape[0], WARPED_CHANNELS, *target.shape[2:])
+            features = tuple(a + b for a, b in zip(features, self.prior(target, warped), strict=True))
+        drawn, logits = self.decoder.draw(codes, features, noise)
+        if warped is not None and self.prior is not None:
+            drawn = drawn + prior_picture(target, warped, side)
+        if logits is None:
+            return drawn, None
+        there = target if target.shape[-1] == side else resized(target, side)
+        mask = torch.sigmoid(logits)
+        return mask * drawn + (1 - mask) * there, logits
+
+
+def resized(target: Tensor, side: int) -> Tensor:
+    """The target's pixels at the decoder's side, [N, 3, side, side]."""
+    shrinks = target.shape[-1] > side
+    return F.interpolate(target, size=(side, side), mode="bicubic", align_corners=False, antialias=shrinks)
 
 
 def build_encoder(model: Model) -> Encoder:
@@ -75,6 +113,7 @@ def build_encoder(model: Model) -> Encoder:
         head_width=model.head_width,
         stem_stride=model.stem_stride,
         body=model.encoder_body,
+        fine_levels=model.fine_levels,
     )
 
 
@@ -83,9 +122,10 @@ def build_decoder(model: Model) -> Decoder:
     return Decoder(
         style_dim=model.style_dim,
         widths=model.decoder_widths,
-        feature_sides=(model.input_px // 16, model.input_px // 8, model.input_px // 4),
-        feature_width=model.pyramid_width,
+        feature_sides=[side for _, side, _ in model.feature_shapes],
+        feature_width=[width for width, _, _ in model.feature_shapes],
         pathway_resolutions=model.pathway_resolutions,
+        mask=model.join == "mask",
     )
 
 
@@ -98,7 +138,8 @@ def build(model: Model) -> Swapper:
     """G with new weights from the section `model` of params.yaml."""
     sizes = (model.blending_layers, model.blending_heads, model.blending_weights)
     blending = Blending(model.n_styles, model.style_dim, *sizes)
-    return Swapper(build_encoder(model), blending, build_decoder(model))
+    prior = PriorEncoder(model.input_px, model.feature_shapes, model.prior_width) if model.prior == "warp" else None
+    return Swapper(build_encoder(model), blending, build_decoder(model), prior)
 
 
 def save(swapper: Swapper, model: Model, folder: Path, **facts: Any) -> None:

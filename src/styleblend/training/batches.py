@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from styleblend.errors import StyleBlendError
 from styleblend.faces.pixels import from_8bit
 
 Indices = NDArray[np.int64]
+Pixels = NDArray[np.uint8]
 Chances = NDArray[np.float64] | None
 """Running sum of weights [M + 1] of M faces; None: all weigh alike."""
 
@@ -39,6 +39,8 @@ class Faces:
     size_px: int
     chances: Chances = None
     """Of the weights that the faces' sources have."""
+    mesh: NDArray[np.float32] | None = None
+    """[M, K, 3], points with depth as faces.warp takes them; None where the landmark network sees no mesh."""
 
     def __len__(self) -> int:
         return len(self.files)
@@ -49,6 +51,10 @@ class Faces:
         Raises:
             StyleBlendError: a picture is missing, damaged or of another size.
         """
+        return as_images(self.pixels(indices))
+
+    def pixels(self, indices: Sequence[int] | Indices) -> Pixels:
+        """The same as they are stored, RGB [N, size_px, size_px, 3]."""
         rows = []
         for index in indices:
             file = self.files[index]
@@ -62,8 +68,13 @@ class Faces:
                     f"{file} is {pixels.shape[1]}x{pixels.shape[0]} px, model.input_px is {self.size_px}:"
                     " run the stage align again"
                 )
-            rows.append(torch.from_numpy(pixels.copy()))
-        return from_8bit(torch.stack(rows).permute(0, 3, 1, 2))
+            rows.append(pixels)
+        return np.stack(rows)
+
+
+def as_images(pixels: Pixels) -> Tensor:
+    """RGB [N, S, S, 3] to [N, 3, S, S] in [-1, 1]."""
+    return from_8bit(torch.from_numpy(pixels).permute(0, 3, 1, 2))
 
 
 def read_faces(split: Path, faces: Path, perceived: Path, size_px: int) -> Faces:
@@ -74,7 +85,8 @@ def read_faces(split: Path, faces: Path, perceived: Path, size_px: int) -> Faces
     """
     rows = pd.read_parquet(split, columns=["face_id", "person"])
     manifest = pd.read_parquet(faces / "manifest.parquet", columns=["face_id", "path", "weight"])
-    known = pd.read_parquet(perceived, columns=["face_id", "identity", "landmarks"])
+    known = pd.read_parquet(perceived)
+    known = known[["face_id", "identity", "landmarks", *(("mesh",) if "mesh" in known else ())]]
     table = rows.merge(manifest, on="face_id").merge(known, on="face_id")
     if len(table) < len(rows):
         raise StyleBlendError(f"{split} has {len(rows) - len(table)} faces unknown to {perceived}: run perceive again")
@@ -87,11 +99,16 @@ def read_faces(split: Path, faces: Path, perceived: Path, size_px: int) -> Faces
         face_ids=tuple(table["face_id"]),
         files=tuple(faces / path for path in table["path"]),
         persons=codes,
-        identity=torch.from_numpy(np.stack(table["identity"].to_list()).astype(np.float32)),
-        landmarks=torch.from_numpy(np.stack(table["landmarks"].to_list()).astype(np.float32)).reshape(-1, 68, 2),
+        identity=torch.from_numpy(_column(table, "identity")),
+        landmarks=torch.from_numpy(_column(table, "landmarks")).reshape(-1, 68, 2),
         size_px=size_px,
+        mesh=_column(table, "mesh").reshape(len(table), -1, 3) if "mesh" in table else None,
         chances=None if np.ptp(weights) == 0 else np.concatenate([[0.0], weights.cumsum()]),
     )
+
+
+def _column(table: pd.DataFrame, name: str) -> NDArray[np.float32]:
+    return np.stack(table[name].to_list()).astype(np.float32)
 
 
 class Draw(NamedTuple):
@@ -103,6 +120,12 @@ class Draw(NamedTuple):
     negatives: Indices
     """[N, K], of other persons than the source."""
     noise_seeds: tuple[int, ...]
+    mirrored: NDArray[np.bool_]
+    """Whether the source's picture is mirrored: what stands for another picture where a person has only one."""
+    worn: Indices
+    """Whose face the target wears, -1 for its own: then its own picture is the right answer, and not to be seen."""
+    colours: NDArray[np.float32]
+    """[N, 6], a gain and a shift for each colour of the source, in [-1, 1]."""
 
 
 class Batch(NamedTuple):
@@ -119,6 +142,10 @@ class Batch(NamedTuple):
     negatives: Tensor
     """[N, K, D]"""
     noise_seeds: tuple[int, ...]
+    truth: Tensor
+    """The target as it was photographed: `target` but for samples in which it wears another's face."""
+    warped: Tensor | None = None
+    """[N, 4, S, S], the source bent onto the target, see faces.warp; None for a model without that prior."""
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
@@ -146,6 +173,7 @@ def draw(
     """
     probability = same_person_probability(cfg, step)
     source, target, same, negatives, seeds = [], [], [], [], []
+    mirrored, worn, colours = [], [], []
     for sample in samples:
         random = np.random.default_rng((cfg.seed, attempt, step, sample))
         of_target = _any(random, persons, chances)
@@ -157,7 +185,21 @@ def draw(
         same.append(is_same)
         negatives.append(_of_others(random, persons, of_source, cfg.negatives, chances))
         seeds.append(int(random.integers(2**62)))
-    return Draw(np.array(source), np.array(target), np.array(same), np.stack(negatives), tuple(seeds))
+        # After all others, so that settings that leave these out draw as before.
+        mirrored.append(of_source == of_target and bool(random.random() < cfg.mirrored))
+        wears = is_same and random.random() < cfg.worn_faces
+        worn.append(int(_of_others(random, persons, of_target, 1, chances)[0]) if wears else -1)
+        colours.append(random.uniform(-1, 1, 6) * cfg.colour_jitter)
+    return Draw(
+        source=np.array(source),
+        target=np.array(target),
+        same_person=np.array(same),
+        negatives=np.stack(negatives),
+        noise_seeds=tuple(seeds),
+        mirrored=np.array(mirrored),
+        worn=np.array(worn),
+        colours=np.array(colours, np.float32),
+    )
 
 
 def _any(random: np.random.Generator, persons: Indices, chances: Chances) -> int:
@@ -192,43 +234,3 @@ def _of_others(random: np.random.Generator, persons: Indices, face: int, count: 
 def _block(persons: Indices, face: int) -> tuple[int, int]:
     person = persons[face]
     return int(np.searchsorted(persons, person)), int(np.searchsorted(persons, person, side="right"))
-
-
-class Batches:
-    """The share of one worker of every step's batch, read one step ahead in a thread."""
-
-    def __init__(self, cfg: Training, faces: Faces, rank: int, world_size: int) -> None:
-        if cfg.batch_size % world_size:
-            raise StyleBlendError(f"batch_size {cfg.batch_size} does not divide evenly over {world_size} workers")
-        self.cfg, self.faces = cfg, faces
-        share = cfg.batch_size // world_size
-        self.samples = range(rank * share, (rank + 1) * share)
-        self.thread = ThreadPoolExecutor(1)
-        self.ahead: tuple[tuple[int, int], Future[Batch]] | None = None
-
-    def at(self, step: int, attempt: int) -> Batch:
-        """This worker's samples of a step."""
-        if self.ahead is not None and self.ahead[0] == (step, attempt):
-            batch = self.ahead[1].result()
-        else:
-            batch = self._read(step, attempt)
-        self.ahead = ((step + 1, attempt), self.thread.submit(self._read, step + 1, attempt))
-        return batch
-
-    def close(self) -> None:
-        """End the reading thread."""
-        self.thread.shutdown(cancel_futures=True)
-
-    def _read(self, step: int, attempt: int) -> Batch:
-        faces = self.faces
-        drawn = draw(self.cfg, faces.persons, step, self.samples, attempt, faces.chances)
-        return Batch(
-            source=faces.images(drawn.source),
-            target=faces.images(drawn.target),
-            source_identity=faces.identity[drawn.source],
-            target_identity=faces.identity[drawn.target],
-            target_landmarks=faces.landmarks[drawn.target],
-            same_person=torch.from_numpy(drawn.same_person),
-            negatives=faces.identity[drawn.negatives],
-            noise_seeds=drawn.noise_seeds,
-        )

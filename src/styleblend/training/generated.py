@@ -13,6 +13,7 @@ from styleblend.config.training import LossWeights, Training
 from styleblend.faces import resize
 from styleblend.faces.regions import face_region
 from styleblend.model.discriminator import Discriminator
+from styleblend.model.encoder import Encoding
 from styleblend.model.swapper import Swapper
 from styleblend.perception import attributes, identity, landmarks, shape
 from styleblend.perception.identity import FaceNetwork
@@ -57,6 +58,8 @@ class Generated:
     batch: Batch
     cfg: Training
     swapped: Tensor
+    mask_logits: Tensor | None
+    """[N, 1, R, R] at the decoder's side, where a mask joins drawn pixels and the target's."""
 
     def __init__(
         self, swapper: Swapper, discriminator: Discriminator, perception: Perception, batch: Batch, cfg: Training
@@ -66,16 +69,21 @@ class Generated:
         self._noise = swapper.decoder.make_noise(batch.noise_seeds, batch.source.device)
         with self._autocast():
             self._source, self._target = swapper.encoder(batch.source), swapper.encoder(batch.target)
-        self.swapped = self._swap(self._source.codes, self._target.codes, self._target.features)
+        self.swapped, self.mask_logits = self._swap(
+            self._source.codes, self._target.codes, self._target, batch.target, batch.warped
+        )
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.batch.source.device.type, torch.bfloat16, enabled=self.cfg.precision == "bfloat16")
 
-    def _swap(self, source_codes: Tensor, target_codes: Tensor, features: tuple[Tensor, ...]) -> Tensor:
+    def _swap(
+        self, source_codes: Tensor, target_codes: Tensor, of_target: Encoding, target: Tensor, warped: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Pictures at the data set's side, and the logits of the mask that joined them at the decoder's, if any."""
         with self._autocast():
             codes = self.swapper.blending(source_codes, target_codes)
-            swapped = self.swapper.decoder(codes, features, self._noise)
-            return resize.area(swapped, self.swapper.encoder.input_px).float()
+            swapped, logits = self.swapper.draw(codes, of_target, target, self._noise, warped)
+            return resize.area(swapped, self.swapper.encoder.input_px).float(), logits
 
     @cached_property
     def swapped_back(self) -> tuple[Tensor, Tensor]:
@@ -83,8 +91,8 @@ class Generated:
         with self._autocast():
             again = self.swapper.encoder(self.swapped)
         return (
-            self._swap(again.codes, self._source.codes, self._source.features),
-            self._swap(self._target.codes, again.codes, again.features),
+            self._swap(again.codes, self._source.codes, self._source, self.batch.source, None)[0],
+            self._swap(self._target.codes, again.codes, again, self.swapped, None)[0],
         )
 
     @cached_property
@@ -102,7 +110,7 @@ class Generated:
     def features(self) -> tuple[Tensor, Tensor]:
         """Features of the identity network, [N, F] each: of the swap and of the target, the latter without gradient."""
         with torch.no_grad():
-            wanted = self.perception.identity.features(self.batch.target)
+            wanted = self.perception.identity.features(self.batch.truth)
         return self.perception.identity.features(self.swapped), wanted
 
     @cached_property
@@ -115,7 +123,7 @@ class Generated:
     def attributes(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Pose in degrees [N, 3] of the swap and of the target, then expression [N, E] of the two."""
         with torch.no_grad():
-            pose, expression = self.perception.attributes(self.batch.target)
+            pose, expression = self.perception.attributes(self.batch.truth)
         swapped_pose, swapped_expression = self.perception.attributes(self.swapped)
         return swapped_pose, pose, swapped_expression, expression
 
@@ -126,8 +134,14 @@ class Generated:
         assert solid is not None
         with torch.no_grad():
             own = solid(self.batch.source)
-            wanted, turn = unposed(own, solid.turn(own)), solid.turn(solid(self.batch.target))
+            wanted, turn = unposed(own, solid.turn(own)), solid.turn(solid(self.batch.truth))
         return unposed(solid(self.swapped), turn), wanted
+
+    @property
+    def drawn_where(self) -> Tensor:
+        """Logits of the mask, of a model that has one."""
+        assert self.mask_logits is not None
+        return self.mask_logits
 
     @cached_property
     def face(self) -> Tensor:

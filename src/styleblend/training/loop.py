@@ -14,9 +14,10 @@ from torch import Tensor
 from styleblend.config.training import Training
 from styleblend.errors import StyleBlendError
 from styleblend.training import checkpoint, probe
-from styleblend.training.batches import Batches, Faces, same_person_probability
+from styleblend.training.batches import Faces, same_person_probability
 from styleblend.training.generated import Perception
 from styleblend.training.steps import Average, Learner, discriminator_step, generator_step
+from styleblend.training.stream import Batches
 
 DOUBTFUL_PROBES = 3
 """So many probes in a row, past the curriculum, that copy the target are a collapse."""
@@ -111,7 +112,7 @@ def train(
         recorder.line(f"resumed at step {progress.step} of {cfg.steps}")
     began, began_at = time.perf_counter(), progress.step
 
-    with closing(Batches(cfg, faces, worker.rank, worker.world_size)) as batches:
+    with closing(Batches(cfg, faces, worker.rank, worker.world_size, learner.swapper.prior is not None)) as batches:
         while progress.step < cfg.steps:
             try:
                 # One step of the generator, one of the discriminator on the pictures it gave.

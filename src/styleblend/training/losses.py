@@ -125,6 +125,28 @@ def outside(swapped: Tensor, target: Tensor, face: Tensor) -> Tensor:
     return (distance / weight.sum((1, 2, 3)).clamp_min(1)).mean()
 
 
+def mask(logits: Tensor, face: Tensor) -> Tensor:
+    """Not in the paper: binary cross-entropy between the mask of drawn pixels and the target's face.
+
+    Args:
+        logits: [N, 1, R, R]. face: [N, 1, S, S] in [0, 1], brought to the side R.
+    """
+    if face.shape != logits.shape:
+        face = F.interpolate(face, size=logits.shape[2:], mode="bilinear", align_corners=False, antialias=True)
+    return F.binary_cross_entropy_with_logits(logits.float(), face)
+
+
+def edges(swapped: Tensor, target: Tensor, same_person: Tensor) -> Tensor:
+    """Not in the paper: Eq. 10 as mean |difference| of horizontal and vertical differences of pixels.
+
+    Squared errors of pixels are smallest for a blurred picture where the place of an edge is not sure; this is not.
+    """
+    error = swapped - target
+    across = (error[..., 1:] - error[..., :-1]).abs().mean((1, 2, 3))
+    down = (error[..., 1:, :] - error[..., :-1, :]).abs().mean((1, 2, 3))
+    return ((across + down) * same_person).mean()
+
+
 # A term's name is its weight in the section loss of params.yaml, and what is logged.
 TERMS: dict[str, Callable[[Generated], Tensor]] = {
     "swap_consistency": lambda g: swap_consistency(
@@ -140,11 +162,13 @@ TERMS: dict[str, Callable[[Generated], Tensor]] = {
         ~g.batch.same_person,
         g.cfg.temperature,
     ),  # fmt: skip
-    "reconstruction": lambda g: reconstruction(g.swapped, g.batch.target, g.batch.same_person),
+    "reconstruction": lambda g: reconstruction(g.swapped, g.batch.truth, g.batch.same_person),
+    "edges": lambda g: edges(g.swapped, g.batch.truth, g.batch.same_person),
     "perceptual": lambda g: perceptual(*g.features, g.batch.same_person),
     "landmarks": lambda g: landmarks(g.points, to_19(g.batch.target_landmarks)),
     "attributes": lambda g: attributes(*g.attributes),
     "shape_3d": lambda g: shape_3d(*g.shapes),
-    "outside": lambda g: outside(g.swapped, g.batch.target, g.face),
+    "outside": lambda g: outside(g.swapped, g.batch.truth, g.face),
+    "mask": lambda g: mask(g.drawn_where, g.face),
 }
 """The terms of Eq. 13 in the order in which they are computed."""

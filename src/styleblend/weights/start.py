@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from styleblend.config.model import Model
 from styleblend.errors import StyleBlendError
 from styleblend.model import Encoder, Swapper
+from styleblend.model.decoder import NEW_PARTS
 from styleblend.weights import frozen
 from styleblend.weights.formats.ir_se50 import load_body
 from styleblend.weights.formats.stylegan import load_stylegan
@@ -20,11 +21,9 @@ from styleblend.weights.formats.stylegan import load_stylegan
 if TYPE_CHECKING:
     from styleblend.config.training import EncoderStart
 
-_PATHWAY = ("pathway.",)
-
 
 def start(swapper: Swapper, model: Model, networks: Path, encoder_start: EncoderStart) -> None:
-    """Put what is pretrained into a new swapper; its blending and its decoder's pathway stay new.
+    """Put what is pretrained into a new swapper; its blending, finer maps and the decoder's pathway stay new.
 
     The decoder is the StyleGAN that networks.json names, or else the small one; either draws as before, for the
     pathway begins at zero. The encoder gives codes as differences from that decoder's mean code and starts as
@@ -39,7 +38,7 @@ def start(swapper: Swapper, model: Model, networks: Path, encoder_start: Encoder
     stylegan = frozen.foreign(networks, "decoder")
     inversion = networks / "encoder.safetensors"
     if stylegan is None:
-        fill(swapper.decoder, networks / "decoder.safetensors", new=_PATHWAY)
+        fill(swapper.decoder, networks / "decoder.safetensors", new=NEW_PARTS)
     elif encoder_start == "pretrained":
         raise StyleBlendError(
             f"train_encoder.encoder_start is 'pretrained', which inverts the small decoder, but the decoder is"
@@ -47,13 +46,13 @@ def start(swapper: Swapper, model: Model, networks: Path, encoder_start: Encoder
         )
     else:
         weights = load_stylegan(stylegan, model)
-        _take(swapper.decoder, weights.decoder, stylegan, _PATHWAY)
+        _take(swapper.decoder, weights.decoder, stylegan, NEW_PARTS)
         swapper.encoder.mean_code.copy_(weights.mean_code)
     if encoder_start == "pretrained":
         if not inversion.is_file():
             missing = f"but {inversion} is missing: run `dvc repro pretrained`"
             raise StyleBlendError(f"train_encoder.encoder_start is 'pretrained', {missing}")
-        fill(swapper.encoder, inversion, new=())
+        fill(swapper.encoder, inversion, new=("fine.",))
         return
     if stylegan is None:
         swapper.encoder.mean_code.copy_(_mean_code(inversion, swapper.encoder))
