@@ -11,14 +11,14 @@ from styleblend.config.pretrained import Pretrained
 from styleblend.errors import StyleBlendError
 from styleblend.reporting.table import columns
 from styleblend.weights import weight_files
-from styleblend.weights.weight_files import Store
+from styleblend.weights.store import Store, archives_of, is_right, package_of, store_of
 
 HERE, MISSING, WRONG = "here", "missing", "wrong"
 
 
 def table(cfg: Pretrained, project: Path = Path()) -> str:
     """A line a network of the catalogue: its state, size, use in this run, licence and consequence."""
-    store = weight_files.store_of(cfg, project=project)
+    store = store_of(cfg, project=project)
     used = _roles_by_name(cfg)
     rows = [("name", "state", "MB", "used as", "may be", "licence", "that means")]
     for name, entry in store.catalogue.networks.items():
@@ -26,6 +26,31 @@ def table(cfg: Pretrained, project: Path = Path()) -> str:
         uses, roles = ", ".join(used.get(name, [])), ", ".join(entry.roles)
         rows.append((name, state(entry, store), size, uses, roles, entry.licence, entry.consequence))
     return "\n".join(columns(rows, rule=True))
+
+
+def show(cfg: Pretrained, name: str, project: Path = Path()) -> str:
+    """All that the catalogue says of a network, a line each: what it is, where from, its terms, doubts.
+
+    Raises:
+        StyleBlendError: there is no such network.
+    """
+    store = store_of(cfg, project=project)
+    entry = store.catalogue.get(name)
+    package, wanted = package_of(entry, store), store.wanted(entry)
+    places = [*entry.urls, *(url for archive in archives_of(entry, store) for url in archive.urls)]
+    places += [f"{package} ({package.file}): {', '.join(entry.members)}"] if package else []
+    lines = [
+        ("state", f"{state(entry, store)}, {store.place(entry)}"),
+        ("may be", ", ".join(entry.roles)),
+        ("what", entry.expects),
+        ("sha256", wanted or "recorded at first use"),
+        *(("from", place) for place in [*places, *([entry.page] if entry.page else [])]),
+        ("project", entry.project),
+        ("licence", f"{entry.licence}; commercial use: {'allowed' if entry.commercial else 'not allowed'}"),
+        ("that means", entry.consequence),
+        ("not verified", entry.not_verified),
+    ]
+    return "\n".join([name, *(f"  {what:13}{text}" for what, text in lines if text)])
 
 
 def fetch(cfg: Pretrained, names: Sequence[str], mirror: Path | None = None, project: Path = Path()) -> list[Path]:
@@ -36,9 +61,7 @@ def fetch(cfg: Pretrained, names: Sequence[str], mirror: Path | None = None, pro
     Raises:
         StyleBlendError: a name is not in the catalogue, or, once all were tried, a file was not to be had.
     """
-    store = weight_files.store_of(
-        cfg if mirror is None else cfg.model_copy(update={"mirror": mirror.absolute()}), project=project
-    )
+    store = store_of(cfg if mirror is None else cfg.model_copy(update={"mirror": mirror.absolute()}), project=project)
     entries = [store.catalogue.get(name) for name in names or _roles_by_name(cfg)]
     if not entries:
         print("params.yaml asks for small networks alone, which are here: nothing to fetch")
@@ -52,7 +75,8 @@ def fetch(cfg: Pretrained, names: Sequence[str], mirror: Path | None = None, pro
             print(f"{entry.name}: {error}")
             failed.append(entry.name)
         else:
-            print(f"{entry.name}: {path} ({entry.licence}: {entry.consequence})")
+            doubt = f"; not verified: {entry.not_verified}" if entry.not_verified else ""
+            print(f"{entry.name}: {path} ({entry.licence}: {entry.consequence}{doubt})")
             found.append(path)
     if failed:
         raise StyleBlendError(f"{', '.join(failed)} were not obtained: the lines above say why, and what to do")
@@ -64,7 +88,7 @@ def verify(cfg: Pretrained, project: Path = Path()) -> bool:
 
     A file that nothing is known to compare with counts as wrong: it did not come through `fetch`.
     """
-    store = replace(weight_files.store_of(cfg, project=project), mirror=None)
+    store = replace(store_of(cfg, project=project), mirror=None)
     right, seen = True, False
     for entry in store.catalogue.networks.values():
         found = state(entry, store)
@@ -83,7 +107,7 @@ def where(cfg: Pretrained, name: str, project: Path = Path()) -> Path:
     Raises:
         StyleBlendError: there is no such network, or it is not here, or its file is a wrong one.
     """
-    store = weight_files.store_of(cfg, project=project)
+    store = store_of(cfg, project=project)
     entry = store.catalogue.get(name)
     found = state(entry, store)
     if found != HERE:
@@ -96,7 +120,7 @@ def state(entry: Entry, store: Store) -> str:
     path = store.place(entry)
     if not path.is_file():
         return MISSING
-    return HERE if weight_files.is_right(path, entry, store) else WRONG
+    return HERE if is_right(path, entry, store) else WRONG
 
 
 def _roles_by_name(cfg: Pretrained) -> dict[str, list[str]]:
