@@ -37,7 +37,8 @@ from styleblend.weights import frozen
 from styleblend.weights.formats import arcface_onnx, onnx_graph, torch_file
 from styleblend.weights.formats.stylegan import load_stylegan
 from styleblend.weights.run_folder import collect
-from styleblend.weights.weight_files import Store, obtain, store_of
+from styleblend.weights.store import Store, store_of
+from styleblend.weights.weight_files import obtain
 from torchscript_files import Metric, scripted
 
 WIDTHS = {4: 8, 8: 8, 16: 8, 32: 8}

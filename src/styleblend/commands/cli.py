@@ -124,7 +124,7 @@ def _add_swap_options(add: ArgumentParser) -> None:
 def _check(given: Namespace) -> None:
     """Check the settings, and count the pictures in their folders."""
     from styleblend.data.folders import present
-    from styleblend.weights.weight_files import store_of
+    from styleblend.weights.store import store_of
 
     cfg, project = load_params(given.params), given.params.parent
     for line in present(cfg.download, project):

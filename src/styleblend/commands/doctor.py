@@ -24,7 +24,8 @@ from styleblend.config.tracking import Tracking
 from styleblend.errors import StyleBlendError
 from styleblend.provenance import credentials
 from styleblend.registry import lineage, mlflow_store
-from styleblend.weights import frozen, weight_files
+from styleblend.weights import frozen, packages, weight_files
+from styleblend.weights.store import SMALL, Store, archives_of, is_right, package_of, store_of
 
 ANSWER_SECONDS = 5
 
@@ -57,14 +58,13 @@ def text(findings: list[Finding]) -> str:
 
 def networks(cfg: Pretrained, project: Path) -> Iterator[Finding]:
     """Pretrained networks: here, in the mirror, to be fetched, or missing and where to put them; what they allow."""
-    small = weight_files.SMALL
-    lacking = [role for role in cfg.small() if not (project / small / f"{role}.safetensors").is_file()]
+    lacking = [role for role in cfg.small() if not (project / SMALL / f"{role}.safetensors").is_file()]
     if lacking:
-        yield Finding("networks", "FAIL", f"{', '.join(lacking)}: missing in {small}: `git checkout {small}`")
+        yield Finding("networks", "FAIL", f"{', '.join(lacking)}: missing in {SMALL}: `git checkout {SMALL}`")
     elif cfg.small():
-        yield Finding("networks", "ok", f"small: {', '.join(cfg.small())}; {small}, any use")
+        yield Finding("networks", "ok", f"small: {', '.join(cfg.small())}; {SMALL}, any use")
     try:
-        store = weight_files.store_of(cfg, project=project)
+        store = store_of(cfg, project=project)
         entries = {role: store.catalogue.get(name) for role, name in cfg.chosen().items()}
     except StyleBlendError as error:
         yield Finding("networks", "FAIL", str(error))
@@ -90,10 +90,10 @@ def beginning(cfg: Config, project: Path) -> Iterator[Finding]:
             "input_px", "encoder_blocks", "encoder_widths", "stem_stride", "pyramid_width", "head_width",
         )  # fmt: skip
     for role, keys in parts.items():
-        if not (project / weight_files.SMALL / f"{role}.safetensors").is_file():  # which `networks` says
+        if not (project / SMALL / f"{role}.safetensors").is_file():  # which `networks` says
             continue
         try:
-            card = frozen.read_card(project / weight_files.SMALL, role)
+            card = frozen.read_card(project / SMALL, role)
         except StyleBlendError as error:
             yield Finding("networks", "FAIL", str(error))
             continue
@@ -111,8 +111,8 @@ _OTHER_SIZES = {
 }
 
 
-def _found(entry: Entry, store: weight_files.Store) -> tuple[Verdict, str]:
-    if weight_files.is_right(store.place(entry), entry, store):
+def _found(entry: Entry, store: Store) -> tuple[Verdict, str]:
+    if is_right(store.place(entry), entry, store):
         return "ok", "is here"
     if store.place(entry).is_file():
         return "note", f"in {store.place(entry)} has another sha256 than recorded: the run obtains it again"
@@ -122,9 +122,11 @@ def _found(entry: Entry, store: weight_files.Store) -> tuple[Verdict, str]:
         except StyleBlendError as error:
             return "FAIL", f"would be taken from the mirror, but {error}"
         return "ok", f"is in {found}"
-    urls = (*entry.urls, *(url for archive in weight_files.archives_of(entry, store) for url in archive.urls))
+    urls = (*entry.urls, *(url for archive in archives_of(entry, store) for url in archive.urls))
     if urls and _answers(urls[0]):
         return "ok", f"is fetched by the run from {urlsplit(urls[0]).hostname}"
+    if (package := package_of(entry, store)) is not None and packages.lacking(package) is None:
+        return "ok", f"is fetched by the run: {package}"
     return "FAIL", f"is missing: {entry.file} from {entry.page or next(iter(urls), entry.project)}"
 
 

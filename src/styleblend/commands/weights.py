@@ -11,14 +11,14 @@ from styleblend.config.pretrained import Pretrained
 from styleblend.errors import StyleBlendError
 from styleblend.reporting.table import columns
 from styleblend.weights import weight_files
-from styleblend.weights.weight_files import Store
+from styleblend.weights.store import Store, is_right, store_of
 
 HERE, MISSING, WRONG = "here", "missing", "wrong"
 
 
 def table(cfg: Pretrained, project: Path = Path()) -> str:
     """A line a network of the catalogue: its state, size, use in this run, licence and consequence."""
-    store = weight_files.store_of(cfg, project=project)
+    store = store_of(cfg, project=project)
     used = _roles_by_name(cfg)
     rows = [("name", "state", "MB", "used as", "may be", "licence", "that means")]
     for name, entry in store.catalogue.networks.items():
@@ -36,9 +36,7 @@ def fetch(cfg: Pretrained, names: Sequence[str], mirror: Path | None = None, pro
     Raises:
         StyleBlendError: a name is not in the catalogue, or, once all were tried, a file was not to be had.
     """
-    store = weight_files.store_of(
-        cfg if mirror is None else cfg.model_copy(update={"mirror": mirror.absolute()}), project=project
-    )
+    store = store_of(cfg if mirror is None else cfg.model_copy(update={"mirror": mirror.absolute()}), project=project)
     entries = [store.catalogue.get(name) for name in names or _roles_by_name(cfg)]
     if not entries:
         print("params.yaml asks for small networks alone, which are here: nothing to fetch")
@@ -64,7 +62,7 @@ def verify(cfg: Pretrained, project: Path = Path()) -> bool:
 
     A file that nothing is known to compare with counts as wrong: it did not come through `fetch`.
     """
-    store = replace(weight_files.store_of(cfg, project=project), mirror=None)
+    store = replace(store_of(cfg, project=project), mirror=None)
     right, seen = True, False
     for entry in store.catalogue.networks.values():
         found = state(entry, store)
@@ -83,7 +81,7 @@ def where(cfg: Pretrained, name: str, project: Path = Path()) -> Path:
     Raises:
         StyleBlendError: there is no such network, or it is not here, or its file is a wrong one.
     """
-    store = weight_files.store_of(cfg, project=project)
+    store = store_of(cfg, project=project)
     entry = store.catalogue.get(name)
     found = state(entry, store)
     if found != HERE:
@@ -96,7 +94,7 @@ def state(entry: Entry, store: Store) -> str:
     path = store.place(entry)
     if not path.is_file():
         return MISSING
-    return HERE if weight_files.is_right(path, entry, store) else WRONG
+    return HERE if is_right(path, entry, store) else WRONG
 
 
 def _roles_by_name(cfg: Pretrained) -> dict[str, list[str]]:

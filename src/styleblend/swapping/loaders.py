@@ -16,7 +16,8 @@ from styleblend.perception import identity
 from styleblend.registry import mlflow_store, versions
 from styleblend.swapping.errors import DetectorMissing, SwapError
 from styleblend.weights import frozen
-from styleblend.weights.weight_files import SMALL, obtain, store_of
+from styleblend.weights.store import SMALL, store_of
+from styleblend.weights.weight_files import obtain
 
 NETWORKS = Path("data/pretrained/networks")
 STATE = Path(".state")

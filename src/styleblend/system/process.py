@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import psutil
 
@@ -66,12 +67,25 @@ def guarded(
 
 
 @contextmanager
-def running(command: Sequence[str], env: Mapping[str, str], patience_s: float) -> Iterator[subprocess.Popen[bytes]]:
+def running(
+    command: Sequence[str], env: Mapping[str, str], patience_s: float, output: IO[bytes] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run a command while the block runs; it gets SIGINT at the end, SIGKILL `patience_s` later, SIGTERM if this dies.
 
     In a session of its own: ctrl-C in a terminal reaches the caller, who keeps the order in which commands end.
+
+    Args:
+        output: open file for all that the command prints, which then reads no input; None: where this process prints.
     """
-    process = subprocess.Popen(command, env=os.environ | env, start_new_session=True, preexec_fn=_end_with_parent)
+    process = subprocess.Popen(
+        command,
+        env=os.environ | env,
+        stdin=None if output is None else subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        start_new_session=True,
+        preexec_fn=_end_with_parent,
+    )
     try:
         yield process
     finally:

