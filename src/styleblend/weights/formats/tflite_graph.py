@@ -6,6 +6,8 @@ Nothing of the file is run. The flatbuffer's schema comes from the package tflit
 from __future__ import annotations
 
 import struct
+import zipfile
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -118,6 +120,22 @@ def read_file(path: Path) -> Graph:
     except OSError as error:
         raise TfliteError(f"{path} cannot be read ({error.strerror}): give a TensorFlow Lite file") from None
     return read(content, str(path))
+
+
+def read_bundle(path: Path, *members: str) -> list[Graph]:
+    """The graphs of some members of a zip file, as MediaPipe's .task files are, in this order.
+
+    Raises:
+        TfliteError: it cannot be read, is no whole zip file or lacks a member, or as of `read`.
+    """
+    try:
+        with zipfile.ZipFile(path) as bundle:
+            contents = [bundle.read(member) for member in members]
+    except KeyError:
+        raise TfliteError(f"{path} does not hold {' and '.join(members)}: it is another bundle of networks") from None
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise TfliteError(f"{path} is no whole bundle of networks ({error}): get it again") from None
+    return [read(content, f"{path}!{member}") for member, content in zip(members, contents, strict=True)]
 
 
 class _Reader:
