@@ -21,8 +21,8 @@ from styleblend.errors import StyleBlendError
 from styleblend.evaluation import baselines, protocol
 from styleblend.evaluation.judges import Judges
 from styleblend.perception import attributes, identity, landmarks
-from styleblend.perception.pose_3d68 import COEFFICIENTS, GROUPS, Attributes3d68, expression_of, pose_of
-from styleblend.perception.shape import RIGID
+from styleblend.perception.pose_3d68 import COEFFICIENTS, Attributes3d68, expression_of, pose_of
+from styleblend.perception.shape import GROUPS, RIGID
 from styleblend.synthetic import renderer
 
 AVERAGE: NDArray[np.float64] = np.asarray(get_object("meanshape_68.pkl"), dtype=np.float64)

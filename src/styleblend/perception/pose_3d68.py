@@ -19,18 +19,10 @@ from styleblend.errors import StyleBlendError
 from styleblend.faces.mean_box import MEAN_BOX
 from styleblend.faces.pixels import to_8bit
 from styleblend.perception.layers import at_most, expect_square
-from styleblend.perception.shape import RIGID
+from styleblend.perception.shape import EXPRESSIVE, RIGID
 from styleblend.weights.formats import insightface_models
 
-GROUPS: dict[str, tuple[int, ...]] = {
-    "mouth": tuple(range(48, 68)),
-    "lids": (37, 38, 40, 41, 43, 44, 46, 47),
-    "brows": tuple(range(17, 27)),
-    "chin": tuple(range(4, 13)),
-}
-"""iBUG points (0-based) whose residuals are the expression, in this order: all but RIGID."""
-
-COEFFICIENTS = 3 * sum(len(points) for points in GROUPS.values())
+COEFFICIENTS = 3 * len(EXPRESSIVE)
 
 # Largest side that the library samples at 192 px.
 _SAMPLED_PX = 256
@@ -119,7 +111,7 @@ def pose_of(points: ArrayLike) -> NDArray[np.float64]:
 
 
 def expression_of(points: ArrayLike) -> NDArray[np.float64]:
-    """Expression [COEFFICIENTS] of landmarks [68, 3] in any unit and pose, in the order of GROUPS.
+    """Expression [COEFFICIENTS] of landmarks [68, 3] in any unit and pose, of the points EXPRESSIVE in their order.
 
     How far each point lies from the average face's, x, y and z in turn, after the affine map that brings the RIGID
     points to the average's (least squares); in hundredths of the distance between the outer corners of its eyes.
@@ -131,8 +123,7 @@ def expression_of(points: ArrayLike) -> NDArray[np.float64]:
     fitted = transform.estimate_affine_matrix_3d23d(points[rigid], average[rigid])
     residuals = points @ fitted[:, :3].T + fitted[:, 3] - average
     unit = float(np.linalg.norm(average[45] - average[36])) / 100
-    moving = [point for group in GROUPS.values() for point in group]
-    out: NDArray[np.float64] = residuals[moving].flatten() / unit
+    out: NDArray[np.float64] = residuals[list(EXPRESSIVE)].flatten() / unit
     return out
 
 

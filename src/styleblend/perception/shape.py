@@ -13,6 +13,17 @@ from styleblend.weights import frozen
 RIGID = (*range(0, 4), *range(13, 17), *range(27, 36), 36, 39, 42, 45)
 """iBUG points (0-based) that an expression moves little: upper jaw line, nose, corners of the eyes."""
 
+GROUPS: dict[str, tuple[int, ...]] = {
+    "mouth": tuple(range(48, 68)),
+    "lids": (37, 38, 40, 41, 43, 44, 46, 47),
+    "brows": tuple(range(17, 27)),
+    "chin": tuple(range(4, 13)),
+}
+"""The other iBUG points (0-based), which show the expression."""
+
+EXPRESSIVE = tuple(point for group in GROUPS.values() for point in group)
+"""The points of GROUPS in their order."""
+
 
 class ShapeNetwork(nn.Module):
     """Aligned faces to 68 landmarks in three dimensions, by regression.
