@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ DESCRIPTION_FILE = "model.json"
 class Swapper(nn.Module):
     """G(I_s, I_t): the source's identity with the target's pose, expression, light and background.
 
+    Attributes:
+        bend: of a model with a prior, makes `warped` of source and target where it is not given; its loader sets it.
+
     Raises:
         StyleBlendError: the three parts do not fit each other; says where.
     """
@@ -49,6 +53,7 @@ class Swapper(nn.Module):
             differ = f"takes maps {decoder.feature_shapes}, the encoder gives {encoder.feature_shapes}"
             raise StyleBlendError(f"the decoder's pathway {differ}: set feature_sides and feature_width to these")
         self.encoder, self.blending, self.decoder, self.prior = encoder, blending, decoder, prior
+        self.bend: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def forward(
         self, source: Tensor, target: Tensor, noise: Noise | None = None, warped: Tensor | None = None
@@ -57,8 +62,8 @@ class Swapper(nn.Module):
 
         `noise` as Decoder.make_noise gives it; None is none, and then nothing reaches the noise weights, which
         DistributedDataParallel would take for unused parameters in the stage that trains the decoder.
-        `warped`: [N, 4, input_px, input_px], the source bent onto the target (faces.warp); needed by a model with a
-        prior, and by no other.
+        `warped`: [N, 4, input_px, input_px], the source bent onto the target (faces.warp), for a model with a prior;
+        None is what `bend` gives.
 
         Raises:
             StyleBlendError: a shape does not fit; names it.
@@ -66,6 +71,8 @@ class Swapper(nn.Module):
         side = self.encoder.input_px
         expect_shape("source", source, None, 3, side, side)
         expect_shape("target", target, source.shape[0], 3, side, side)
+        if warped is None and self.prior is not None and self.bend is not None:
+            warped = self.bend(source, target)
         encoding = self.encoder(target)
         codes = self.blending(self.encoder(source).codes, encoding.codes)
         return self.draw(codes, encoding, target, noise, warped)[0]
@@ -82,7 +89,7 @@ class Swapper(nn.Module):
         side = self.decoder.resolutions[-1]
         if self.prior is not None:
             if warped is None:
-                raise StyleBlendError("a model with prior 'warp' needs the warped source: see styleblend.faces.warp")
+                raise StyleBlendError("a model with the prior 'warp' needs the warped source: give it, or set `bend`")
             expect_shape("warped", warped, target.shape[0], WARPED_CHANNELS, *target.shape[2:])
             features = tuple(a + b for a, b in zip(features, self.prior(target, warped), strict=True))
         drawn, logits = self.decoder.draw(codes, features, noise)
