@@ -1,4 +1,5 @@
-// Values of one layer of a TensorFlow.js layers model, by TensorFlow.js itself on one CPU thread.
+// Values of one layer of a TensorFlow.js layers model, by TensorFlow.js itself on the CPU.
+// NODE_PATH's folder has @tensorflow/tfjs and @tensorflow/tfjs-backend-wasm.
 //
 //     NODE_PATH=DIR/node_modules node benchmarks/tfjs_layers_run.js FOLDER LAYER SIDE IN.f32 OUT.f32
 //
@@ -7,6 +8,7 @@
 const fs = require('fs');
 const path = require('path');
 const tf = require('@tensorflow/tfjs');
+const wasm = require('@tensorflow/tfjs-backend-wasm');
 
 async function main([folder, layer, side, input, out]) {
   const load = (name) => require(path.resolve(folder, `${name}.min.js`));
@@ -18,7 +20,8 @@ async function main([folder, layer, side, input, out]) {
     weightSpecs: json.weightsManifest.flatMap((group) => group.weights),
     weightData: bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.byteLength),
   };
-  await tf.setBackend('cpu');
+  wasm.setWasmPaths(path.dirname(require.resolve('@tensorflow/tfjs-backend-wasm')) + path.sep);
+  await tf.setBackend('wasm');
   const whole = await tf.loadLayersModel({ load: async () => artifacts });
   const network = tf.model({ inputs: whole.inputs, outputs: whole.getLayer(layer).output });
   const raw = fs.readFileSync(input);
