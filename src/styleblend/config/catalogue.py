@@ -19,9 +19,10 @@ from styleblend.config.base import Finder, Section
 from styleblend.errors import StyleBlendError
 
 Role = Literal[
-    "identity", "identity_judge", "landmarks", "attributes_judge", "decoder", "encoder_body", "inception", "detector",
+    "identity", "identity_judge", "landmarks", "landmarks_3d", "attributes", "attributes_judge", "decoder",
+    "encoder_body", "inception", "detector",
 ]  # fmt: skip
-"""What a network of others can be in a run; `landmarks_3d`, `attributes` and `encoder` are this project's alone."""
+"""What a network of others can be in a run; `encoder` is this project's alone."""
 
 _FORMATS: dict[str, tuple[str, ...]] = {
     "decoder": ("torch", "pickle"),
@@ -29,14 +30,17 @@ _FORMATS: dict[str, tuple[str, ...]] = {
     "encoder_body": ("torch",),
     "identity": ("onnx", "dlib", "tfjs"),
     "identity_judge": ("onnx", "dlib", "tfjs"),
-    "inception": ("torchscript",),
-    "landmarks": ("torch",),
-    "attributes_judge": ("onnx",),
+    "inception": ("torchscript", "tfjs_layers"),
+    "landmarks": ("torch", "tflite"),
+    "landmarks_3d": ("tflite",),
+    "attributes": ("tflite",),
+    "attributes_judge": ("onnx", "task"),
 }
 """What the loader of each role reads; a pickle is NVIDIA's StyleGAN alone."""
 
 SUFFIXES = {
     "onnx": ".onnx", "torch": ".pth", "pickle": ".pkl", "torchscript": ".pt", "dlib": ".dat", "tfjs": ".zip",
+    "tflite": ".tflite", "task": ".task", "tfjs_layers": ".zip",
 }  # fmt: skip
 """Endings of the formats in the folder of a run's networks."""
 
@@ -95,7 +99,7 @@ class Entry(Section):
     commercial: bool = Field(description="whether the licence allows commercial use")
     consequence: str = Field(min_length=1, max_length=200, description="what that means for a user, in one line")
     not_verified: str = Field("", max_length=300, description="what nobody checked of it; travels to card and tags")
-    format: Literal["onnx", "torch", "pickle", "torchscript", "dlib", "tfjs"]
+    format: Literal["onnx", "torch", "pickle", "torchscript", "dlib", "tfjs", "tflite", "task", "tfjs_layers"]
     outputs: int | None = Field(None, ge=1, description="of an ONNX graph")
     tensors: dict[str, tuple[int, ...]] = Field({}, description="some of a state dict, with their shapes")
     detects: tuple[Finder, ...] = Field((), description="values of align.detector that find faces with it")

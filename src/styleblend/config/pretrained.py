@@ -38,7 +38,7 @@ class Pretrained(Section):
     decoder: Choice = Field("small", description="what D starts from: small, or a StyleGAN")
     encoder: Literal["small", "none"] = Field("small", description="the inversion of the small decoder, or none")
     encoder_body: Choice = Field("none", description="the face network that the encoder's body starts from")
-    inception: Choice = Field("none", description="features of the FID")
+    inception: Choice = Field("none", description="features of the Frechet distance")
     detector: Choice = Field("none", description="face detector to obtain")
     mirror: Path | None = Field(None, description="folder with the catalogue's files, for use without internet")
     catalogue: Path | None = Field(None, description="YAML file with networks of your own, as catalogue.yaml")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
+import numpy as np
 import pandas as pd
 from PIL import Image
 
@@ -18,11 +19,15 @@ from styleblend.data.manifest import MANIFEST, QUARANTINE, face_id, read_manifes
 from styleblend.errors import StyleBlendError
 from styleblend.face_detector import loader
 from styleblend.face_detector.detection import Detection, Detector, annotated
-from styleblend.faces.alignment import AlignmentError, align_face
+from styleblend.faces.alignment import AlignedFace, AlignmentError, align_face
 from styleblend.faces.pictures import UnusablePicture, open_picture
 from styleblend.provenance import save_picture
 from styleblend.system.files import sha256, whole_folder
 from styleblend.system.parallel import spread
+from styleblend.weights import frozen
+
+if TYPE_CHECKING:
+    from styleblend.perception.mesh import FaceMesh
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,8 @@ def align_faces(raw: Path, networks: Path, out: Path, cfg: Align) -> tuple[pd.Da
     """
     index = read_index(raw)
     _detector.cache_clear()
+    _mesh.cache_clear()
+    _mesh(networks)
     if cfg.detector != "annotations":
         # A missing or wrong file is reported once, before any process starts.
         _detector(cfg.detector, networks, cfg.min_score)
@@ -84,15 +91,57 @@ def align_picture(task: AlignTask) -> AlignedPicture:
         image = open_picture(task.raw / row["path"], cfg.max_pixels).opaque()
         if sha256(task.raw / row["path"]) != row["sha256"]:
             raise UnusablePicture("changed since the download: its SHA-256 is not the index's")
-        faces = [_save_face(task, image, found, number) for number, found in enumerate(_choose(task, image))]
+        found = enumerate(_choose(task, image))
+        aligned = [(number, each, align_face(image, each.points_px, cfg.size_px)) for number, each in found]
+        faces = [_save_face(task, image, *each) for each in _with_faces(aligned, task.networks)]
     except (UnusablePicture, AlignmentError) as reason:
         return AlignedPicture([], " ".join(str(reason).split()))
     return AlignedPicture(faces, None)
 
 
+_CutOut = tuple[int, Detection, AlignedFace]
+"""Number of a face in its picture, where it was found, and the aligned picture."""
+
+
 @lru_cache(maxsize=1)
 def _detector(kind: Finder, networks: Path, min_score: float) -> Detector:
     return loader.load(kind, networks, min_score, threads=1)
+
+
+@lru_cache(maxsize=1)
+def _mesh(networks: Path) -> FaceMesh | None:
+    """The mesh that gives a run its landmarks, if it is a mesh that does: what it cannot see no stage can use."""
+    file = frozen.foreign(networks, "landmarks")
+    if file is None or file.suffix != ".tflite":
+        return None
+    # torch takes seconds to import.
+    from styleblend.perception import mesh
+
+    return mesh.load(file)
+
+
+def _with_faces(cut_out: list[_CutOut], networks: Path) -> list[_CutOut]:
+    """Those in which the mesh sees a face, too; all, if the run has no mesh.
+
+    Raises:
+        UnusablePicture: there is none; the detector took something else for a face.
+    """
+    if (network := _mesh(networks)) is None:
+        return cut_out
+    import torch
+
+    from styleblend.faces.pixels import from_8bit
+    from styleblend.perception.mesh import FACE_PRESENT
+
+    torch.set_num_threads(1)
+    pixels = torch.from_numpy(np.stack([np.array(aligned.picture) for _, _, aligned in cut_out]))
+    with torch.inference_mode():
+        presence = network.look(from_8bit(pixels.permute(0, 3, 1, 2)))[1].tolist()
+    seen = [each for each, present in zip(cut_out, presence, strict=True) if present >= FACE_PRESENT]
+    if not seen:
+        most = f"presence {max(presence):.2f}, at least {FACE_PRESENT} is needed"
+        raise UnusablePicture(f"the landmark network sees no face in the aligned picture ({most})")
+    return seen
 
 
 def _choose(task: AlignTask, image: Image.Image) -> list[Detection]:
@@ -115,10 +164,11 @@ def _choose(task: AlignTask, image: Image.Image) -> list[Detection]:
     return large if cfg.several_faces == "all" else large[:1]
 
 
-def _save_face(task: AlignTask, image: Image.Image, found: Detection, number: int) -> dict[str, Any]:
+def _save_face(
+    task: AlignTask, image: Image.Image, number: int, found: Detection, aligned: AlignedFace
+) -> dict[str, Any]:
     row, size_px = task.row, task.cfg.size_px
     name = face_id(row["source"], row["path"], number)
-    aligned = align_face(image, found.points_px, size_px)
     face = aligned.picture
     path = Path("images") / f"{name}.png"
     if row["render_seed"] is not None:

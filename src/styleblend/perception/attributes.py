@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Literal, overload
 from torch import Tensor, nn
 
 from styleblend.errors import StyleBlendError
+from styleblend.perception import blendshapes, mesh
+from styleblend.perception.blendshapes import BlendshapeAttributes
 from styleblend.perception.layers import linear_head, resized, trunk_of
+from styleblend.perception.mesh_attributes import MeshAttributes
 from styleblend.weights import frozen
 
 if TYPE_CHECKING:
@@ -42,10 +45,14 @@ class AttributeNetwork(nn.Module):
 
 
 @overload
-def load(folder: Path, role: Literal["attributes"]) -> AttributeNetwork: ...
+def load(folder: Path, role: Literal["attributes"]) -> AttributeNetwork | MeshAttributes: ...
 @overload
-def load(folder: Path, role: Literal["attributes_judge"]) -> AttributeNetwork | Attributes3d68: ...
-def load(folder: Path, role: Literal["attributes", "attributes_judge"]) -> AttributeNetwork | Attributes3d68:
+def load(
+    folder: Path, role: Literal["attributes_judge"]
+) -> AttributeNetwork | Attributes3d68 | BlendshapeAttributes: ...
+def load(
+    folder: Path, role: Literal["attributes", "attributes_judge"]
+) -> AttributeNetwork | MeshAttributes | Attributes3d68 | BlendshapeAttributes:
     """The network of role `attributes` (training) or `attributes_judge` (manifest and evaluation), frozen.
 
     Raises:
@@ -54,12 +61,17 @@ def load(folder: Path, role: Literal["attributes", "attributes_judge"]) -> Attri
     file = frozen.foreign(folder, role)
     if file is None:
         return frozen.load(folder, role, AttributeNetwork)
+    name = frozen.foreign_name(folder, role)
+    if file.suffix == ".tflite":
+        return MeshAttributes(mesh.load(file, name))
+    if file.suffix == ".task":
+        return blendshapes.load(file, name)
     if role == "attributes":
         raise StyleBlendError(
             f"network 'attributes' is {file}, which has no gradients to train with: set pretrained.attributes to "
-            "small; insightface's 1k3d68 can be pretrained.attributes_judge"
+            "small or to a mesh; insightface's 1k3d68 can be pretrained.attributes_judge"
         )
     # ONNX Runtime and SciPy's rotations come with it, which no training needs.
     from styleblend.perception.pose_3d68 import Attributes3d68
 
-    return Attributes3d68(frozen.foreign_name(folder, role).removesuffix(".onnx"), file)
+    return Attributes3d68(name.removesuffix(".onnx"), file)

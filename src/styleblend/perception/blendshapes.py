@@ -16,9 +16,6 @@ from styleblend.weights.formats import tflite_graph
 from styleblend.weights.formats.tflite_graph import Graph, TfliteError
 from styleblend.weights.formats.tflite_network import TfliteNetwork
 
-MESH, EXPRESSION = "face_landmarks_detector.tflite", "face_blendshapes.tflite"
-"""Files in face_landmarker.task."""
-
 BLENDSHAPES: tuple[str, ...] = (
     "neutral", "browDownLeft", "browDownRight", "browInnerUp", "browOuterUpLeft", "browOuterUpRight", "cheekPuff",
     "cheekSquintLeft", "cheekSquintRight", "eyeBlinkLeft", "eyeBlinkRight", "eyeLookDownLeft", "eyeLookDownRight",
@@ -81,5 +78,5 @@ def load(path: Path, name: str | None = None) -> BlendshapeAttributes:
         TfliteError: the file is missing, damaged or holds other networks.
     """
     name = name or path.stem
-    mesh, expression = tflite_graph.read_bundle(path, MESH, EXPRESSION)
+    mesh, expression = tflite_graph.read_bundle(path)
     return BlendshapeAttributes(name, FaceMesh(name, mesh), expression)

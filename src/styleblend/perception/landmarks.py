@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from styleblend.perception import fan
+from styleblend.perception import fan, mesh
 from styleblend.perception.fan import FanLandmarks
 from styleblend.perception.layers import linear_head, plain_trunk, resized
+from styleblend.perception.mesh import MeshLandmarks
 from styleblend.weights import frozen
 
 # AFLW's 19 points from iBUG's 68 (0-based): means over each tuple. The choice of eye and mouth centres is ours.
@@ -46,11 +47,15 @@ def to_19(points: Tensor) -> Tensor:
     return torch.stack([points[:, list(group)].mean(1) for group in GROUPS_19], dim=1)
 
 
-def load(folder: Path, role: str = "landmarks") -> LandmarkNetwork | FanLandmarks:
-    """The landmark network of a run, frozen: FAN where networks.json names a file of others, else the small one.
+def load(folder: Path, role: str = "landmarks") -> LandmarkNetwork | FanLandmarks | MeshLandmarks:
+    """The landmark network of a run, frozen: FAN or a mesh where networks.json names one, else the small one.
 
     Raises:
         StyleBlendError: a file is missing or damaged, or holds another network.
     """
     file = frozen.foreign(folder, role)
-    return frozen.load(folder, role, LandmarkNetwork) if file is None else fan.load(file)
+    if file is None:
+        return frozen.load(folder, role, LandmarkNetwork)
+    if file.suffix == ".tflite":
+        return MeshLandmarks(mesh.load(file, frozen.foreign_name(folder, role)))
+    return fan.load(file)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from styleblend.perception.layers import linear_head, plain_trunk, resized
 from styleblend.weights import frozen
+
+if TYPE_CHECKING:
+    from styleblend.perception.mesh_attributes import MeshShape
 
 RIGID = (*range(0, 4), *range(13, 17), *range(27, 36), 36, 39, 42, 45)
 """iBUG points (0-based) that an expression moves little: upper jaw line, nose, corners of the eyes."""
@@ -74,6 +78,17 @@ def _centred(points: Tensor) -> Tensor:
     return points - points.mean(1, keepdim=True)
 
 
-def load(folder: Path, role: str = "landmarks_3d") -> ShapeNetwork:
-    """The network of a run, frozen."""
-    return frozen.load(folder, role, ShapeNetwork)
+def load(folder: Path, role: str = "landmarks_3d") -> ShapeNetwork | MeshShape:
+    """The network of a run, frozen: a mesh where networks.json names one, else the small one.
+
+    Raises:
+        StyleBlendError: a file is missing or damaged, or holds another network.
+    """
+    file = frozen.foreign(folder, role)
+    if file is None:
+        return frozen.load(folder, role, ShapeNetwork)
+    # Here and not above, for they read this module.
+    from styleblend.perception import mesh
+    from styleblend.perception.mesh_attributes import MeshShape
+
+    return MeshShape(mesh.load(file, frozen.foreign_name(folder, role)))

@@ -18,6 +18,7 @@ from styleblend.model.swapper import Swapper
 from styleblend.perception import attributes, identity, landmarks, shape
 from styleblend.perception.identity import FaceNetwork
 from styleblend.perception.landmarks import to_19
+from styleblend.perception.mesh_attributes import MeshShape
 from styleblend.perception.shape import ShapeNetwork, unposed
 from styleblend.training.batches import Batch
 
@@ -31,7 +32,7 @@ class Perception(NamedTuple):
     identity: FaceNetwork
     landmarks: nn.Module | None
     attributes: nn.Module
-    landmarks_3d: ShapeNetwork | None
+    landmarks_3d: ShapeNetwork | MeshShape | None
 
 
 def load_perception(networks: Path, weights: LossWeights, device: torch.device) -> Perception:

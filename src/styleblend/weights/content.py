@@ -9,8 +9,9 @@ from torch import Tensor
 
 from styleblend.config.catalogue import Entry
 from styleblend.errors import StyleBlendError
-from styleblend.weights.formats import arcface_onnx, dlib_resnet, face_graphs, stylegan
+from styleblend.weights.formats import arcface_onnx, dlib_resnet, face_graphs, stylegan, tfjs_layers, tflite_graph
 from styleblend.weights.formats.onnx_graph import parsed
+from styleblend.weights.formats.tflite_network import TfliteNetwork
 from styleblend.weights.formats.torch_file import read_torch
 
 
@@ -25,6 +26,13 @@ def expect(path: Path, entry: Entry) -> None:
     """
     if entry.format == "torchscript":
         _expect_torchscript(path)
+    elif entry.format == "tflite":
+        TfliteNetwork(tflite_graph.read_file(path))
+    elif entry.format == "task":
+        for graph in tflite_graph.read_bundle(path):
+            TfliteNetwork(graph)
+    elif entry.format == "tfjs_layers":
+        tfjs_layers.read(path)
     elif entry.format == "onnx":
         outputs = len(parsed(path).graph.output)
         if entry.outputs not in (None, outputs):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -122,7 +123,11 @@ def read_file(path: Path) -> Graph:
     return read(content, str(path))
 
 
-def read_bundle(path: Path, *members: str) -> list[Graph]:
+MESH, BLENDSHAPES = "face_landmarks_detector.tflite", "face_blendshapes.tflite"
+"""Members of MediaPipe's face_landmarker.task that are used here."""
+
+
+def read_bundle(path: Path, members: Sequence[str] = (MESH, BLENDSHAPES)) -> list[Graph]:
     """The graphs of some members of a zip file, as MediaPipe's .task files are, in this order.
 
     Raises:

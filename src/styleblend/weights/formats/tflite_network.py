@@ -117,7 +117,7 @@ class TfliteNetwork(nn.Module):
             said = operator.writes.shape
             # The last step may let the axis of the batch of one go; here it stays.
             lost = operator is graph.operators[-1] and len(said) < out.ndim
-            if tuple(out.shape) != (2, *(said if lost else said[1:])):
+            if tuple(out.shape) != (2, *(said if lost else said[1:])) or not (lost or said[:1] == (1,)):
                 raise operator.differs(f"a batch of two gives {list(out.shape)}, the file says {list(said)} for one")
             known[step.gives] = out
         if missing := [number for number in self._outputs if number not in known]:
