@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from styleblend.config.pretrained import Pretrained
-from styleblend.faces.pictures import pictures_below
+from styleblend.data.folders import pictures_below
 from styleblend.faces.pixels import from_8bit
 from styleblend.weights.formats import dlib_resnet, face_graphs
 from styleblend.weights.store import is_right, store_of

