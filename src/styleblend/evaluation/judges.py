@@ -1,25 +1,83 @@
-"""The frozen networks that judge swapped faces; none of them is a network of the training."""
+"""The frozen networks that look at swapped faces.
+
+Those that judge are no networks of the training, with two exceptions, which reports name: the 68 landmarks, of which a
+run has one network, and the identity network of the training itself, which is there to be compared with the judge.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from torch import Tensor, nn
+
 from styleblend.evaluation import inception
-from styleblend.perception import attributes, identity
+from styleblend.evaluation.metrics import OUTER_EYES_68, Likeness, Seen
+from styleblend.evaluation.pictures import joined
+from styleblend.perception import attributes, identity, landmarks
 from styleblend.perception.attributes import AttributeNetwork
-from styleblend.perception.identity import FaceNetwork
+from styleblend.perception.identity import FaceNetwork, Looks
 from styleblend.perception.pose_3d68 import Attributes3d68
 from styleblend.weights import frozen
 
 
 @dataclass(frozen=True)
 class Judges:
-    """All that look at a swapped face; `describer` gives the features of the Frechet distance."""
+    """All that look at a swapped face; `describer` gives the features of the Frechet distance.
+
+    training: the identity network of the training; landmarks: gives points [N, K, 2] in [0, 1]. Without them, what
+    they see is not measured.
+    """
 
     identity: FaceNetwork
     attributes: AttributeNetwork | Attributes3d68
     describer: FaceNetwork | inception.Inception
+    training: FaceNetwork | None = None
+    landmarks: nn.Module | None = None
+
+    @property
+    def likeness(self) -> Likeness:
+        """How the judge's embeddings are compared."""
+        return likeness_of(self.identity)
+
+    @property
+    def outer_eyes(self) -> tuple[int, int]:
+        """Numbers of the outer corners of the eyes among the network's landmarks: its `outer_eyes`, or those of 68."""
+        eyes: tuple[int, int] = getattr(self.landmarks, "outer_eyes", OUTER_EYES_68)
+        return eyes
+
+    def see(self, images: Tensor, target: Tensor | None = None, face: Tensor | None = None) -> tuple[Seen, Tensor]:
+        """What all see in pictures [N, 3, S, S], and the describer's features [N, F]; on the CPU.
+
+        Args:
+            target, face: the target's pictures, and masks [N, 1, S, S] of its face; for `outside_maps`.
+        """
+        if isinstance(self.identity, Looks):
+            embedding, own, maps = self.identity.look(images)
+        else:
+            embedding, own, maps = self.identity(images), None, None
+        features = own if own is not None and self.describer is self.identity else self.describer.features(images)
+        outside = None
+        if isinstance(self.identity, Looks) and target is not None and face is not None:
+            outside = self.identity.maps(joined(target, images, face))
+        angles, expression = self.attributes(images)
+        seen = Seen(
+            images=_kept(images),
+            embedding=_kept(embedding),
+            pose_deg=_kept(angles),
+            expression=_kept(expression),
+            trained=None if self.training is None else _kept(self.training(images)),
+            landmarks=None if self.landmarks is None else _kept(self.landmarks(images)),
+            maps=None if maps is None else [_kept(level) for level in maps],
+            outside_maps=None if outside is None else [_kept(level) for level in outside],
+        )
+        return seen, _kept(features)
+
+    @torch.no_grad()
+    def whole_maps(self, images: Tensor) -> list[Tensor] | None:
+        """The judge's maps of whole pictures [N, 3, S, S]; None for a network that gives none."""
+        return [_kept(level) for level in self.identity.maps(images)] if isinstance(self.identity, Looks) else None
 
     @property
     def frechet_name(self) -> str:
@@ -27,6 +85,16 @@ class Judges:
         if isinstance(self.describer, inception.Inception):
             return "fid"
         return "frechet_" + "".join(letter if letter.isalnum() else "_" for letter in self.describer.name.lower())
+
+
+def likeness_of(network: FaceNetwork) -> Likeness:
+    """How embeddings of a network are compared: by its attribute `metric`, without one by cosine."""
+    likeness: Likeness = getattr(network, "metric", "cosine")
+    return likeness
+
+
+def _kept(values: Tensor) -> Tensor:
+    return values.float().cpu()
 
 
 def load(networks: Path, inception_sha256: str | None = None, device: str = "cpu") -> Judges:
@@ -40,9 +108,10 @@ def load(networks: Path, inception_sha256: str | None = None, device: str = "cpu
     """
     judge = identity.load(networks, "identity_judge").to(device)
     seer = attributes.load(networks, "attributes_judge").to(device)
+    others = identity.load(networks, "identity").to(device), landmarks.load(networks).to(device)
     listed = frozen.listed(networks)
     stated = inception_sha256 or listed.get("inception", {}).get("sha256")
     if stated is None:
-        return Judges(judge, seer, judge)
+        return Judges(judge, seer, judge, *others)
     program = frozen.foreign(networks, "inception") or networks / "inception.pt"
-    return Judges(judge, seer, inception.load(program, stated, device))
+    return Judges(judge, seer, inception.load(program, stated, device), *others)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from styleblend.perception.layers import at_most, central, expect_square, trunk_of
+from styleblend.perception.layers import at_most, central, expect_square, maps_by_side, resized, trunk_of
 from styleblend.weights import frozen
 from styleblend.weights.formats import arcface_onnx
 from styleblend.weights.formats.arcface_onnx import SIDE_PX, ArcFaceBody
@@ -20,6 +21,27 @@ _LEFT, _TOP, _SPAN = 32.4 / 256, 30.6 / 256, 191.7 / 256
 
 # Largest side that is sampled at 112 px.
 _SAMPLED_PX = 256
+
+
+class Look(NamedTuple):
+    """All that one pass gives: unit vectors [N, D], `features` and the last maps [N, C, H, W] of each side."""
+
+    embedding: Tensor
+    features: Tensor
+    maps: list[Tensor]
+
+
+@runtime_checkable
+class Looks(Protocol):
+    """An identity network whose maps can be compared, too; not every FaceNetwork needs to be one."""
+
+    def look(self, images: Tensor) -> Look:
+        """[N, 3, H, W] in [-1, 1] -> embedding, features and maps of the network's own crop."""
+        ...
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """[N, 3, H, W] in [-1, 1] -> the last maps of each side, of the whole picture at the scale of the crop."""
+        ...
 
 
 class IdentityNetwork(nn.Module):
@@ -55,6 +77,15 @@ class IdentityNetwork(nn.Module):
         """Spatial means of the trunk's last maps [N, widths[-1]], for a Frechet distance."""
         out: Tensor = self.trunk(central(images, self.side_px)).mean((2, 3))
         return out
+
+    def look(self, images: Tensor) -> Look:
+        """As in Looks; equal to forward and `features`, which are two passes."""
+        maps = maps_by_side(self.trunk, central(images, self.side_px))
+        return Look(F.normalize(self.projection(maps[-1].flatten(1)), dim=1), maps[-1].mean((2, 3)), maps)
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """As in Looks."""
+        return maps_by_side(self.trunk, resized(images, self.side_px))
 
 
 def template_crop(images: Tensor) -> Tensor:
@@ -98,10 +129,20 @@ class ArcFace(nn.Module):
         """Spatial means of the last maps [N, channels], for a perceptual loss or a Frechet distance."""
         return self.body.maps(template_crop(images)).mean((2, 3))
 
+    def look(self, images: Tensor) -> Look:
+        """As in Looks; equal to forward and `features`, which are two passes."""
+        maps = maps_by_side(self.body.trunk, template_crop(images))
+        return Look(F.normalize(self.body.head(maps[-1]), dim=1), maps[-1].mean((2, 3)), maps)
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """As in Looks."""
+        return maps_by_side(self.body.trunk, resized(images, round(SIDE_PX / _SPAN)))
+
 
 FaceNetwork = IdentityNetwork | ArcFace
 """Whoever tells people apart: unit vectors, `features` for a Frechet distance, `name`, and `side_px`, at which a
-photograph's faces are cut out for it."""
+photograph's faces are cut out for it. An attribute `metric` says how embeddings are compared: "cosine", which holds
+where it lacks, or "distance"."""
 
 
 def load(folder: Path, role: str) -> FaceNetwork:
