@@ -52,6 +52,37 @@ def test_cosine_similarity_ignores_length() -> None:
     assert metrics.cosine_similarity(a, torch.tensor([[5.0, 0.0], [0.0, 1.0]])).tolist() == [1, 0]
 
 
+def test_a_distance_network_is_compared_by_distance(random: torch.Generator) -> None:
+    """Longer embeddings are farther away, which an angle does not see: order and similarity are those of numpy."""
+    probes, gallery = torch.randn(6, 4, generator=random), torch.randn(9, 4, generator=random)
+    persons, wanted = torch.arange(9), torch.arange(6)
+    distances = np.linalg.norm(probes.numpy()[:, None] - gallery.numpy()[None], axis=2)
+    ranks = metrics.retrieval_rank(probes, gallery, wanted, persons, "distance")
+    assert ranks.tolist() == [1 + int((row < row[k]).sum()) for k, row in enumerate(distances)]
+    alike = metrics.identity_similarity(probes, gallery[:6], "distance")
+    assert alike.tolist() == pytest.approx((1 - distances.diagonal()[:6]).tolist(), rel=1e-5)
+    assert metrics.identity_similarity(2 * probes, probes).tolist() == pytest.approx([1] * 6)
+    assert (metrics.identity_similarity(2 * probes, probes, "distance") < 1).all()
+
+
+def test_judge_gap_is_a_difference_of_shares() -> None:
+    """A swap that either network finds as alike as two pictures of one person has none; fooling shows as its excess."""
+    training, judge = torch.tensor([0.7, 0.7, 0.35]), torch.tensor([0.8, 0.4, 0.4])
+    assert metrics.judge_gap(training, judge, 0.7, 0.8).tolist() == pytest.approx([0, 0.5, 0], abs=1e-6)
+    scale = metrics.Scale("cosine", same_person=0.8, strangers=0.4)
+    assert scale.above_strangers(judge).tolist() == pytest.approx([1, 0, 0], abs=1e-6)
+
+
+def test_landmark_error_is_in_per_cent_of_the_eye_distance() -> None:
+    """All points moved by a tenth of the distance between the outer corners of the eyes are 10 %, at any scale."""
+    points = torch.rand(2, 68, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    points[:, 36], points[:, 45] = torch.tensor([0.3, 0.4]), torch.tensor([0.7, 0.7])
+    moved = points + 0.05 * torch.tensor([0.8, 0.6])
+    assert metrics.landmark_error(moved, points).tolist() == pytest.approx([10, 10])
+    assert metrics.landmark_error(moved * 64, points * 64).tolist() == pytest.approx([10, 10])
+    assert metrics.landmark_error(points[:, [36, 45]], points[:, [36, 45]] + 0.5, eyes=(0, 1))[0] > 100
+
+
 def test_psnr_of_a_known_error() -> None:
     """An error of a tenth of the range is 20 dB, of the whole range 0 dB."""
     a = torch.full((2, 3, 4, 4), -1.0)

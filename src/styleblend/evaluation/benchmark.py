@@ -79,7 +79,8 @@ class Result:
     flat: numbers and names of networks, as in metrics.json.
     source, target: faces of the pairs whose swaps were kept, uint8 [n, 3, S, S].
     inside: the same pairs inside the model.
-    remarks: what must be said beside the figures, a sentence each.
+    caveat: what to say beside the Frechet distance, or nothing.
+    remarks: how baselines stand beside the model, a sentence each.
     """
 
     inputs: Inputs
@@ -91,6 +92,7 @@ class Result:
     source: Tensor
     target: Tensor
     inside: Inside
+    caveat: str
     remarks: list[str]
 
 
@@ -128,14 +130,13 @@ def run(inputs: Inputs, cfg: Evaluate) -> Result:
     }
     source, target = (pairs.pictures(faces[keep]) for faces in (pairs.source, pairs.target))
     inside = look_inside(trained, from_8bit(source).to(device), from_8bit(target).to(device))
+    caveat = frechet.frechet_caveat(len(pairs), *real.shape)
     said = [
-        frechet.frechet_caveat(len(pairs), *real.shape),
-        *remarks.nearer_to_real_faces(distances, judging.frechet_name),
+        remarks.nearer_to_real_faces(distances, judging.frechet_name),
         remarks.beside_half_mask(measured, cfg.bootstrap, cfg.seed),
     ]
-    return Result(
-        inputs, pairs, measured, figures, groups, flat, source, target, inside, [line for line in said if line]
-    )
+    shown = [line for line in said if line]
+    return Result(inputs, pairs, measured, figures, groups, flat, source, target, inside, caveat, shown)
 
 
 def context(pairs: Pairs, judging: judges.Judges) -> dict[str, Any]:

@@ -8,18 +8,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from styleblend.evaluation import inception
-from styleblend.evaluation.metrics import OUTER_EYES_68, Likeness, Seen
-from styleblend.evaluation.pictures import joined
+from styleblend.evaluation.metrics import OUTER_EYES_68, Likeness, Seen, likeness_of
+from styleblend.evaluation.pictures import joined, unit_vectors
 from styleblend.perception import attributes, identity, landmarks
 from styleblend.perception.attributes import AttributeNetwork
 from styleblend.perception.identity import FaceNetwork, Looks
 from styleblend.perception.pose_3d68 import Attributes3d68
 from styleblend.weights import frozen
+
+
+class Beside(NamedTuple):
+    """Targets as the judge sees them; `maps` are unit vectors, None for a judge whose maps cannot be had."""
+
+    images: Tensor
+    face: Tensor
+    maps: list[Tensor] | None
 
 
 @dataclass(frozen=True)
@@ -47,20 +55,17 @@ class Judges:
         eyes: tuple[int, int] = getattr(self.landmarks, "outer_eyes", OUTER_EYES_68)
         return eyes
 
-    def see(self, images: Tensor, target: Tensor | None = None, face: Tensor | None = None) -> tuple[Seen, Tensor]:
+    def see(self, images: Tensor, beside: Beside | None = None) -> tuple[Seen, Tensor]:
         """What all see in pictures [N, 3, S, S], and the describer's features [N, F]; on the CPU.
 
         Args:
-            target, face: the target's pictures, and masks [N, 1, S, S] of its face; for `outside_maps`.
+            beside: the targets of these swaps; for `outside_maps`.
         """
         if isinstance(self.identity, Looks):
             embedding, own, maps = self.identity.look(images)
         else:
             embedding, own, maps = self.identity(images), None, None
         features = own if own is not None and self.describer is self.identity else self.describer.features(images)
-        outside = None
-        if isinstance(self.identity, Looks) and target is not None and face is not None:
-            outside = self.identity.maps(joined(target, images, face))
         angles, expression = self.attributes(images)
         seen = Seen(
             images=_kept(images),
@@ -69,15 +74,10 @@ class Judges:
             expression=_kept(expression),
             trained=None if self.training is None else _kept(self.training(images)),
             landmarks=None if self.landmarks is None else _kept(self.landmarks(images)),
-            maps=None if maps is None else [_kept(level) for level in maps],
-            outside_maps=None if outside is None else [_kept(level) for level in outside],
+            maps=None if maps is None else [level.cpu() for level in unit_vectors(maps)],
+            outside_maps=None if beside is None else self._outside(images, beside),
         )
         return seen, _kept(features)
-
-    @torch.no_grad()
-    def whole_maps(self, images: Tensor) -> list[Tensor] | None:
-        """The judge's maps of whole pictures [N, 3, S, S]; None for a network that gives none."""
-        return [_kept(level) for level in self.identity.maps(images)] if isinstance(self.identity, Looks) else None
 
     @property
     def frechet_name(self) -> str:
@@ -86,11 +86,18 @@ class Judges:
             return "fid"
         return "frechet_" + "".join(letter if letter.isalnum() else "_" for letter in self.describer.name.lower())
 
+    def target(self, images: Tensor, face: Tensor) -> Beside:
+        """Target pictures [N, 3, S, S], masks [N, 1, S, S] of their faces, and the judge's maps of them."""
+        return Beside(images, face, self._whole(images))
 
-def likeness_of(network: FaceNetwork) -> Likeness:
-    """How embeddings of a network are compared: by its attribute `metric`, without one by cosine."""
-    likeness: Likeness = getattr(network, "metric", "cosine")
-    return likeness
+    def _outside(self, images: Tensor, beside: Beside) -> list[Tensor] | None:
+        changed = joined(beside.images, images, beside.face)
+        return beside.maps if changed.equal(beside.images) else self._whole(changed)
+
+    def _whole(self, images: Tensor) -> list[Tensor] | None:
+        if not isinstance(self.identity, Looks):
+            return None
+        return [level.cpu() for level in unit_vectors(self.identity.maps(images))]
 
 
 def _kept(values: Tensor) -> Tensor:

@@ -24,6 +24,12 @@ OUTER_EYES_68 = (36, 45)
 """Outer corners of the eyes among iBUG's 68 points."""
 
 
+def likeness_of(network: object) -> Likeness:
+    """How embeddings of a network are compared: by its attribute `metric`, without one by cosine."""
+    likeness: Likeness = getattr(network, "metric", "cosine")
+    return likeness
+
+
 def retrieval_rank(
     probes: Tensor, gallery: Tensor, wanted: Tensor, persons: Tensor, likeness: Likeness = "cosine"
 ) -> Tensor:
@@ -99,7 +105,7 @@ class Seen:
 
     images: [N, 3, S, S] in [-1, 1]; embedding: [N, D]; pose_deg: [N, 3], yaw, pitch and roll; expression: [N, E]
     trained: [N, D'], of the identity network of the training; landmarks: [N, K, 2] in [0, 1] of the picture
-    maps: the judge's, of its own crop, [N, C, H, W] a level
+    maps: the judge's, of its own crop, [N, C, H, W] a level, as unit vectors
     outside_maps: of the whole target picture with only what is outside the target's face from this one
     """
 

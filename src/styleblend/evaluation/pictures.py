@@ -98,6 +98,11 @@ def detail_energy(images: Tensor, region: Tensor) -> Tensor:
     return ((grey - blurred).square() * inner).sum((1, 2, 3)) / inner.sum((1, 2, 3)).clamp(min=1)
 
 
+def unit_vectors(maps: Sequence[Tensor]) -> list[Tensor]:
+    """A network's maps [N, C, H, W] with the length 1 at every place."""
+    return [F.normalize(level.float(), dim=1) for level in maps]
+
+
 def feature_distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
     """Mean squared distance [N] of unit feature vectors of one network, place by place, mean over its levels.
 
@@ -105,14 +110,11 @@ def feature_distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
     LPIPS and its figures are comparable only within one network.
 
     Args:
-        a, b: maps [N, C, H, W] of each level, of the same pictures' places.
+        a, b: what unit_vectors makes of the maps of each level.
     Returns:
         0 for equal maps, up to 4.
     """
-    levels = [
-        (F.normalize(one.double(), dim=1) - F.normalize(other.double(), dim=1)).square().sum(1).mean((1, 2))
-        for one, other in zip(a, b, strict=True)
-    ]
+    levels = [(one - other).square().sum(1).double().mean((1, 2)) for one, other in zip(a, b, strict=True)]
     return torch.stack(levels).mean(0)
 
 

@@ -173,11 +173,12 @@ def measure(
         source, target = (from_8bit(pairs.pictures(faces)).to(device) for faces in (s, t))
         batch = Batch(pairs, s, t, source, target, rows)
         face = face_region(pairs.landmarks[t], target.shape[-1])
-        swaps = beside(batch, face, of_split, judges)
+        seen_target = judges.target(target, face.to(device))
+        swaps = beside(batch, face, of_split, judges, seen_target.maps)
         true_swap: Seen | None = None
         for name in order:
             pixels = to_8bit(bicubic(methods[name](batch), target.shape[-1])).cpu()
-            seen, described = judges.see(from_8bit(pixels).to(device), target, face.to(device))
+            seen, described = judges.see(from_8bit(pixels).to(device), seen_target)
             tables[name].append(_columns(swaps(seen), true_swap))
             features[name].append(described)
             kept[name].append(pixels[torch.isin(rows, torch.tensor(keep, dtype=torch.int64))])

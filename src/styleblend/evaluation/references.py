@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from styleblend.evaluation.judges import likeness_of
-from styleblend.evaluation.metrics import Gallery, Likeness, Scale, Seen, Swaps, identity_similarity
+from styleblend.evaluation.metrics import Gallery, Likeness, Scale, Seen, Swaps, identity_similarity, likeness_of
 from styleblend.evaluation.pictures import detail_energy
 from styleblend.faces.regions import face_region
 
@@ -59,15 +58,23 @@ def same_person_mean(embeddings: Tensor, person: Tensor, likeness: Likeness) -> 
 
 
 def beside(
-    batch: Batch, face: Tensor, of_split: tuple[Scale | None, Scale | None], judges: Judges
+    batch: Batch,
+    face: Tensor,
+    of_split: tuple[Scale | None, Scale | None],
+    judges: Judges,
+    maps: list[Tensor] | None = None,
 ) -> Callable[[Seen], Swaps]:
-    """Takes what was seen in the swaps of a batch, and puts what is known of the batch beside it."""
+    """Takes what was seen in the swaps of a batch, and puts what is known of the batch beside it.
+
+    Args:
+        face: [N, 1, S, S], 1 inside the targets' faces; maps: the judge's, of the targets.
+    """
     pairs, s, t = batch.pairs, batch.source_rows, batch.target_rows
     source_face = face_region(pairs.landmarks[s], batch.source.shape[-1]).to(batch.source.device)
     return partial(
         Swaps,
         source=_known(pairs, s, batch.source),
-        target=replace(_known(pairs, t, batch.target), outside_maps=judges.whole_maps(batch.target)),
+        target=replace(_known(pairs, t, batch.target), outside_maps=maps),
         sources=_gallery(pairs, pairs.source, s, judges.likeness),
         targets=_gallery(pairs, pairs.target, t, judges.likeness),
         target_face=face,

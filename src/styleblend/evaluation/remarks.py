@@ -12,17 +12,17 @@ from styleblend.evaluation.metrics import METRICS
 from styleblend.evaluation.protocol import MODEL, TRUE_SWAP, Measured
 
 
-def nearer_to_real_faces(distances: Mapping[str, float], name: str) -> list[str]:
+def nearer_to_real_faces(distances: Mapping[str, float], name: str) -> str:
     """Which baselines have a smaller Frechet distance than the model, and why that is no praise of them."""
     own = distances[MODEL]
     nearer = [f"{key} {value:.3g}" for key, value in distances.items() if value < own and key not in (MODEL, TRUE_SWAP)]
     if not nearer:
-        return []
-    return [
+        return ""
+    return (
         f"{name} of the model is {own:.3g}, and these are nearer to real faces: {', '.join(nearer)}. Copies are real "
         "faces, and warps keep most pixels of real pictures: the distance says how natural pictures look as a set, "
         "and nothing of whether a swap was made"
-    ]
+    )
 
 
 def beside_half_mask(measured: Mapping[str, Measured], resamples: int, seed: int) -> str:

@@ -41,14 +41,14 @@ def write(result: Result, out: Path, signing: Credentials) -> list[str]:
         figure_chart(figures, folder / "figures.png")
         blending_chart(result.inside.from_source, folder / "blending.png")
         _write_pictures(result, folder, signing)
-    return warnings
+    return warnings + result.remarks
 
 
 def _warnings(result: Result) -> list[str]:
     inputs = result.inputs
     of_data = caveat(pd.read_parquet(inputs.faces / "manifest.parquet"), frozen.listed(inputs.networks))
     plain = " ".join(of_data.replace(">", "").replace("**", "").split())
-    return [warning for warning in (plain, *result.remarks) if warning]
+    return [warning for warning in (plain, result.caveat) if warning]
 
 
 def _description(result: Result, warnings: list[str]) -> dict[str, Any]:
@@ -61,6 +61,7 @@ def _description(result: Result, warnings: list[str]) -> dict[str, Any]:
         "gallery_source_faces": int(result.pairs.source.unique().numel()),
         "gallery_target_faces": int(result.pairs.target.unique().numel()),
         "warnings": warnings,
+        "remarks": result.remarks,
     }
 
 
