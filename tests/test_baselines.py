@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import tiny_project
 from styleblend.errors import StyleBlendError
-from styleblend.evaluation import baselines
+from styleblend.evaluation import baselines, protocol
 
 SIDE = 48
 
@@ -76,6 +76,30 @@ def test_landmarks_beyond_the_edge_are_blended_within_the_picture(picture: np.nd
     """A face that leaves the picture is swapped as far as it is seen."""
     swapped = baselines.warp_blend_one(picture[::-1].copy(), picture, points, points + np.float32([20, 0]))
     assert not np.array_equal(swapped, picture) and np.array_equal(swapped[:, :10], picture[:, :10])
+
+
+def test_half_mask_takes_half_of_the_channels_from_each(tmp_path: Path) -> None:
+    """Drawn from the source's first and the target's second half of every style element; only the small decoder, with
+    its own encoder, keeps identity there."""
+    tiny_project.make(tmp_path)
+    networks = tmp_path / "data/networks"
+    untrained = baselines.untrained_mixing(tiny_project.MODEL, networks, 0)
+    source, target = torch.rand(2, 2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    rows = torch.arange(2)
+    pairs = protocol.read_pairs(tmp_path / "data/splits", tmp_path / "data/faces", tmp_path / "data/perceived.parquet")
+    batch = protocol.Batch(pairs, rows, rows, source, target, rows)
+    with torch.no_grad():
+        codes = untrained.encoder(target).codes.clone()
+        codes[:, :, : tiny_project.MODEL.style_dim // 2] = untrained.encoder(source).codes[
+            :, :, : tiny_project.MODEL.style_dim // 2
+        ]
+        torch.testing.assert_close(baselines.half_mask(untrained, batch), untrained.decoder(codes))
+    assert baselines.keeps_identity_apart(networks, "pretrained")
+    assert not baselines.keeps_identity_apart(networks, "new")
+    (networks / "stylegan.pth").write_bytes(b"")
+    (networks / "networks.json").write_text('{"decoder": {"file": "stylegan.pth", "name": "a StyleGAN"}}')
+    assert not baselines.keeps_identity_apart(networks, "pretrained")
+    assert "half_mask" not in baselines.methods(untrained)
 
 
 def test_untrained_mixing_is_seeded_and_keeps_the_pretrained_parts(tmp_path: Path) -> None:

@@ -6,10 +6,9 @@ import math
 
 import numpy as np
 import pytest
-import scipy.linalg
 import torch
 
-from styleblend.evaluation import metrics
+from styleblend.evaluation import bootstrap, metrics
 
 
 @pytest.fixture
@@ -53,91 +52,35 @@ def test_cosine_similarity_ignores_length() -> None:
     assert metrics.cosine_similarity(a, torch.tensor([[5.0, 0.0], [0.0, 1.0]])).tolist() == [1, 0]
 
 
-@pytest.mark.parametrize(("n", "m", "features"), [(400, 300, 6), (9, 11, 24), (30, 9, 24)])
-def test_frechet_distance_equals_the_matrix_root(n: int, m: int, features: int, random: torch.Generator) -> None:
-    """The distance equals the textbook formula, with more and with fewer samples than features."""
-    a = torch.randn(n, features, generator=random, dtype=torch.float64) * torch.linspace(0.3, 3, features)
-    b = torch.randn(m, features, generator=random, dtype=torch.float64) + 0.5
-    ca, cb = np.cov(a.numpy(), rowvar=False), np.cov(b.numpy(), rowvar=False)
-    # tr (Ca Cb)^(1/2) by the symmetric root of Ca, which exists for any rank.
-    values, vectors = scipy.linalg.eigh(ca)
-    root = vectors @ np.diag(np.sqrt(values.clip(0))) @ vectors.T
-    cross = np.sqrt(scipy.linalg.eigvalsh(root @ cb @ root).clip(0)).sum()
-    expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(ca) + np.trace(cb) - 2 * cross
-    assert metrics.frechet_distance(a, b) == pytest.approx(float(expected), rel=1e-6)
+def test_a_distance_network_is_compared_by_distance(random: torch.Generator) -> None:
+    """Longer embeddings are farther away, which an angle does not see: order and similarity are those of numpy."""
+    probes, gallery = torch.randn(6, 4, generator=random), torch.randn(9, 4, generator=random)
+    persons, wanted = torch.arange(9), torch.arange(6)
+    distances = np.linalg.norm(probes.numpy()[:, None] - gallery.numpy()[None], axis=2)
+    ranks = metrics.retrieval_rank(probes, gallery, wanted, persons, "distance")
+    assert ranks.tolist() == [1 + int((row < row[k]).sum()) for k, row in enumerate(distances)]
+    alike = metrics.identity_similarity(probes, gallery[:6], "distance")
+    assert alike.tolist() == pytest.approx((1 - distances.diagonal()[:6]).tolist(), rel=1e-5)
+    assert metrics.identity_similarity(2 * probes, probes).tolist() == pytest.approx([1] * 6)
+    assert (metrics.identity_similarity(2 * probes, probes, "distance") < 1).all()
 
 
-def test_frechet_distance_of_known_gaussians() -> None:
-    """Samples with exactly known mean and covariance give the closed form; equal sets give nothing."""
-    corners = torch.tensor([[1.0, 1], [1, -1], [-1, 1], [-1, -1]], dtype=torch.float64) * math.sqrt(3 / 4)
-    a, b = corners * torch.tensor([2.0, 3.0]), corners * torch.tensor([5.0, 1.0]) + torch.tensor([1.0, 2.0])
-    assert metrics.frechet_distance(a, b) == pytest.approx(1 + 4 + (5 - 2) ** 2 + (3 - 1) ** 2, rel=1e-6)
-    assert metrics.frechet_distance(a, a) == pytest.approx(0, abs=1e-12)
+def test_judge_gap_is_a_difference_of_shares() -> None:
+    """A swap that either network finds as alike as two pictures of one person has none; fooling shows as its excess."""
+    training, judge = torch.tensor([0.7, 0.7, 0.35]), torch.tensor([0.8, 0.4, 0.4])
+    assert metrics.judge_gap(training, judge, 0.7, 0.8).tolist() == pytest.approx([0, 0.5, 0], abs=1e-6)
+    scale = metrics.Scale("cosine", same_person=0.8, strangers=0.4)
+    assert scale.above_strangers(judge).tolist() == pytest.approx([1, 0, 0], abs=1e-6)
 
 
-def samples(n: int, mean: torch.Tensor, root: torch.Tensor, random: torch.Generator) -> torch.Tensor:
-    """N samples whose mean is exactly `mean` and whose covariance is exactly root root' [F, F] of rank R < N."""
-    drawn = torch.randn(n, root.shape[1], generator=random, dtype=torch.float64)
-    orthonormal = torch.linalg.qr(drawn - drawn.mean(0)).Q
-    return orthonormal * math.sqrt(n - 1) @ root.T + mean
-
-
-def rotation(size: int, random: torch.Generator) -> torch.Tensor:
-    return torch.linalg.qr(torch.randn(size, size, generator=random, dtype=torch.float64)).Q
-
-
-@pytest.mark.parametrize(("n", "m", "features", "rank"), [(80, 100, 40, 40), (9, 12, 40, 8), (30, 5000, 300, 20)])
-def test_frechet_distance_of_known_gaussians_in_many_dimensions(
-    n: int, m: int, features: int, rank: int, random: torch.Generator
-) -> None:
-    """Covariances with the same turned axes have the distance of their standard deviations, at any rank."""
-    axes = rotation(features, random)
-    mean, other_mean = torch.randn(2, features, generator=random, dtype=torch.float64)
-    deviations, other = torch.rand(2, rank, generator=random, dtype=torch.float64) * 3
-    a = samples(n, mean, axes[:, :rank] * deviations, random)
-    b = samples(m, other_mean, axes[:, :rank] * other, random)
-    expected = (mean - other_mean).square().sum() + (deviations - other).square().sum()
-    assert metrics.frechet_distance(a, b) == pytest.approx(float(expected), rel=1e-6)
-
-
-def test_frechet_distance_of_gaussians_in_different_planes(random: torch.Generator) -> None:
-    """Covariances on orthogonal planes share nothing: all of both traces remains, at Inception's 2048 features."""
-    axes = torch.linalg.qr(torch.randn(2048, 30, generator=random, dtype=torch.float64)).Q
-    deviations, other = torch.rand(2, 15, generator=random, dtype=torch.float64) * 3
-    zero = torch.zeros(2048, dtype=torch.float64)
-    a, b = samples(20, zero, axes[:, :15] * deviations, random), samples(17, zero, axes[:, 15:] * other, random)
-    expected = deviations.square().sum() + other.square().sum()
-    assert metrics.frechet_distance(a, b) == pytest.approx(float(expected), rel=1e-6)
-
-
-def test_frechet_distance_is_computed_in_float64(random: torch.Generator) -> None:
-    """float32 features far from zero keep their small differences, and the result has no sign or order."""
-    a = (torch.randn(60, 8, generator=random) + 100).float()
-    b = (a + 0.125).float()
-    b[:, 0] += torch.linspace(-1, 1, 60)
-    found = metrics.frechet_distance(a, b)
-    assert found == pytest.approx(metrics.frechet_distance(a.double() - 100, b.double() - 100), rel=1e-6)
-    assert found == pytest.approx(metrics.frechet_distance(b, a), rel=1e-6)
-    assert 0 <= metrics.frechet_distance(a, a.flip(0)) < 1e-9
-
-
-def test_frechet_distance_refuses_what_has_none() -> None:
-    """One sample, other features or a value that is not a number give an error, never a number."""
-    good = torch.eye(3)
-    for bad, message in (
-        (good[:1], "two samples, got 3 and 1"),
-        (torch.eye(4), r"shapes \(3, 3\) and \(4, 4\)"),
-        (good / 0, "not finite"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            metrics.frechet_distance(good, bad)
-
-
-def test_few_samples_are_said_beside_a_frechet_distance() -> None:
-    """As many samples as features are one too few for a covariance of full rank; both N are named."""
-    assert metrics.frechet_caveat(2049, 5000, 2048) == ""
-    assert "of 1000 and 2048 samples with 2048 features: N of at least 2049" in metrics.frechet_caveat(1000, 2048, 2048)
-    assert metrics.frechet_caveat(5000, 12, 96)
+def test_landmark_error_is_in_per_cent_of_the_eye_distance() -> None:
+    """All points moved by a tenth of the distance between the outer corners of the eyes are 10 %, at any scale."""
+    points = torch.rand(2, 68, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    points[:, 36], points[:, 45] = torch.tensor([0.3, 0.4]), torch.tensor([0.7, 0.7])
+    moved = points + 0.05 * torch.tensor([0.8, 0.6])
+    assert metrics.landmark_error(moved, points).tolist() == pytest.approx([10, 10])
+    assert metrics.landmark_error(moved * 64, points * 64).tolist() == pytest.approx([10, 10])
+    assert metrics.landmark_error(points[:, [36, 45]], points[:, [36, 45]] + 0.5, eyes=(0, 1))[0] > 100
 
 
 def test_psnr_of_a_known_error() -> None:
@@ -187,9 +130,9 @@ def test_l1_outside_sees_only_the_outside() -> None:
 def test_bootstrap_interval_covers_the_mean_as_often_as_it_says() -> None:
     """Over many samples of a known distribution, about 95 % of the intervals hold the true mean."""
     values = np.random.default_rng(0).normal(3, 2, (60, 400))
-    low, high = metrics.bootstrap_interval(values, 600, seed=1)
+    low, high = bootstrap.bootstrap_interval(values, 600, seed=1)
     covered = ((low < 3) & (high > 3)).mean()
     assert 0.90 < covered < 0.98
-    again = metrics.bootstrap_interval(values, 600, seed=1)
+    again = bootstrap.bootstrap_interval(values, 600, seed=1)
     assert np.array_equal(low, again[0]) and np.array_equal(high, again[1])
     assert np.allclose((high - low).mean(), 2 * 1.96 * 2 / math.sqrt(60), rtol=0.1)

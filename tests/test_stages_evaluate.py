@@ -103,7 +103,7 @@ def test_metrics_are_flat_finite_and_beside_floor_and_ceiling(project: Path) -> 
     assert {name for name, _, _ in KEY_FIGURES} <= figures
     for name in figures:
         assert metrics[f"{name}_low"] <= metrics[name] <= metrics[f"{name}_high"]
-        for method in ("copy_target", "copy_source", "warp_blend", "untrained_mixing"):
+        for method in ("copy_target", "copy_source", "warp_blend", "dense_warp", "untrained_mixing", "half_mask"):
             assert f"{method}/{name}" in metrics
     assert metrics["n_pairs"] == 10 == sum(metrics[f"n_pairs_{g}"] for g in ("yaw_0_1", "yaw_1_85"))
     assert metrics["n_pairs_yaw_85_up"] == 0 and "outside_l1_yaw_85_up" not in metrics
@@ -168,6 +168,8 @@ def test_report_folder_holds_tables_and_marked_pictures(project: Path) -> None:
     assert set(pd.read_csv(reports / "retrieval.csv")["method"]) == set(pairs["method"])
     protocol = json.loads((reports / "protocol.json").read_text())
     assert "gallery" in protocol["text"] and protocol["warnings"] == []
+    beside_real, beside_half = protocol["remarks"]
+    assert "copy_source" in beside_real.partition("nearer to real faces")[2] and "half_mask" in beside_half
 
 
 def test_inside_shows_codes_and_shares(project: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from styleblend import model
 from styleblend.config.sources import RenderedSource
 from styleblend.faces import alignment
 from styleblend.faces.pixels import to_8bit
-from styleblend.perception import attributes, identity
+from styleblend.perception import attributes, identity, landmarks
 from styleblend.synthetic import factors, renderer
 from tiny_model import MODEL
 
@@ -44,7 +44,12 @@ def make(root: Path, photographs: bool = False) -> None:
     judge = {"name": "judge-tiny", "trunk": "plain", "blocks": [], "embedding": 16, **trunk}
     _network(networks, "attributes_judge", attributes.AttributeNetwork(**seer), seer)
     _network(networks, "identity_judge", identity.IdentityNetwork(**judge), judge)
+    training = {**judge, "name": "identity-tiny", "embedding": 12}
+    points = {"name": "landmarks-tiny", **trunk}
     untrained = model.build(MODEL)
+    # After the others, whose weights stay what they were.
+    _network(networks, "identity", identity.IdentityNetwork(**training), training)
+    _network(networks, "landmarks", landmarks.LandmarkNetwork(**points), points)
     _network(networks, "encoder", untrained.encoder, {})
     _network(networks, "decoder", untrained.decoder, {})
     entry = {
@@ -62,6 +67,7 @@ def make(root: Path, photographs: bool = False) -> None:
     render = renderer.render(sampled, SOURCE.size_px, supersample=SOURCE.supersample)
     manifest, seen = [], []
     look, see = identity.load(networks, "identity_judge"), attributes.load(networks, "attributes_judge")
+    trained = identity.load(networks, "identity")
     for row, person in enumerate(people):
         quad = alignment.quad_from_landmarks(render.landmarks_px[row].numpy())
         photograph = Image.fromarray(to_8bit(render.images[row]).permute(1, 2, 0).numpy())
@@ -80,11 +86,11 @@ def make(root: Path, photographs: bool = False) -> None:
         images = torch.from_numpy(np.array(face)).permute(2, 0, 1)[None].float() / 127.5 - 1
         with torch.no_grad():
             angles, expression = see(images)
-            embedding = look(images)
+            embedding, own = look(images), trained(images)
         points = alignment.to_aligned(render.landmarks_px[row].numpy(), quad)
         seen.append(
             {
-                "face_id": name, "identity": embedding[0].tolist(), "judge": embedding[0].tolist(),
+                "face_id": name, "identity": own[0].tolist(), "judge": embedding[0].tolist(),
                 "landmarks": points.flatten().tolist(), "expression": expression[0].tolist(), "sharpness": 1.0,
                 **dict(zip(("yaw_deg", "pitch_deg", "roll_deg"), angles[0].tolist(), strict=True)),
             }

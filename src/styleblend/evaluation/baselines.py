@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,6 @@ import cv2
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from scipy.spatial import Delaunay, QhullError
 from torch import Tensor
@@ -20,23 +19,39 @@ from styleblend.config.model import Model
 from styleblend.config.sources import RenderedSource
 from styleblend.evaluation.protocol import Batch, Method, Pairs
 from styleblend.faces import alignment
+from styleblend.faces.dense_warp import Pixels, Points, dense_warp
 from styleblend.faces.pixels import from_8bit, to_8bit
 from styleblend.synthetic import factors, renderer
+from styleblend.weights import frozen
 from styleblend.weights.start import start
 
 if TYPE_CHECKING:
     from styleblend.config.training import EncoderStart
 
-Pixels = NDArray[np.uint8]
+
+HALF_MASK = "half_mask"
 
 
-def methods(untrained: model.Swapper) -> dict[str, Method]:
-    """Every baseline by its name in reports; `untrained` is what `untrained_mixing` makes."""
+def methods(untrained: model.Swapper, identity_apart: bool = False) -> dict[str, Method]:
+    """Every baseline by its name in reports.
+
+    Args:
+        untrained: what `untrained_mixing` makes.
+        identity_apart: its codes keep identity in channels of their own, as `keeps_identity_apart` says.
+    """
+    found: dict[str, Method] = {**simple(), "untrained_mixing": lambda batch: untrained(batch.source, batch.target)}
+    if identity_apart:
+        found[HALF_MASK] = lambda batch: half_mask(untrained, batch)
+    return found
+
+
+def simple() -> dict[str, Method]:
+    """The baselines that need no network."""
     return {
         "copy_target": copy_target,
         "copy_source": copy_source,
         "warp_blend": warp_blend,
-        "untrained_mixing": lambda batch: untrained(batch.source, batch.target),
+        "dense_warp": dense_warped,
     }
 
 
@@ -50,20 +65,43 @@ def copy_source(batch: Batch) -> Tensor:
     return batch.source
 
 
+def keeps_identity_apart(networks: Path, encoder_start: EncoderStart) -> bool:
+    """Whether codes are those of this project's small decoder: identity in the first half of the channels of every
+    style element, all else in the second (pretraining.prior)."""
+    return frozen.foreign(networks, "decoder") is None and encoder_start == "pretrained"
+
+
+def half_mask(untrained: model.Swapper, batch: Batch) -> Tensor:
+    """The prior's own swap, without any blending: its identity channels from the source, its others from the target."""
+    of_source, of_target = untrained.encoder(batch.source).codes, untrained.encoder(batch.target)
+    half = of_source.shape[2] // 2
+    codes = torch.cat([of_source[..., :half], of_target.codes[..., half:]], dim=2)
+    swapped: Tensor = untrained.decoder(codes, of_target.features)
+    return swapped
+
+
 def warp_blend(batch: Batch) -> Tensor:
     """The source's face, warped onto the target's landmarks and blended in (Perez et al. 2003)."""
+    return _pair_by_pair(batch, warp_blend_one)
+
+
+def dense_warped(batch: Batch) -> Tensor:
+    """The source's face, bent onto the target's by a thin-plate spline, colours matched, with a soft mask."""
+    return _pair_by_pair(batch, dense_warp)
+
+
+def _pair_by_pair(batch: Batch, one: Callable[[Pixels, Pixels, Points, Points], Pixels]) -> Tensor:
+    """What a function of two pictures [S, S, 3] and their landmarks [K, 2], in pixels, makes of every pair."""
     side = batch.target.shape[-1]
     pixels = (to_8bit(images).cpu().permute(0, 2, 3, 1) for images in (batch.source, batch.target))
     pictures = [images.contiguous().numpy() for images in pixels]
     # Landmarks are shares of the side; pixels count from their centres.
     points = [batch.pairs.landmarks[rows].numpy() * side - 0.5 for rows in (batch.source_rows, batch.target_rows)]
-    blended = [warp_blend_one(*each) for each in zip(*pictures, *points, strict=True)]
-    return from_8bit(torch.from_numpy(np.stack(blended)).permute(0, 3, 1, 2))
+    made = [one(*each) for each in zip(*pictures, *points, strict=True)]
+    return from_8bit(torch.from_numpy(np.stack(made)).permute(0, 3, 1, 2))
 
 
-def warp_blend_one(
-    source: Pixels, target: Pixels, source_px: NDArray[np.float32], target_px: NDArray[np.float32]
-) -> Pixels:
+def warp_blend_one(source: Pixels, target: Pixels, source_px: Points, target_px: Points) -> Pixels:
     """One pair of RGB pictures [H, W, 3] with landmarks [68, 2] in pixels.
 
     A piecewise affine warp over the Delaunay triangles of the target's landmarks, then Poisson blending

@@ -17,7 +17,7 @@ from styleblend import model
 from styleblend.config.evaluation import Evaluate
 from styleblend.config.model import sizes_of
 from styleblend.config.sources import Source
-from styleblend.evaluation import baselines, judges, metrics, protocol
+from styleblend.evaluation import baselines, frechet, judges, protocol, references, remarks
 from styleblend.evaluation.protocol import MODEL, TRUE_SWAP, Measured, Method, Pairs
 from styleblend.faces.pixels import from_8bit
 
@@ -80,6 +80,7 @@ class Result:
     source, target: faces of the pairs whose swaps were kept, uint8 [n, 3, S, S].
     inside: the same pairs inside the model.
     caveat: what to say beside the Frechet distance, or nothing.
+    remarks: how baselines stand beside the model, a sentence each.
     """
 
     inputs: Inputs
@@ -92,6 +93,7 @@ class Result:
     target: Tensor
     inside: Inside
     caveat: str
+    remarks: list[str]
 
 
 def run(inputs: Inputs, cfg: Evaluate) -> Result:
@@ -116,7 +118,7 @@ def run(inputs: Inputs, cfg: Evaluate) -> Result:
     by_group = {name: summarise(own[(member == name).to_numpy()]) for name in member.unique()}
     figures = pd.concat(summaries, names=["method"]).reset_index()
     groups = pd.concat(by_group, names=["group"]).reset_index()
-    distances = {method: metrics.frechet_distance(each.features, real) for method, each in measured.items()}
+    distances = {method: frechet.frechet_distance(each.features, real) for method, each in measured.items()}
     flat = {
         **_by_method(figures),
         **{_name(method, judging.frechet_name): distance for method, distance in distances.items()},
@@ -124,15 +126,36 @@ def run(inputs: Inputs, cfg: Evaluate) -> Result:
         **{f"n_pairs_{name}": int(size) for name, size in member.value_counts(sort=False).items()},
         "n_pairs": len(pairs),
         "n_real_faces": len(real),
+        **context(pairs, judging),
+    }
+    source, target = (pairs.pictures(faces[keep]) for faces in (pairs.source, pairs.target))
+    inside = look_inside(trained, from_8bit(source).to(device), from_8bit(target).to(device))
+    caveat = frechet.frechet_caveat(len(pairs), *real.shape)
+    said = [
+        remarks.nearer_to_real_faces(distances, judging.frechet_name),
+        remarks.beside_half_mask(measured, cfg.bootstrap, cfg.seed),
+    ]
+    shown = [line for line in said if line]
+    return Result(inputs, pairs, measured, figures, groups, flat, source, target, inside, caveat, shown)
+
+
+def context(pairs: Pairs, judging: judges.Judges) -> dict[str, Any]:
+    """What figures depend on beside the swaps: sizes of the galleries, who judged, and how alike real faces are."""
+    found: dict[str, Any] = {
         "n_persons": int(pairs.person.unique().numel()),
+        "n_gallery_faces": int(pairs.source.unique().numel()),
+        "n_gallery_persons": int(pairs.person[pairs.source].unique().numel()),
         "network_judge": judging.identity.name,
         "network_attributes": judging.attributes.name,
         "network_frechet": judging.describer.name,
     }
-    source, target = (pairs.pictures(faces[keep]) for faces in (pairs.source, pairs.target))
-    inside = look_inside(trained, from_8bit(source).to(device), from_8bit(target).to(device))
-    caveat = metrics.frechet_caveat(len(pairs), *real.shape)
-    return Result(inputs, pairs, measured, figures, groups, flat, source, target, inside, caveat)
+    for role, network in (("training", judging.training), ("landmarks", judging.landmarks)):
+        if network is not None:
+            found[f"network_{role}"] = str(getattr(network, "name", role))
+    for name, scale in zip(("judge", "training"), references.scales(pairs, judging), strict=True):
+        if scale is not None:
+            found |= {f"same_person_{name}": scale.same_person, f"strangers_{name}": scale.strangers}
+    return found
 
 
 def _methods(inputs: Inputs, pairs: Pairs, trained: model.Swapper, seed: int, device: str) -> dict[str, Method]:
@@ -140,7 +163,7 @@ def _methods(inputs: Inputs, pairs: Pairs, trained: model.Swapper, seed: int, de
     untrained = baselines.untrained_mixing(sizes, inputs.networks, seed, inputs.encoder_start).to(device)
     methods: dict[str, Method] = {
         MODEL: lambda batch: trained(batch.source, batch.target),
-        **baselines.methods(untrained),
+        **baselines.methods(untrained, baselines.keeps_identity_apart(inputs.networks, inputs.encoder_start)),
     }
     if baselines.has_true_swap(pairs):
         rendered = {each.name: each for each in inputs.sources if each.kind == "rendered"}

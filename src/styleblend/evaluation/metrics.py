@@ -7,22 +7,33 @@ one a pair, so that means, groups and intervals are computed in one place.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
-Floats = NDArray[np.float64]
+from styleblend.evaluation.pictures import detail_energy, feature_distance, l1_outside, psnr_db, ssim
+
+Likeness = Literal["cosine", "distance"]
+"""How embeddings of a network are compared; a network says so by its attribute `metric`, without one it is cosine."""
+OUTER_EYES_68 = (36, 45)
+"""Outer corners of the eyes among iBUG's 68 points."""
 
 
-def retrieval_rank(probes: Tensor, gallery: Tensor, wanted: Tensor, persons: Tensor) -> Tensor:
-    """Place of the right person when the gallery is sorted by cosine similarity to a probe; 1 is the best.
+def likeness_of(network: object) -> Likeness:
+    """How embeddings of a network are compared: by its attribute `metric`, without one by cosine."""
+    likeness: Likeness = getattr(network, "metric", "cosine")
+    return likeness
+
+
+def retrieval_rank(
+    probes: Tensor, gallery: Tensor, wanted: Tensor, persons: Tensor, likeness: Likeness = "cosine"
+) -> Tensor:
+    """Place of the right person when the gallery is sorted by similarity to a probe; 1 is the best.
 
     Counts the faces of other persons that are at least as similar as the most similar face of the right one,
     so a tie, or a similarity that is not a number, counts against the probe.
@@ -30,10 +41,14 @@ def retrieval_rank(probes: Tensor, gallery: Tensor, wanted: Tensor, persons: Ten
     Args:
         probes: [N, D] embeddings of any length; gallery: [G, D].
         wanted: [N] label of the right person; persons: [G] labels of the gallery.
+        likeness: how the network's embeddings are compared, as in identity_similarity.
     Returns:
         [N] int64 from 1 to G + 1.
     """
-    similarity = F.normalize(probes.double(), dim=1) @ F.normalize(gallery.double(), dim=1).T
+    if likeness == "distance":
+        similarity = -torch.cdist(probes.double(), gallery.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    else:
+        similarity = F.normalize(probes.double(), dim=1) @ F.normalize(gallery.double(), dim=1).T
     right = wanted[:, None] == persons[None, :]
     if not right.any(1).all():
         raise ValueError("a probe's person has no face in the gallery")
@@ -46,6 +61,34 @@ def cosine_similarity(a: Tensor, b: Tensor) -> Tensor:
     return F.cosine_similarity(a.double(), b.double(), dim=1)
 
 
+def identity_similarity(a: Tensor, b: Tensor, likeness: Likeness = "cosine") -> Tensor:
+    """How alike two embeddings of one network are, [N, D], [N, D] -> [N]; 1 is the same.
+
+    Args:
+        likeness: "cosine" of the angle, for networks that learned angles; "distance" is 1 minus the Euclidean
+            distance, for those that learned distances, whose embeddings have a length that means something.
+    """
+    if likeness == "distance":
+        return 1 - (a.double() - b.double()).norm(dim=1)
+    return cosine_similarity(a, b)
+
+
+def judge_gap(training: Tensor, judge: Tensor, same_training: float, same_judge: float) -> Tensor:
+    """What the network of the training is more convinced of than the judge, [N], [N] -> [N].
+
+    Similarities of swap and source, each as a share of its own network's mean between two pictures of one person.
+    A generator that fools the network that it learns under has a large one.
+    """
+    return training.double() / same_training - judge.double() / same_judge
+
+
+def landmark_error(a: Tensor, b: Tensor, eyes: tuple[int, int] = OUTER_EYES_68) -> Tensor:
+    """Mean distance of points [N, K, 2] -> [N], in per cent of the distance between b's outer corners of the eyes."""
+    a, b = a.double(), b.double()
+    across = (b[:, eyes[0]] - b[:, eyes[1]]).norm(dim=1)
+    return 100 * (a - b).norm(dim=2).mean(1) / across.clamp(min=1e-9)
+
+
 def pose_error_deg(a: Tensor, b: Tensor) -> Tensor:
     """L2 norm of the difference of (yaw, pitch, roll), [N, 3] in degrees -> [N]; full turns do not count."""
     return ((a.double() - b.double() + 180) % 360 - 180).norm(dim=1)
@@ -56,116 +99,24 @@ def expression_error(a: Tensor, b: Tensor) -> Tensor:
     return (a.double() - b.double()).norm(dim=1)
 
 
-def frechet_distance(a: Tensor, b: Tensor) -> float:
-    """Squared Frechet distance of two Gaussians fitted to features (Heusel et al. 2017, Eq. 6).
-
-    |mean_a - mean_b|^2 + tr C_a + tr C_b - 2 tr (C_a C_b)^(1/2), where covariances are divided by N - 1. With
-    centred features X, C = X'X / (N - 1), so the eigenvalues of C_a C_b are the squared singular values of
-    R_a R_b' / sqrt((N_a - 1)(N_b - 1)), R being any square root of X'X. Their sum is the last trace. No root
-    of a singular matrix is taken, so the result is exact with fewer samples than features too.
-
-    Args:
-        a, b: [N_a, F] and [N_b, F], at least two rows each; computed in float64.
-
-    Raises:
-        ValueError: too few rows, different features, or values that are not finite.
-    """
-    if min(len(a), len(b)) < 2:
-        raise ValueError(f"a covariance needs two samples, got {len(a)} and {len(b)}")
-    if a.ndim != 2 or a.shape[1:] != b.shape[1:]:
-        raise ValueError(f"features have the shapes {tuple(a.shape)} and {tuple(b.shape)}: expected [N, F] of one F")
-    a, b = a.double(), b.double()
-    if not (a.isfinite().all() and b.isfinite().all()):
-        raise ValueError("features hold values that are not finite")
-    # The triangular factor has the same X'X in at most F rows, which bounds the cost for large N.
-    roots = [torch.linalg.qr((each - each.mean(0)) / (len(each) - 1) ** 0.5, mode="r").R for each in (a, b)]
-    traces = sum(root.square().sum() for root in roots)
-    cross = torch.linalg.svdvals(roots[0] @ roots[1].T).sum()
-    distance = (a.mean(0) - b.mean(0)).square().sum() + traces - 2 * cross
-    return max(float(distance), 0.0)  # rounding alone brings equal sets below zero
-
-
-def frechet_caveat(n_a: int, n_b: int, features: int) -> str:
-    """What to say beside a Frechet distance of so few samples; empty if both covariances have their full rank.
-
-    N samples fit a Gaussian of rank N - 1. The distance is still exact for those samples, but it exceeds that of
-    the distributions they come from, and more so the fewer they are: only figures of equal N can be compared.
-    """
-    if min(n_a, n_b) > features:
-        return ""
-    return (
-        f"the Frechet distance is of {n_a} and {n_b} samples with {features} features: N of at least {features + 1} "
-        "would give covariances of full rank; with fewer it is too high, so compare it only at the same N"
-    )
-
-
-def psnr_db(a: Tensor, b: Tensor) -> Tensor:
-    """Peak signal to noise ratio [N] in dB; the peak is the range of [-1, 1]. Infinite for equal pictures."""
-    return 10 * torch.log10(4 / (a.double() - b.double()).square().mean((1, 2, 3)))
-
-
-def ssim(a: Tensor, b: Tensor) -> Tensor:
-    """Structural similarity [N] (Wang et al. 2004, Eq. 13), mean over colours and places.
-
-    Gaussian window of 11 pixels with a standard deviation of 1.5, K1 0.01, K2 0.03, range 2; only places
-    where the whole window lies in the picture, which must have at least 11 pixels a side.
-    """
-    a, b = a.double(), b.double()
-    offsets = torch.arange(-5, 6, dtype=torch.float64, device=a.device)
-    line = torch.exp(-offsets.square() / (2 * 1.5**2))
-    line = line / line.sum()
-    channels = a.shape[1]
-
-    def local_mean(values: Tensor) -> Tensor:
-        rows = F.conv2d(values, line.view(1, 1, 11, 1).expand(channels, 1, 11, 1), groups=channels)
-        return F.conv2d(rows, line.view(1, 1, 1, 11).expand(channels, 1, 1, 11), groups=channels)
-
-    mean_a, mean_b = local_mean(a), local_mean(b)
-    var_a, var_b = local_mean(a * a) - mean_a**2, local_mean(b * b) - mean_b**2
-    covariance = local_mean(a * b) - mean_a * mean_b
-    c1, c2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2
-    similarity = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
-    return (similarity / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))).mean((1, 2, 3))
-
-
-def l1_outside(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
-    """Mean absolute difference [N] outside a mask, in units of the [0, 1] range.
-
-    Args:
-        mask: [N, 1, H, W] in [0, 1]; 1 is left out. A mask that covers the whole picture gives 0.
-    """
-    weight = 1 - mask.double()
-    difference = (a.double() - b.double()).abs().mean(1, keepdim=True) / 2
-    return (difference * weight).sum((1, 2, 3)) / weight.sum((1, 2, 3)).clamp(min=1e-12)
-
-
-def bootstrap_interval(values: Floats, resamples: int, seed: int, share: float = 0.95) -> tuple[Floats, Floats]:
-    """Percentile bootstrap interval of the mean (Efron 1979), pairs drawn with replacement.
-
-    Args:
-        values: [N, K]: N pairs, K metrics. All metrics see the same resamples.
-        share: of the resampled means that lie within the interval.
-    Returns:
-        lower and upper limits, [K] each.
-    """
-    n = len(values)
-    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
-    tail = 100 * (1 - share) / 2
-    low, high = np.percentile(counts @ values / n, [tail, 100 - tail], axis=0)
-    return low, high
-
-
 @dataclass(frozen=True)
 class Seen:
-    """What the judging networks see in N pictures.
+    """What the judging networks see in N pictures; what no network of the run sees is None.
 
     images: [N, 3, S, S] in [-1, 1]; embedding: [N, D]; pose_deg: [N, 3], yaw, pitch and roll; expression: [N, E]
+    trained: [N, D'], of the identity network of the training; landmarks: [N, K, 2] in [0, 1] of the picture
+    maps: the judge's, of its own crop, [N, C, H, W] a level, as unit vectors
+    outside_maps: of the whole target picture with only what is outside the target's face from this one
     """
 
     images: Tensor
     embedding: Tensor
     pose_deg: Tensor
     expression: Tensor
+    trained: Tensor | None = None
+    landmarks: Tensor | None = None
+    maps: Sequence[Tensor] | None = None
+    outside_maps: Sequence[Tensor] | None = None
 
 
 class Gallery(NamedTuple):
@@ -174,6 +125,23 @@ class Gallery(NamedTuple):
     embeddings: Tensor
     wanted: Tensor
     persons: Tensor
+    likeness: Likeness = "cosine"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How alike an identity network finds real faces: mean similarities, by which its judgement of a swap is read.
+
+    same_person: of two pictures of one person; strangers: of the sources and targets of the pairs.
+    """
+
+    likeness: Likeness
+    same_person: float
+    strangers: float
+
+    def above_strangers(self, similarity: Tensor) -> Tensor:
+        """0 for a stranger, 1 for another picture of the same person."""
+        return (similarity.double() - self.strangers) / (self.same_person - self.strangers)
 
 
 @dataclass(frozen=True)
@@ -181,6 +149,8 @@ class Swaps:
     """Swapped faces of N pairs, what they came from, and the galleries in which both persons are looked for.
 
     target_face: [N, 1, S, S], 1 inside the target's face.
+    source_detail, target_detail: [N], detail_energy of the source's face, and of the target outside its face.
+    judge, training: scales of both identity networks; None where the split has no two pictures of a person.
     """
 
     swapped: Seen
@@ -189,23 +159,64 @@ class Swaps:
     sources: Gallery
     targets: Gallery
     target_face: Tensor
+    source_detail: Tensor
+    target_detail: Tensor
+    judge: Scale | None = None
+    training: Scale | None = None
+    outer_eyes: tuple[int, int] = OUTER_EYES_68
+
+    def similarity(self, other: Seen) -> Tensor:
+        """By the judge, [N]."""
+        return identity_similarity(self.swapped.embedding, other.embedding, self.sources.likeness)
+
+    def training_similarity(self) -> Tensor | None:
+        """To the source, by the network of the training, [N]."""
+        if self.training is None or self.swapped.trained is None or self.source.trained is None:
+            return None
+        return identity_similarity(self.swapped.trained, self.source.trained, self.training.likeness)
+
+    def gap(self, above_strangers: bool = False) -> Tensor | None:
+        """judge_gap of the pairs, or the same of both networks' similarities as shares of the way from a stranger."""
+        trained, judged = self.training_similarity(), self.similarity(self.source)
+        if trained is None or self.training is None or self.judge is None:
+            return None
+        if above_strangers:
+            return self.training.above_strangers(trained) - self.judge.above_strangers(judged)
+        return judge_gap(trained, judged, self.training.same_person, self.judge.same_person)
+
+    def landmark_error(self) -> Tensor | None:
+        """Between swap and target, [N]."""
+        if self.swapped.landmarks is None or self.target.landmarks is None:
+            return None
+        return landmark_error(self.swapped.landmarks, self.target.landmarks, self.outer_eyes)
+
+    def outside_distance(self) -> Tensor | None:
+        """Feature distance to the target of what is outside the target's face, [N]."""
+        return _apart(self.swapped.outside_maps, self.target.outside_maps)
+
+
+def _apart(a: Sequence[Tensor] | None, b: Sequence[Tensor] | None) -> Tensor | None:
+    return None if a is None or b is None else feature_distance(a, b)
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric with a value for every pair; one of the first three fields computes it.
+    """A metric with a value for every pair; one of the first four fields computes it.
 
-    per_pair: values [N] of N pairs, a column of pairs.parquet.
+    per_pair: values [N] of N pairs, a column of pairs.parquet; None where the run has no network that sees it.
     to_true_swap: the same from the swapped faces and their true swaps, where these are known.
     share: whether a condition on columns of pairs.parquet holds; the metric is the share of pairs for which it does.
-    averaged: False for a column that only serves `share`.
+    root_ratio: names of two columns of energies; the metric is the square root of the ratio of their sums, so that
+        pairs in which there is little of it weigh little.
+    averaged: False for a column that only serves `share` or `root_ratio`.
     words: name and unit in reports; a metric without words is in the tables alone.
     better: the direction in which it improves.
     """
 
-    per_pair: Callable[[Swaps], Tensor] | None = None
-    to_true_swap: Callable[[Seen, Seen], Tensor] | None = None
+    per_pair: Callable[[Swaps], Tensor | None] | None = None
+    to_true_swap: Callable[[Seen, Seen], Tensor | None] | None = None
     share: Callable[[pd.DataFrame], pd.Series] | None = None
+    root_ratio: tuple[str, str] | None = None
     averaged: bool = True
     words: str = ""
     better: Literal["up", "down"] = "up"
@@ -219,10 +230,13 @@ METRICS: dict[str, Metric] = {
     "target_retrieval_top1": Metric(
         share=lambda pairs: pairs["target_rank"] <= 1, words="target found at rank 1", better="down"
     ),
-    "id_similarity_source": Metric(
-        lambda s: cosine_similarity(s.swapped.embedding, s.source.embedding), words="similarity to the source"
+    "id_similarity_source": Metric(lambda s: s.similarity(s.source), words="similarity to the source"),
+    "id_similarity_target": Metric(lambda s: s.similarity(s.target)),
+    "training_similarity_source": Metric(lambda s: s.training_similarity()),
+    "judge_gap": Metric(
+        lambda s: s.gap(), words="judge gap: training network's likeness less the judge's", better="down"
     ),
-    "id_similarity_target": Metric(lambda s: cosine_similarity(s.swapped.embedding, s.target.embedding)),
+    "judge_gap_above_strangers": Metric(lambda s: s.gap(above_strangers=True)),
     "pose_error_deg": Metric(
         lambda s: pose_error_deg(s.swapped.pose_deg, s.target.pose_deg), words="pose error, degrees", better="down"
     ),
@@ -233,15 +247,36 @@ METRICS: dict[str, Metric] = {
     "expression_error": Metric(
         lambda s: expression_error(s.swapped.expression, s.target.expression), words="expression error", better="down"
     ),
+    "landmark_error": Metric(
+        lambda s: s.landmark_error(), words="landmark error, % of the eye distance", better="down"
+    ),
     "outside_l1": Metric(
         lambda s: l1_outside(s.swapped.images, s.target.images, s.target_face),
         words="L1 outside the face, [0, 1]",
         better="down",
     ),  # fmt: skip
+    "feature_distance_outside": Metric(
+        lambda s: s.outside_distance(), words="feature distance outside the face", better="down"
+    ),
+    "detail_swapped_outside": Metric(lambda s: detail_energy(s.swapped.images, 1 - s.target_face), averaged=False),
+    "detail_target_outside": Metric(lambda s: s.target_detail, averaged=False),
+    "detail_swapped_inside": Metric(lambda s: detail_energy(s.swapped.images, s.target_face), averaged=False),
+    "detail_source_inside": Metric(lambda s: s.source_detail, averaged=False),
+    "detail_outside": Metric(
+        root_ratio=("detail_swapped_outside", "detail_target_outside"),
+        words="fine detail outside, share of the target's",
+    ),
+    "detail_inside": Metric(
+        root_ratio=("detail_swapped_inside", "detail_source_inside"),
+        words="fine detail in the face, share of the source's",
+    ),
     "psnr_true_swap_db": Metric(
         to_true_swap=lambda s, true: psnr_db(s.images, true.images), words="PSNR to the true swap, dB"
     ),
     "ssim_true_swap": Metric(to_true_swap=lambda s, true: ssim(s.images, true.images), words="SSIM to the true swap"),
+    "feature_distance_true_swap": Metric(
+        to_true_swap=lambda s, true: _apart(s.maps, true.maps), words="feature distance to the true swap", better="down"
+    ),
     "id_similarity_true_swap": Metric(to_true_swap=lambda s, true: cosine_similarity(s.embedding, true.embedding)),
     "pose_error_true_swap_deg": Metric(to_true_swap=lambda s, true: pose_error_deg(s.pose_deg, true.pose_deg)),
     "expression_error_true_swap": Metric(to_true_swap=lambda s, true: expression_error(s.expression, true.expression)),

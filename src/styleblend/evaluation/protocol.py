@@ -26,18 +26,21 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from styleblend.errors import StyleBlendError
 from styleblend.evaluation import metrics
-from styleblend.evaluation.metrics import Gallery, Seen, Swaps
+from styleblend.evaluation.bootstrap import bootstrap_counts, interval
+from styleblend.evaluation.metrics import Seen, Swaps
+from styleblend.evaluation.references import beside, scales
 from styleblend.faces.pixels import from_8bit, to_8bit
 from styleblend.faces.regions import face_region
 from styleblend.faces.resize import bicubic
@@ -55,13 +58,15 @@ EXAMPLES = "examples.safetensors"
 class Pairs:
     """The faces of the test split, row by row, and the evaluation pairs as row numbers.
 
-    table: rows of the manifest with `person`; judge: [F, D]; landmarks: [F, 68, 2] in [0, 1];
-    yaw_pitch_roll_deg: [F, 3]; expression: [F, E]; person: [F] numbers of persons; source, target: [N] rows.
+    table: rows of the manifest with `person`; judge: [F, D]; identity: [F, D'], of the training's network;
+    landmarks: [F, K, 2] in [0, 1]; yaw_pitch_roll_deg: [F, 3]; expression: [F, E]; person: [F] numbers of persons;
+    source, target: [N] rows.
     """
 
     folder: Path
     table: pd.DataFrame
     judge: Tensor
+    identity: Tensor
     landmarks: Tensor
     yaw_pitch_roll_deg: Tensor
     expression: Tensor
@@ -90,6 +95,8 @@ class Batch:
     target_rows: Tensor
     source: Tensor
     target: Tensor
+    numbers: Tensor
+    """[n] places of the pairs in the list."""
 
 
 Method = Callable[[Batch], Tensor]
@@ -130,6 +137,7 @@ def read_pairs(splits: Path, faces: Path, perceived: Path, split: str = "test") 
         folder=faces,
         table=manifest.loc[members.index].assign(person=members),
         judge=column("judge"),
+        identity=column("identity"),
         landmarks=column("landmarks").reshape(-1, 68, 2),
         yaw_pitch_roll_deg=torch.from_numpy(angles.copy()),
         expression=column("expression"),
@@ -159,21 +167,20 @@ def measure(
     kept: dict[str, list[Tensor]] = {name: [] for name in methods}
     # The true swap comes first, since the others are compared with it.
     order = sorted(methods, key=lambda name: name != TRUE_SWAP)
+    of_split = scales(pairs, judges)
     for rows in tqdm(torch.arange(len(pairs)).split(batch_size), desc="evaluate", disable=None):
         s, t = pairs.source[rows], pairs.target[rows]
         source, target = (from_8bit(pairs.pictures(faces)).to(device) for faces in (s, t))
-        batch = Batch(pairs, s, t, source, target)
-        known = _known(pairs, s, source), _known(pairs, t, target)
-        galleries = _gallery(pairs, pairs.source, s), _gallery(pairs, pairs.target, t)
+        batch = Batch(pairs, s, t, source, target, rows)
         face = face_region(pairs.landmarks[t], target.shape[-1])
+        seen_target = judges.target(target, face.to(device))
+        swaps = beside(batch, face, of_split, judges, seen_target.maps)
         true_swap: Seen | None = None
         for name in order:
             pixels = to_8bit(bicubic(methods[name](batch), target.shape[-1])).cpu()
-            images = from_8bit(pixels).to(device)
-            found = (images, judges.identity(images), *judges.attributes(images))
-            seen = Seen(*(values.float().cpu() for values in found))
-            tables[name].append(_columns(Swaps(seen, *known, *galleries, face), true_swap))
-            features[name].append(judges.describer.features(images).float().cpu())
+            seen, described = judges.see(from_8bit(pixels).to(device), seen_target)
+            tables[name].append(_columns(swaps(seen), true_swap))
+            features[name].append(described)
             kept[name].append(pixels[torch.isin(rows, torch.tensor(keep, dtype=torch.int64))])
             if name == TRUE_SWAP:
                 true_swap = seen
@@ -191,7 +198,7 @@ def real_features(pairs: Pairs, judges: Judges, batch_size: int, device: str = "
 
 
 def per_pair_figures(table: pd.DataFrame) -> pd.DataFrame:
-    """Figures whose means are the metrics, one row a pair: shares as 0 or 1, all others as measured."""
+    """Figures whose means are the metrics, one row a pair: shares as 0 or 1, others as measured; no ratios."""
     shares: dict[str, pd.Series] = {}
     for name, metric in metrics.METRICS.items():
         if metric.share is not None:
@@ -202,12 +209,36 @@ def per_pair_figures(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([pd.DataFrame(shares), table.drop(columns=others, errors="ignore")], axis=1).astype(np.float64)
 
 
+def figures_of(table: pd.DataFrame, weights: NDArray[Any]) -> pd.DataFrame:
+    """Every figure of the pairs of `table`, a row for each row of their weights [R, N], as how often each counts."""
+    each = per_pair_figures(table)
+    found = pd.DataFrame(weights @ each.to_numpy() / weights.sum(1, keepdims=True), columns=each.columns)
+    for name, metric in metrics.METRICS.items():
+        if metric.root_ratio is not None and set(metric.root_ratio) <= set(table.columns):
+            above, below = (weights @ table[column].to_numpy() for column in metric.root_ratio)
+            found[name] = np.sqrt(above / np.maximum(below, 1e-12))
+    return found
+
+
 def summarise(table: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
-    """Mean and bootstrap 95 % interval of each figure: index `figure`, columns value, low, high, n."""
-    figures = per_pair_figures(table)
-    low, high = metrics.bootstrap_interval(figures.to_numpy(), resamples, seed)
-    summary = {"value": figures.mean(), "low": low, "high": high, "n": len(figures)}
-    return pd.DataFrame(summary).rename_axis("figure")
+    """Each figure and its bootstrap 95 % interval: index `figure`, columns value, low, high, n."""
+    counts = bootstrap_counts(len(table), resamples, seed)
+    low, high = interval(figures_of(table, counts).to_numpy())
+    value = figures_of(table, np.ones((1, len(table)))).iloc[0]
+    return pd.DataFrame({"value": value, "low": low, "high": high, "n": len(table)}).rename_axis("figure")
+
+
+def difference(first: pd.DataFrame, second: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
+    """Bootstrap 95 % interval of first minus second, of two methods or versions on the same pairs in the same order.
+
+    Returns:
+        columns low and high of each figure that both have.
+    """
+    counts = bootstrap_counts(len(first), resamples, seed)
+    own, other = (figures_of(table, counts) for table in (first, second))
+    names = [name for name in own.columns if name in other.columns]
+    low, high = interval((own[names] - other[names]).to_numpy())
+    return pd.DataFrame({"low": low, "high": high}, index=pd.Index(names, name="figure"))
 
 
 def groups(pairs: Pairs, yaw_bins_deg: Sequence[float]) -> pd.Series:
@@ -222,25 +253,15 @@ def groups(pairs: Pairs, yaw_bins_deg: Sequence[float]) -> pd.Series:
     return pd.Series(pd.Categorical(own, categories=names))
 
 
-def _known(pairs: Pairs, rows: Tensor, images: Tensor) -> Seen:
-    """What the stage perceive saw in faces of the data set."""
-    return Seen(images.cpu(), pairs.judge[rows], pairs.yaw_pitch_roll_deg[rows], pairs.expression[rows])
-
-
-def _gallery(pairs: Pairs, rows: Tensor, wanted: Tensor) -> Gallery:
-    distinct = rows.unique()
-    return Gallery(pairs.judge[distinct], pairs.person[wanted], pairs.person[distinct])
-
-
 def _columns(swaps: Swaps, true_swap: Seen | None) -> pd.DataFrame:
-    """One row a pair, one column a metric of METRICS, for all but shares."""
-    found = {}
+    """One row a pair, one column a metric of METRICS, for all but shares, ratios and what no network sees."""
+    found: dict[str, Tensor | None] = {}
     for name, metric in metrics.METRICS.items():
         if metric.per_pair is not None:
-            found[name] = metric.per_pair(swaps).numpy()
+            found[name] = metric.per_pair(swaps)
         elif metric.to_true_swap is not None and true_swap is not None:
-            found[name] = metric.to_true_swap(swaps.swapped, true_swap).numpy()
-    return pd.DataFrame(found)
+            found[name] = metric.to_true_swap(swaps.swapped, true_swap)
+    return pd.DataFrame({name: values.numpy() for name, values in found.items() if values is not None})
 
 
 def _read(path: Path) -> pd.DataFrame:

@@ -46,6 +46,8 @@ def load(folder: Path, mesh_file: Path | None = None) -> Swapper:
     if loaded.prior is not None:
         file = mesh_file or folder / MESH_FILE
         if not file.is_file():
-            raise StyleBlendError(f"{folder} has a model with the prior 'warp' but no {MESH_FILE}: fetch the model again")
+            raise StyleBlendError(
+                f"{folder} has a model with the prior 'warp' but no {MESH_FILE}: fetch the model again"
+            )
         loaded.bend = Bender(mesh.load(file))
     return loaded

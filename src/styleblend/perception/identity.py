@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from styleblend.perception.layers import SAMPLED_PX, Window, central, trunk_of, windowed
+from styleblend.perception.layers import SAMPLED_PX, Window, central, maps_by_side, resized, trunk_of, windowed
 from styleblend.weights import frozen
 from styleblend.weights.formats import arcface_onnx, dlib_resnet, face_graphs
 from styleblend.weights.formats.arcface_onnx import SIDE_PX, ArcFaceBody
@@ -41,6 +41,27 @@ def similarity(a: Tensor, b: Tensor, metric: Metric, dim: int = 1) -> Tensor:
     if metric == "cosine":
         return F.cosine_similarity(a, b, dim=dim)
     return 1 - (a - b).square().sum(dim)
+
+
+class Look(NamedTuple):
+    """All that one pass gives: unit vectors [N, D], `features` and the last maps [N, C, H, W] of each side."""
+
+    embedding: Tensor
+    features: Tensor
+    maps: list[Tensor]
+
+
+@runtime_checkable
+class Looks(Protocol):
+    """An identity network whose maps can be compared, too; not every FaceNetwork needs to be one."""
+
+    def look(self, images: Tensor) -> Look:
+        """[N, 3, H, W] in [-1, 1] -> embedding, features and maps of the network's own crop."""
+        ...
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """[N, 3, H, W] in [-1, 1] -> the last maps of each side, of the whole picture at the scale of the crop."""
+        ...
 
 
 class IdentityNetwork(nn.Module):
@@ -79,6 +100,15 @@ class IdentityNetwork(nn.Module):
         out: Tensor = self.trunk(central(images, self.side_px)).mean((2, 3))
         return out
 
+    def look(self, images: Tensor) -> Look:
+        """As in Looks; equal to forward and `features`, which are two passes."""
+        maps = maps_by_side(self.trunk, central(images, self.side_px))
+        return Look(F.normalize(self.projection(maps[-1].flatten(1)), dim=1), maps[-1].mean((2, 3)), maps)
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """As in Looks."""
+        return maps_by_side(self.trunk, resized(images, self.side_px))
+
 
 def template_crop(images: Tensor) -> Tensor:
     """FFHQ-aligned faces [N, 3, S, S] of any side to ArcFace's template [N, 3, 112, 112], differentiably.
@@ -116,6 +146,15 @@ class ArcFace(nn.Module):
     def features(self, images: Tensor) -> Tensor:
         """Spatial means of the last maps [N, channels], for a perceptual loss or a Frechet distance."""
         return self.body.maps(template_crop(images)).mean((2, 3))
+
+    def look(self, images: Tensor) -> Look:
+        """As in Looks; equal to forward and `features`, which are two passes."""
+        maps = maps_by_side(self.body.trunk, template_crop(images))
+        return Look(F.normalize(self.body.head(maps[-1]), dim=1), maps[-1].mean((2, 3)), maps)
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """As in Looks."""
+        return maps_by_side(self.body.trunk, resized(images, round(SIDE_PX / _TEMPLATE.span)))
 
 
 class DlibFace(nn.Module):

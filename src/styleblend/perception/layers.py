@@ -72,6 +72,22 @@ def trunk_of(kind: str, widths: list[int], blocks: list[int]) -> nn.Sequential:
     return residual_trunk(widths, blocks) if kind == "residual" else plain_trunk(widths)
 
 
+def maps_by_side(trunk: nn.Sequential, images: Tensor) -> list[Tensor]:
+    """The last maps [N, C, H, W] that a trunk makes of each side on its way, from the largest to the smallest.
+
+    The last of them is what the trunk gives.
+    """
+    found: list[Tensor] = []
+    x = images
+    for layer in trunk:
+        x = layer(x)
+        if found and found[-1].shape[2:] == x.shape[2:]:
+            found[-1] = x
+        else:
+            found.append(x)
+    return found
+
+
 def linear_head(widths: list[int], side_px: int, outputs: int) -> nn.Linear:
     """From all cells that a trunk of these widths leaves of a picture to numbers, so that places stay apart."""
     return nn.Linear(widths[-1] * (side_px // 2 ** len(widths)) ** 2, outputs)

@@ -25,8 +25,7 @@ from torch import Tensor
 from styleblend import model
 from styleblend.config.tracking import Tracking
 from styleblend.errors import StyleBlendError
-from styleblend.evaluation import metrics
-from styleblend.evaluation.protocol import EXAMPLES, MODEL, per_pair_figures
+from styleblend.evaluation.protocol import EXAMPLES, MODEL, difference
 from styleblend.faces.pixels import from_8bit, to_8bit
 from styleblend.faces.resize import bicubic
 from styleblend.provenance.credentials import Credentials
@@ -191,11 +190,9 @@ def _swap(which: Contender, source: Tensor, target: Tensor) -> Tensor:
 
 
 def _paired(first: Contender, second: Contender) -> dict[str, tuple[float, float]]:
-    """95 % interval of the mean of first minus second, over the pairs that both were measured on."""
-    own, other = (per_pair_figures(each.pairs()) for each in (first, second))
-    names = [name for name in own.columns if name in other.columns]
-    low, high = metrics.bootstrap_interval((own[names] - other[names]).to_numpy(), RESAMPLES, seed=0)
-    return {name: (float(low[k]), float(high[k])) for k, name in enumerate(names)}
+    """95 % interval of first minus second, over the pairs that both were measured on."""
+    apart = difference(first.pairs(), second.pairs(), RESAMPLES, seed=0)
+    return {str(name): (float(row["low"]), float(row["high"])) for name, row in apart.iterrows()}
 
 
 def _shortened(value: str) -> str:

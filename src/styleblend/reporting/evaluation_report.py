@@ -10,6 +10,7 @@ import pandas as pd
 from safetensors.torch import save_file
 
 from styleblend.evaluation import protocol
+from styleblend.evaluation.baselines import HALF_MASK
 from styleblend.evaluation.protocol import EXAMPLES, MODEL, TRUE_SWAP
 from styleblend.faces.pixels import to_8bit
 from styleblend.provenance.credentials import Credentials
@@ -40,7 +41,7 @@ def write(result: Result, out: Path, signing: Credentials) -> list[str]:
         figure_chart(figures, folder / "figures.png")
         blending_chart(result.inside.from_source, folder / "blending.png")
         _write_pictures(result, folder, signing)
-    return warnings
+    return warnings + result.remarks
 
 
 def _warnings(result: Result) -> list[str]:
@@ -56,9 +57,11 @@ def _description(result: Result, warnings: list[str]) -> dict[str, Any]:
         "methods": list(result.measured),
         "network_judge": result.flat["network_judge"],
         "network_attributes": result.flat["network_attributes"],
+        "network_landmarks": result.flat["network_landmarks"],
         "gallery_source_faces": int(result.pairs.source.unique().numel()),
         "gallery_target_faces": int(result.pairs.target.unique().numel()),
         "warnings": warnings,
+        "remarks": result.remarks,
     }
 
 
@@ -66,7 +69,10 @@ def _write_pictures(result: Result, folder: Path, signing: Credentials) -> None:
     shown = {"source": result.source, "target": result.target}
     kept = {name: each.kept for name, each in result.measured.items()}
     ceiling = {"true swap": kept[TRUE_SWAP]} if TRUE_SWAP in kept else {}
-    columns = {**shown, "swapped": kept[MODEL], **ceiling, "warp + blend": kept["warp_blend"]}
+    beside = {"dense warp": kept["dense_warp"]}
+    if HALF_MASK in kept:
+        beside["half mask"] = kept[HALF_MASK]
+    columns = {**shown, "swapped": kept[MODEL], **ceiling, **beside, "warp + blend": kept["warp_blend"]}
     swap_grid(columns, folder / "swap_grid.png", "evaluate", signing)
     drawn = {name: to_8bit(pictures).cpu() for name, pictures in result.inside.pictures.items()}
     swap_grid(shown | drawn, folder / "inside.png", "evaluate", signing)

@@ -132,6 +132,7 @@ marked as synthetic in its metadata; the mark does not survive somebody who remo
 The floor are the methods that copy or warp; the ceiling, where faces were rendered, is the true swap.
 
 {figure_table(metrics, candidate.protocol["methods"])}
+{"".join(f"{chr(10)}- {line}." for line in candidate.protocol.get("remarks", []))}
 
 By |yaw| of the target, in degrees:
 

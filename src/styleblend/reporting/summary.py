@@ -33,7 +33,7 @@ def closing_lines(reports: Path) -> str:
         beside = [("copy of the target", f"copy_target/{name}")] + [("true swap", f"{TRUE_SWAP}/{name}")] * ceiling
         known = ", ".join(f"{label} {metrics[key]:.3g}" for label, key in beside if key in metrics)
         lines.append(f"  {words:<28} {metrics[name]:>8.3g}   ({known})")
-    lines += protocol["warnings"]
+    lines += protocol["warnings"] + protocol.get("remarks", [])
     lines.append(
         f"Look at: {reports / 'evaluate' / 'swap_grid.png'}, {reports / 'model_card.md'}, "
         f"{reports / 'evaluate' / 'figures.png'}; `make ui` opens MLflow"
