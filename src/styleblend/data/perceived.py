@@ -23,10 +23,14 @@ from styleblend.errors import StyleBlendError
 from styleblend.faces.pixels import from_8bit
 from styleblend.perception import attributes, identity, landmarks
 from styleblend.perception.identity import FaceNetwork
+from styleblend.perception.mesh import MeshLandmarks, to_68
 from styleblend.system.files import whole_file
 
 VECTORS = ("identity", "judge", "landmarks", "expression")
 NUMBERS = ("yaw_deg", "pitch_deg", "roll_deg", "sharpness")
+MESH = pa.field("mesh", pa.list_(pa.float32()))
+"""All points of a mesh, x, y and depth one after the other; only where the landmark network is a mesh."""
+
 PERCEIVED = pa.schema(
     [("face_id", pa.string()), ("identity_metric", pa.string())]
     + [(name, pa.list_(pa.float32())) for name in VECTORS]
@@ -64,10 +68,11 @@ def perceive_faces(faces: Path, networks: Networks, out: Path, cfg: Perceive, de
     manifest = read_manifest(faces)
     starts = range(0, len(manifest), cfg.batch_size)
     # Written batch by batch: all rows at once would take gigabytes for a large data set.
-    with whole_file(out) as partial, pq.ParquetWriter(partial, PERCEIVED) as writer:
+    schema = PERCEIVED.append(MESH) if isinstance(networks.landmarks, MeshLandmarks) else PERCEIVED
+    with whole_file(out) as partial, pq.ParquetWriter(partial, schema) as writer:
         for start in tqdm(starts, desc="perceive", unit="batch", disable=None):
             batch = manifest.iloc[start : start + cfg.batch_size]
-            writer.write_table(pa.Table.from_pydict(_seen(batch, faces, networks, device), schema=PERCEIVED))
+            writer.write_table(pa.Table.from_pydict(_seen(batch, faces, networks, device), schema=schema))
     return pd.read_parquet(out)
 
 
@@ -76,11 +81,18 @@ def _seen(batch: pd.DataFrame, faces: Path, networks: Networks, device: str) -> 
     pixels = np.stack([_pixels(faces / path) for path in batch["path"]])
     images = from_8bit(torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2))
     angles, expression = networks.attributes(images)
+    meshes = {}
+    if isinstance(networks.landmarks, MeshLandmarks):
+        meshes["mesh"] = networks.landmarks.mesh(images)
+        points = to_68(meshes["mesh"])[..., :2]
+    else:
+        points = networks.landmarks(images)
     seen = {
         "identity": networks.identity(images),
         "judge": networks.judge(images),
-        "landmarks": networks.landmarks(images).flatten(1),
+        "landmarks": points.flatten(1),
         "expression": expression,
+        **{name: each.flatten(1) for name, each in meshes.items()},
     }
     columns: dict[str, Any] = {name: value.float().cpu().tolist() for name, value in seen.items()}
     columns["face_id"] = batch["face_id"].tolist()

@@ -20,6 +20,7 @@ from styleblend.config.sources import Source
 from styleblend.evaluation import baselines, frechet, judges, protocol, references, remarks
 from styleblend.evaluation.protocol import MODEL, TRUE_SWAP, Measured, Method, Pairs
 from styleblend.faces.pixels import from_8bit
+from styleblend.perception import bending
 
 if TYPE_CHECKING:
     from styleblend.config.training import EncoderStart
@@ -64,7 +65,7 @@ def look_inside(swapper: model.Swapper, source: Tensor, target: Tensor) -> Insid
         "decoded W_s": swapper.decoder(of_source.codes),
         "decoded W_t": swapper.decoder(of_target.codes),
         "decoded W'": swapper.decoder(blended),
-        "swapped": swapper.decoder(blended, of_target.features),
+        "swapped": swapper(source, target),
     }
     return Inside(pictures, from_source)
 
@@ -105,7 +106,7 @@ def run(inputs: Inputs, cfg: Evaluate) -> Result:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     pairs = protocol.read_pairs(inputs.splits, inputs.faces, inputs.perceived)
     judging = judges.load(inputs.networks, cfg.inception_sha256, device)
-    trained = model.load(inputs.swapper).to(device)
+    trained = bending.load(inputs.swapper).to(device)
     rows = min(cfg.grid_rows, len(pairs))
     keep = sorted(np.random.default_rng(cfg.seed).choice(len(pairs), rows, replace=False).tolist())
     methods = _methods(inputs, pairs, trained, cfg.seed, device)

@@ -145,8 +145,13 @@ def build(model: Model) -> Swapper:
     """G with new weights from the section `model` of params.yaml."""
     sizes = (model.blending_layers, model.blending_heads, model.blending_weights)
     blending = Blending(model.n_styles, model.style_dim, *sizes)
-    prior = PriorEncoder(model.input_px, model.feature_shapes, model.prior_width) if model.prior == "warp" else None
-    return Swapper(build_encoder(model), blending, build_decoder(model), prior)
+    decoder = build_decoder(model)
+    prior = None
+    if model.prior == "warp":
+        prior = PriorEncoder(model.input_px, model.feature_shapes, model.prior_width)
+        # What is drawn is added to the prior's picture, which is the better start.
+        nn.init.zeros_(decoder.to_rgb.weight)
+    return Swapper(build_encoder(model), blending, decoder, prior)
 
 
 def save(swapper: Swapper, model: Model, folder: Path, **facts: Any) -> None:

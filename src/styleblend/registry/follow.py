@@ -1,6 +1,6 @@
 """The model behind an alias, kept current while a program runs: set the alias in MLflow and the program follows.
 
-    with LiveModel(cfg.tracking, model.load, cfg.follow) as live:
+    with LiveModel(cfg.tracking, bending.load, cfg.follow) as live:
         loaded = live.current                   # read it once a request: model and version belong together
         picture = swap(source, target, loaded.model)
         print(loaded.name)                      # "styleblend version 3"
@@ -52,7 +52,7 @@ class LiveModel(Generic[Model]):
         self, track: Tracking, load: Callable[[Path], Model], cfg: Follow, kept: Path = Path(".state/versions")
     ) -> None:
         """Args:
-        load: makes a model from a version's folder, as `styleblend.model.load` does; runs in another thread.
+        load: makes a model from a version's folder, as `perception.bending.load` does; runs in another thread.
         kept: folder where fetched versions stay, so that going back needs no download.
         """
         # The current folder may change while the program runs.

@@ -19,13 +19,14 @@ from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
 from PIL import Image
 
-from styleblend import model, provenance
+from styleblend import provenance
 from styleblend.config.data import MAX_PIXELS
 from styleblend.config.provenance import Provenance
 from styleblend.errors import StyleBlendError
 from styleblend.faces.pictures import UnusablePicture, open_picture
 from styleblend.faces.pixels import to_8bit
 from styleblend.faces.resize import square_tensor
+from styleblend.perception import bending
 from styleblend.provenance import credentials
 
 
@@ -40,7 +41,7 @@ class RegisteredSwapper(PythonModel):
         """
         self.made_by = str(context.model_config["made_by"])
         self.signing = credentials.of(Provenance.model_validate(context.model_config["provenance"]))
-        self.swapper = model.load(Path(context.artifacts["swapper"]))
+        self.swapper = bending.load(Path(context.artifacts["swapper"]))
 
     @torch.no_grad()
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:

@@ -22,12 +22,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from styleblend import model
 from styleblend.config.tracking import Tracking
 from styleblend.errors import StyleBlendError
 from styleblend.evaluation.protocol import EXAMPLES, MODEL, difference
 from styleblend.faces.pixels import from_8bit, to_8bit
 from styleblend.faces.resize import bicubic
+from styleblend.perception import bending
 from styleblend.provenance.credentials import Credentials
 from styleblend.registry import versions
 from styleblend.reporting.charts import swap_grid
@@ -182,7 +182,7 @@ def _examples(first: Contender, second: Contender) -> dict[str, Tensor]:
 @torch.inference_mode()
 def _swap(which: Contender, source: Tensor, target: Tensor) -> Tensor:
     """Swapped faces, uint8 [n, 3, S, S], S being the version's own."""
-    swapper = model.load(which.swapper)
+    swapper = bending.load(which.swapper)
     side = swapper.encoder.input_px
     faces = [bicubic(from_8bit(pictures), side).clamp(-1, 1) for pictures in (source, target)]
     pairs = zip(*(images.split(1) for images in faces), strict=True)

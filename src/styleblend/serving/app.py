@@ -26,13 +26,13 @@ from starlette.formparsers import MultiPartParser
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from swagger_ui_bundle import swagger_ui_path
 
-from styleblend import model
 from styleblend.config.params import Config
 from styleblend.config.product import Serve
 from styleblend.errors import StyleBlendError
 from styleblend.face_detector.detection import Detection
 from styleblend.faces.pictures import Picture, UnusablePicture, as_picture, open_picture
 from styleblend.model import Swapper
+from styleblend.perception import bending
 from styleblend.provenance import credentials, marked_picture
 from styleblend.provenance.credentials import Credentials
 from styleblend.registry.follow import LiveModel
@@ -262,7 +262,7 @@ def run(cfg: Config, reference: str | None, detector_weights: Path | None, host:
         fixed = _FixedModel(*find_model(cfg.tracking, reference))
         app = build_app(cfg.serve, cfg.align.max_pixels, lambda: fixed, detector, signing, hosts=hosts)
     else:
-        followed = LiveModel(cfg.tracking, model.load, cfg.follow)
+        followed = LiveModel(cfg.tracking, bending.load, cfg.follow)
         # A missing alias is reported in one line, before anything listens.
         followed.refresh()
         app = build_app(cfg.serve, cfg.align.max_pixels, lambda: followed.current, detector, signing, followed, hosts)

@@ -11,8 +11,8 @@ from styleblend.config.tracking import Tracking
 from styleblend.errors import StyleBlendError
 from styleblend.face_detector import loader
 from styleblend.face_detector.detection import Detector
-from styleblend.model import Swapper, load
-from styleblend.perception import identity
+from styleblend.model import Swapper
+from styleblend.perception import bending, identity
 from styleblend.registry import mlflow_store, versions
 from styleblend.swapping.errors import DetectorMissing, SwapError
 from styleblend.weights import frozen
@@ -33,7 +33,7 @@ def find_model(cfg: Tracking, reference: str | None) -> tuple[Swapper, str]:
         StyleBlendError: there is no such model.
     """
     if reference is not None and Path(reference).is_dir():
-        return load(Path(reference)), f"model folder {Path(reference).resolve().name}"
+        return bending.load(Path(reference)), f"model folder {Path(reference).resolve().name}"
     if reference is not None:
         version = versions.find_version(cfg, reference)
     else:
@@ -42,7 +42,7 @@ def find_model(cfg: Tracking, reference: str | None) -> tuple[Swapper, str]:
         except mlflow_store.TrackingError:
             version = versions.find_version(cfg, "candidate")
             print(f"no version has the alias champion yet: using the candidate, version {version.version}")
-    return load(versions.kept_version(cfg, version, STATE / "versions")), version.title
+    return bending.load(versions.kept_version(cfg, version, STATE / "versions")), version.title
 
 
 def find_detector(cfg: Config, weights: Path | None, networks: Path = NETWORKS, state: Path = STATE) -> Detector:

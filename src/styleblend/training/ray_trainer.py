@@ -30,6 +30,7 @@ from styleblend.config.tracking import Tracking
 from styleblend.config.training import Training
 from styleblend.errors import StyleBlendError
 from styleblend.model import build, build_discriminator, load, save
+from styleblend.perception import bending
 from styleblend.provenance import save_picture
 from styleblend.registry import runs
 from styleblend.system.files import whole_file, whole_folder
@@ -39,6 +40,7 @@ from styleblend.training import loop, probe
 from styleblend.training.batches import read_faces
 from styleblend.training.generated import load_perception
 from styleblend.training.steps import Learner, Stage, new_learner
+from styleblend.weights import frozen
 from styleblend.weights.start import fill, start
 
 RESULT = "result"
@@ -194,6 +196,8 @@ def train_job(job: Job, worker: loop.Worker) -> None:
         StyleBlendError: an input is wrong, or the run collapsed.
     """
     learner = _new_learner(job, worker.device)
+    if learner.swapper.prior is not None:
+        learner.swapper.bend = learner.averaged.bend = bending.of_run(job.networks)
     perception = load_perception(job.networks, job.training.loss, worker.device)
     faces, known = (
         read_faces(job.splits / f"{split}.parquet", job.faces, job.perceived, job.model.input_px)
@@ -210,6 +214,8 @@ def train_job(job: Job, worker: loop.Worker) -> None:
         with whole_folder(job.state / RESULT) as folder:
             facts = {"stage": job.stage, "step": job.training.steps, "fingerprint": job.fingerprint}
             save(learner.averaged, job.model, folder, **facts)
+            if job.model.prior == "warp":
+                shutil.copyfile(frozen.foreign(job.networks, "landmarks") or "", folder / bending.MESH_FILE)
             judge = {name: value.cpu().contiguous() for name, value in learner.discriminator.state_dict().items()}
             save_file(judge, folder / "discriminator.safetensors")
             (folder / "history.json").write_text(json.dumps(history, indent=1) + "\n")
