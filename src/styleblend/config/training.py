@@ -20,6 +20,7 @@ class LossWeights(Section):
     swap_consistency: Weight = Field(1, description="Eq. 12, lambda_5")
     outside: Weight = Field(0, description="not in the paper: L1 to the target outside the face")
     edges: Weight = Field(0, description="not in the paper: L1 of edges, reconstructions only")
+    colour: Weight = Field(0, description="not in the paper: the target's colours at 8 px a side")
     mask: Weight = Field(0, description="not in the paper: drawn pixels are the face's; needs model.join 'mask'")
     attributes: Weight = Field(0, description="not in the paper: pose and expression of the target")
     perceptual: Weight = Field(0, description="not in the paper: features of a frozen network, reconstructions only")

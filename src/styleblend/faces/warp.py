@@ -15,8 +15,6 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
-from scipy.spatial import Delaunay
 from torch import Tensor
 
 from styleblend.errors import StyleBlendError
@@ -43,6 +41,9 @@ def triangles(points: int) -> NDArray[np.int64]:
     Raises:
         StyleBlendError: there is no template for a mesh of so many points.
     """
+    # Here, for scipy takes its time to load, and models without the prior do not need it.
+    from scipy.spatial import Delaunay
+
     template = _template(points)
     corners = Delaunay(template[:, :2]).simplices.astype(np.int64)
     turned = _turn(template[corners][..., :2]) < 0
@@ -110,6 +111,8 @@ def mirrored(mesh: Points) -> Points:
 
 @cache
 def _partners(points: int) -> NDArray[np.int64]:
+    from scipy.optimize import linear_sum_assignment
+
     template = _template(points)
     reflected = template * [-1, 1, 1] + [1, 0, 0]
     distances = ((reflected[:, None] - template[None]) ** 2).sum(2)

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from styleblend.faces import resize
 from styleblend.perception.identity import Metric, similarity
 from styleblend.perception.landmarks import to_19
 from styleblend.training.generated import Generated
@@ -160,6 +161,15 @@ def edges(swapped: Tensor, target: Tensor, same_person: Tensor) -> Tensor:
     return ((across + down) * same_person).mean()
 
 
+def colour(swapped: Tensor, target: Tensor) -> Tensor:
+    """Not in the paper: mean |difference| of pictures [N, 3, S, S] reduced to 8 px a side.
+
+    Skin tone and light are the target's. Nothing else says so inside the face of a swap, and an identity network that
+    knows a person by the skin, too, pulls towards the source's, or towards no skin's at all.
+    """
+    return (resize.area(swapped, 8) - resize.area(target, 8)).abs().mean()
+
+
 # A term's name is its weight in the section loss of params.yaml, and what is logged.
 TERMS: dict[str, Callable[[Generated], Tensor]] = {
     "swap_consistency": lambda g: swap_consistency(
@@ -183,6 +193,7 @@ TERMS: dict[str, Callable[[Generated], Tensor]] = {
     "attributes": lambda g: attributes(*g.attributes),
     "shape_3d": lambda g: shape_3d(*g.shapes),
     "outside": lambda g: outside(g.swapped, g.batch.truth, g.face),
+    "colour": lambda g: colour(g.swapped, g.batch.truth),
     "mask": lambda g: mask(g.drawn_where, g.face),
 }
 """The terms of Eq. 13 in the order in which they are computed."""

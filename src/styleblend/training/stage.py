@@ -21,6 +21,8 @@ CODE = (
     "faces/regions.py",
     "faces/resize.py",
     "faces/template.py",
+    "faces/warp.py",
+    "faces/mesh_template.json",
     "model",
     "perception",
     "training",
