@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import numpy as np
 from numpy.typing import NDArray
 
-from styleblend.faces import warp
+from styleblend.faces.mesh_template import POINTS
 
 
 def template() -> NDArray[np.float32]:
     """The mean mesh of frontal faces, [468, 3]."""
-    file = Path(warp.__file__).with_name("mesh_template.json")
-    return np.asarray(json.loads(file.read_text())["points"], np.float32)
+    return np.asarray(POINTS, np.float32)
 
 
 def turned(yaw_deg: float, mesh: NDArray[np.float32] | None = None) -> NDArray[np.float32]:

@@ -7,9 +7,7 @@ show, or shows at a sharper angle than the target does, counts less.
 
 from __future__ import annotations
 
-import json
 from functools import cache
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -18,11 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from styleblend.errors import StyleBlendError
+from styleblend.faces.mesh_template import POINTS
 
 Points = NDArray[np.float32]
 """[K, 3]: x and y as shares of the picture's side, depth in the same unit, smaller is nearer."""
 
-_TEMPLATE = Path(__file__).with_name("mesh_template.json")
 _FRACTION_BITS = 4
 _EDGE = 1 / 32
 """Width of the soft edge of the mesh, as a share of the side."""
@@ -53,7 +51,7 @@ def triangles(points: int) -> NDArray[np.int64]:
 
 @cache
 def _template(points: int) -> NDArray[np.float64]:
-    template = np.asarray(json.loads(_TEMPLATE.read_text())["points"], np.float64)
+    template = np.asarray(POINTS, np.float64)
     if len(template) != points:
         raise StyleBlendError(f"a mesh of {points} points cannot be warped: the template has {len(template)}")
     return template

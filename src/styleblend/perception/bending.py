@@ -12,10 +12,8 @@ from styleblend.faces import warp
 from styleblend.faces.pixels import to_8bit
 from styleblend.model import swapper
 from styleblend.model.swapper import Swapper
-from styleblend.perception import landmarks, mesh
-from styleblend.perception.mesh import FaceMesh, MeshLandmarks
-
-_REMEDY = "set it to mediapipe_face_mesh"
+from styleblend.perception import mesh
+from styleblend.perception.mesh import FaceMesh
 
 MESH_FILE = "mesh.tflite"
 """The mesh's network in the folder of a model that has the prior `warp`."""
@@ -52,17 +50,3 @@ def load(folder: Path, mesh_file: Path | None = None) -> Swapper:
             raise StyleBlendError(f"{problem}: fetch the model again")
         loaded.bend = Bender(mesh.load(file))
     return loaded
-
-
-def of_run(networks: Path) -> Bender:
-    """The bender of a run, by the mesh that is its landmark network.
-
-    Args:
-        networks: folder of the stage `pretrained`.
-    Raises:
-        StyleBlendError: the landmark network is missing, damaged or no mesh.
-    """
-    seeing = landmarks.load(networks)
-    if not isinstance(seeing, MeshLandmarks):
-        raise StyleBlendError(f"model.prior 'warp' needs a mesh, but pretrained.landmarks is {seeing.name}: {_REMEDY}")
-    return Bender(seeing.mesh)

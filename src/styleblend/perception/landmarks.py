@@ -7,10 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from styleblend.errors import StyleBlendError
 from styleblend.perception import fan, mesh
 from styleblend.perception.fan import FanLandmarks
 from styleblend.perception.layers import linear_head, plain_trunk, resized
-from styleblend.perception.mesh import MeshLandmarks
+from styleblend.perception.mesh import FaceMesh, MeshLandmarks
 from styleblend.weights import frozen
 
 # AFLW's 19 points from iBUG's 68 (0-based): means over each tuple. The choice of eye and mouth centres is ours.
@@ -59,3 +60,17 @@ def load(folder: Path, role: str = "landmarks") -> LandmarkNetwork | FanLandmark
     if file.suffix == ".tflite":
         return MeshLandmarks(mesh.load(file, frozen.foreign_name(folder, role)))
     return fan.load(file)
+
+
+def load_mesh(folder: Path) -> FaceMesh:
+    """The mesh that is a run's landmark network, frozen.
+
+    Raises:
+        StyleBlendError: a file is missing or damaged, or the landmark network is no mesh.
+    """
+    seeing = load(folder)
+    if not isinstance(seeing, MeshLandmarks):
+        raise StyleBlendError(
+            f"model.prior 'warp' needs a mesh, but pretrained.landmarks is {seeing.name}: set it to mediapipe_face_mesh"
+        )
+    return seeing.mesh

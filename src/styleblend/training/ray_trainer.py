@@ -31,6 +31,7 @@ from styleblend.config.training import Training
 from styleblend.errors import StyleBlendError
 from styleblend.model import build, build_discriminator, load, save
 from styleblend.perception import bending
+from styleblend.perception.landmarks import load_mesh
 from styleblend.provenance import save_picture
 from styleblend.registry import runs
 from styleblend.system.files import whole_file, whole_folder
@@ -197,7 +198,7 @@ def train_job(job: Job, worker: loop.Worker) -> None:
     """
     learner = _new_learner(job, worker.device)
     if learner.swapper.prior is not None:
-        learner.swapper.bend = learner.averaged.bend = bending.of_run(job.networks)
+        learner.swapper.bend = learner.averaged.bend = bending.Bender(load_mesh(job.networks))
     perception = load_perception(job.networks, job.training.loss, worker.device)
     faces, known = (
         read_faces(job.splits / f"{split}.parquet", job.faces, job.perceived, job.model.input_px)

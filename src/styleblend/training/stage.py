@@ -22,7 +22,7 @@ CODE = (
     "faces/resize.py",
     "faces/template.py",
     "faces/warp.py",
-    "faces/mesh_template.json",
+    "faces/mesh_template.py",
     "model",
     "perception",
     "training",
