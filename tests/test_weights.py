@@ -429,7 +429,7 @@ def test_the_built_in_catalogue_is_complete() -> None:
     digits of them; the roles that presets need can be filled."""
     known = catalogue.built_in()
     for name, listed in known.networks.items():
-        assert listed.urls or listed.archives or listed.page, name
+        assert listed.urls or listed.archives or listed.package or listed.page, name
         assert listed.licence and listed.consequence and listed.project.startswith("https://"), name
         assert listed.commercial == (listed.consequence == "any use"), name
         assert not listed.sha256_begins or listed.sha256_begins in listed.file, name
