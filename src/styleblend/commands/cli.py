@@ -61,7 +61,7 @@ def _parser() -> ArgumentParser:
     add.add_argument("--licence", help="licence of the photographs, as their owner states it")
     add.add_argument("--terms", help="what may be done with them: consent, purpose, limits")
     add = command(
-        "weights", _weights, "pretrained networks of the catalogue: list, fetch, verify, where", settings=False
+        "weights", _weights, "pretrained networks of the catalogue: list, show, fetch, verify, where", settings=False
     )
     actions = add.add_subparsers(dest="action", required=True, metavar="ACTION")
     actions.add_parser("list", parents=[common], help="all, with state, size, licence, and what this run uses")
@@ -69,6 +69,8 @@ def _parser() -> ArgumentParser:
     add.add_argument("names", nargs="*", metavar="NAME", help="of the catalogue")
     add.add_argument("--mirror", type=Path, metavar="DIR", help="folder with files or packs, in place of the settings'")
     actions.add_parser("verify", parents=[common], help="check all that are here; exit code 1: one is wrong")
+    add = actions.add_parser("show", parents=[common], help="all of one: origin, licence, what is not verified")
+    add.add_argument("name", metavar="NAME")
     add = actions.add_parser("where", parents=[common], help="path of a network's file")
     add.add_argument("name", metavar="NAME")
     help = "train variants with one change each, and compare them; can be interrupted"
@@ -170,6 +172,8 @@ def _weights(given: Namespace) -> None:
         print(weights.table(cfg, project))
     elif given.action == "fetch":
         weights.fetch(cfg, given.names, given.mirror, project)
+    elif given.action == "show":
+        print(weights.show(cfg, given.name, project))
     elif given.action == "where":
         print(weights.where(cfg, given.name, project))
     elif not weights.verify(cfg, project):

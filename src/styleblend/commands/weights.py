@@ -11,7 +11,7 @@ from styleblend.config.pretrained import Pretrained
 from styleblend.errors import StyleBlendError
 from styleblend.reporting.table import columns
 from styleblend.weights import weight_files
-from styleblend.weights.store import Store, is_right, store_of
+from styleblend.weights.store import Store, archives_of, is_right, package_of, store_of
 
 HERE, MISSING, WRONG = "here", "missing", "wrong"
 
@@ -26,6 +26,31 @@ def table(cfg: Pretrained, project: Path = Path()) -> str:
         uses, roles = ", ".join(used.get(name, [])), ", ".join(entry.roles)
         rows.append((name, state(entry, store), size, uses, roles, entry.licence, entry.consequence))
     return "\n".join(columns(rows, rule=True))
+
+
+def show(cfg: Pretrained, name: str, project: Path = Path()) -> str:
+    """All that the catalogue says of a network, a line each: what it is, where from, its terms, doubts.
+
+    Raises:
+        StyleBlendError: there is no such network.
+    """
+    store = store_of(cfg, project=project)
+    entry = store.catalogue.get(name)
+    package, wanted = package_of(entry, store), store.wanted(entry)
+    places = [*entry.urls, *(url for archive in archives_of(entry, store) for url in archive.urls)]
+    places += [f"{package} ({package.file}): {', '.join(entry.members)}"] if package else []
+    lines = [
+        ("state", f"{state(entry, store)}, {store.place(entry)}"),
+        ("may be", ", ".join(entry.roles)),
+        ("what", entry.expects),
+        ("sha256", wanted or "recorded at first use"),
+        *(("from", place) for place in [*places, *([entry.page] if entry.page else [])]),
+        ("project", entry.project),
+        ("licence", f"{entry.licence}; commercial use: {'allowed' if entry.commercial else 'not allowed'}"),
+        ("that means", entry.consequence),
+        ("not verified", entry.not_verified),
+    ]
+    return "\n".join([name, *(f"  {what:13}{text}" for what, text in lines if text)])
 
 
 def fetch(cfg: Pretrained, names: Sequence[str], mirror: Path | None = None, project: Path = Path()) -> list[Path]:
@@ -50,7 +75,8 @@ def fetch(cfg: Pretrained, names: Sequence[str], mirror: Path | None = None, pro
             print(f"{entry.name}: {error}")
             failed.append(entry.name)
         else:
-            print(f"{entry.name}: {path} ({entry.licence}: {entry.consequence})")
+            doubt = f"; not verified: {entry.not_verified}" if entry.not_verified else ""
+            print(f"{entry.name}: {path} ({entry.licence}: {entry.consequence}{doubt})")
             found.append(path)
     if failed:
         raise StyleBlendError(f"{', '.join(failed)} were not obtained: the lines above say why, and what to do")

@@ -44,7 +44,7 @@ class Split(Section):
     val: float = Field(0.1, gt=0, lt=0.5, description="share of persons")
     test: float = Field(0.2, gt=0, lt=0.5, description="share of persons")
     # It fits the identity network, and is higher than swap.min_likeness, since each face meets all others.
-    cluster_similarity: float = Field(0.5, gt=-1, lt=1, description="unlabelled faces closer than this are one person")
+    cluster_similarity: float = Field(0.5, gt=-1, lt=1, description="unlabelled faces more alike are one person")
     test_pairs: int = Field(240, ge=1, description="(source, target) pairs of the evaluation, of different persons")
     val_pairs: int = Field(32, ge=1, description="pairs of the validation probe")
     seed: int = Field(0, ge=0)

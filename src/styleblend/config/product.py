@@ -13,7 +13,7 @@ class Swap(Section):
     The defaults are for the small one. For ArcFace insightface's example calls two faces one person from 0.28 on.
     """
 
-    min_likeness: float = Field(0.45, ge=-1, le=1, description="lowest accepted cosine to --target-like's embedding")
+    min_likeness: float = Field(0.45, ge=-1, le=1, description="lowest accepted likeness to --target-like")
     likeness_margin: float = Field(0.1, ge=0, le=2, description="lead in likeness over every other face of the picture")
 
 

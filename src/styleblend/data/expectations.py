@@ -65,6 +65,7 @@ def tables(
         {
             "face_id": perceived["face_id"],
             "is_in_manifest": perceived["face_id"].isin(set(manifest["face_id"])),
+            "identity_metric": perceived.get("identity_metric", "cosine"),
             "identity_length": np.linalg.norm(_rows(perceived["identity"]), axis=1),
             "judge_length": np.linalg.norm(_rows(perceived["judge"]), axis=1),
             "landmark_smallest": landmarks.min(axis=1, initial=np.inf),
@@ -118,7 +119,7 @@ def check(data: dict[str, pd.DataFrame], cfg: Validate, docs: Path) -> Report:
         failures: list[Failure] = []
         results: dict[str, Any] = {}
         checked = 0
-        for name, expectations in suites(cfg).items():
+        for name, expectations in suites(cfg, "distance" in set(data["perceived"]["identity_metric"])).items():
             batch = datasource.add_dataframe_asset(name=name).add_batch_definition_whole_dataframe(name)
             suite = context.suites.add(gx.ExpectationSuite(name=name, expectations=expectations))
             definition = context.validation_definitions.add(gx.ValidationDefinition(name=name, data=batch, suite=suite))
@@ -137,8 +138,12 @@ def check(data: dict[str, pd.DataFrame], cfg: Validate, docs: Path) -> Report:
     return Report(checked, tuple(failures), results)
 
 
-def suites(cfg: Validate) -> dict[str, list[Any]]:
-    """The expectations of each table, with the limits of `cfg`; `mostly` holds for measured ranges only."""
+def suites(cfg: Validate, by_distance: bool = False) -> dict[str, list[Any]]:
+    """The expectations of each table, with the limits of `cfg`; `mostly` holds for measured ranges only.
+
+    Args:
+        by_distance: identities are compared by distance, so their vectors have lengths of their own.
+    """
     from great_expectations import expectations
 
     gxe: Any = expectations  # its types do not say what it exports
@@ -173,7 +178,7 @@ def suites(cfg: Validate) -> dict[str, list[Any]]:
             gxe.ExpectColumnValuesToBeUnique(column="face_id"),
             true("is_in_manifest"),
             *(gxe.ExpectColumnValuesToNotBeNull(column=name) for name in numbers),
-            between("identity_length", *unit),
+            between("identity_length", *((1e-3, 1e3) if by_distance else unit)),
             between("judge_length", *unit),
             # Points of a turned or cut-off face may leave the crop a little.
             between("landmark_smallest", -0.5, None, cfg.mostly),

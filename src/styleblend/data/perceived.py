@@ -22,12 +22,13 @@ from styleblend.data.manifest import read_manifest
 from styleblend.errors import StyleBlendError
 from styleblend.faces.pixels import from_8bit
 from styleblend.perception import attributes, identity, landmarks
+from styleblend.perception.identity import FaceNetwork
 from styleblend.system.files import whole_file
 
 VECTORS = ("identity", "judge", "landmarks", "expression")
 NUMBERS = ("yaw_deg", "pitch_deg", "roll_deg", "sharpness")
 PERCEIVED = pa.schema(
-    [("face_id", pa.string())]
+    [("face_id", pa.string()), ("identity_metric", pa.string())]
     + [(name, pa.list_(pa.float32())) for name in VECTORS]
     + [(name, pa.float64()) for name in NUMBERS]
 )
@@ -37,7 +38,7 @@ PERCEIVED = pa.schema(
 class Networks:
     """The frozen networks that look at faces, as perception's modules define them."""
 
-    identity: nn.Module
+    identity: FaceNetwork
     judge: nn.Module
     landmarks: nn.Module
     attributes: nn.Module
@@ -45,13 +46,12 @@ class Networks:
 
 def load_networks(folder: Path, device: str) -> Networks:
     """Load the networks that the stage pretrained put into `folder`."""
-    loaded = (
-        identity.load(folder, "identity"),
-        identity.load(folder, "identity_judge"),
-        landmarks.load(folder),
-        attributes.load(folder, "attributes_judge"),
+    return Networks(
+        identity=identity.load(folder, "identity").to(device),
+        judge=identity.load(folder, "identity_judge").to(device),
+        landmarks=landmarks.load(folder).to(device),
+        attributes=attributes.load(folder, "attributes_judge").to(device),
     )
-    return Networks(*(network.to(device) for network in loaded))
 
 
 @torch.inference_mode()
@@ -84,6 +84,8 @@ def _seen(batch: pd.DataFrame, faces: Path, networks: Networks, device: str) -> 
     }
     columns: dict[str, Any] = {name: value.float().cpu().tolist() for name, value in seen.items()}
     columns["face_id"] = batch["face_id"].tolist()
+    # Who reads the table alone must know how its vectors are compared, and whether they have unit length.
+    columns["identity_metric"] = [networks.identity.metric] * len(batch)
     columns |= dict(zip(NUMBERS, angles.float().cpu().T.tolist(), strict=False))
     columns["sharpness"] = [sharpness(picture) for picture in pixels]
     return columns

@@ -1,7 +1,8 @@
 """Training, validation and test faces with no person in two of them, and the pairs that are evaluated.
 
-A person is a label where there is one. Faces without a label are one person when their identity embeddings are closer
-than a threshold, directly or over other faces (connected components). This errs towards few persons.
+A person is a label where there is one. Faces without a label are one person when their identity embeddings are more
+alike than a threshold, directly or over other faces (connected components). This errs towards few persons. How alike
+two are is their cosine, or 1 - distance^2 where the identity network's vectors are compared by distance.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ def split(manifest: pd.DataFrame, perceived: pd.DataFrame, cfg: Split) -> Splits
         StyleBlendError: too few persons for three splits of at least two.
     """
     faces = manifest[["face_id", "person"]].merge(perceived[["face_id", "identity"]], on="face_id")
+    metric = _metric(perceived)
     if len(faces) < len(manifest):
         raise StyleBlendError(
             f"{len(manifest) - len(faces)} of {len(manifest)} faces have no row in the perceived table: "
@@ -56,11 +58,11 @@ def split(manifest: pd.DataFrame, perceived: pd.DataFrame, cfg: Split) -> Splits
         )
     faces = faces.sort_values("face_id", ignore_index=True)
     vectors = np.stack(faces["identity"].to_list()).astype(np.float32)
-    faces["person"] = name_persons(faces["person"], vectors, cfg.cluster_similarity)
+    faces["person"] = name_persons(faces["person"], vectors, cfg.cluster_similarity, metric)
     sizes = faces["person"].value_counts().sort_index()
     n_val, n_test = (max(FEWEST, round(share * len(sizes))) for share in (cfg.val, cfg.test))
     if len(sizes) < n_val + n_test + FEWEST:
-        raise StyleBlendError(_too_few(manifest, faces, vectors, len(sizes), cfg))
+        raise StyleBlendError(_too_few(manifest, faces, vectors, len(sizes), cfg, metric))
 
     random = np.random.default_rng(cfg.seed)
     order = random.permutation(sizes.index).tolist()
@@ -79,39 +81,53 @@ def split(manifest: pd.DataFrame, perceived: pd.DataFrame, cfg: Split) -> Splits
     )
 
 
-def name_persons(labels: pd.Series, vectors: Vectors, similarity: float) -> list[str]:
+def _metric(perceived: pd.DataFrame) -> str:
+    """How the table's vectors are compared; tables of earlier versions do not say, and have unit vectors."""
+    return str(perceived["identity_metric"].iloc[0]) if "identity_metric" in perceived and len(perceived) else "cosine"
+
+
+def likeness(a: Vectors, b: Vectors, metric: str = "cosine") -> Vectors:
+    """How alike each of a [n, D] and each of b [m, D] are, [n, m], as perception.identity has it, by one product."""
+    products: Vectors = a @ b.T
+    if metric == "cosine":  # of unit vectors
+        return products
+    return 2 * products + (1 - np.square(b).sum(1)[None, :] - np.square(a).sum(1)[:, None])
+
+
+def name_persons(labels: pd.Series, vectors: Vectors, similarity: float, metric: str = "cosine") -> list[str]:
     """A person's name for each face: its label, or `cluster-N` for faces [n] without one.
 
-    vectors [n, D] have unit length. A cluster takes the nearest label of a face that is closer than `similarity`.
+    vectors [n, D] have unit length unless the metric is `distance`. A cluster takes the nearest label of a face that
+    is closer than `similarity`.
     """
     known = labels.notna().to_numpy()
     names = labels.astype(object).to_numpy(copy=True)
     unknown = np.flatnonzero(~known)
     if not len(unknown):
         return names.tolist()
-    clusters = cluster(vectors[unknown], similarity)
+    clusters = cluster(vectors[unknown], similarity, metric)
     nearest_label: dict[int, str] = {}
     if known.any():
         labelled = names[known]
         nearness: dict[int, float] = {}
         for start in range(0, len(unknown), BLOCK):
-            block = vectors[unknown[start : start + BLOCK]] @ vectors[known].T
+            block = likeness(vectors[unknown[start : start + BLOCK]], vectors[known], metric)
             for number, row in zip(clusters[start : start + BLOCK], block, strict=True):
                 best = int(row.argmax())
-                if row[best] > max(similarity, nearness.get(number, -1.0)):
+                if row[best] > max(similarity, nearness.get(number, -np.inf)):
                     nearness[number], nearest_label[number] = row[best], labelled[best]
     names[unknown] = [nearest_label.get(number, f"cluster-{number}") for number in clusters]
     return names.tolist()
 
 
-def cluster(vectors: Vectors, similarity: float) -> NDArray[np.int64]:
-    """Connected component of each unit vector [n, D]; edges are where the cosine is above `similarity`.
+def cluster(vectors: Vectors, similarity: float, metric: str = "cosine") -> NDArray[np.int64]:
+    """Connected component of each vector [n, D]; edges are where the likeness is above `similarity`.
 
     Components are numbered in the order of their first member. Memory grows with n, not with its square.
     """
     component = np.arange(len(vectors))
     for start in range(0, len(vectors), BLOCK):
-        near = vectors[start : start + BLOCK] @ vectors[start:].T > similarity
+        near = likeness(vectors[start : start + BLOCK], vectors[start:], metric) > similarity
         row, column = np.nonzero(near)
         edges = (component[row + start], component[column + start])
         graph = coo_array((np.ones(len(row), dtype=bool), edges), shape=(len(vectors), len(vectors)))
@@ -139,7 +155,9 @@ def draw_pairs(faces: pd.DataFrame, wanted: int, seed: int) -> pd.DataFrame:
     return pd.DataFrame({"source_id": sources_ids, "target_id": targets_ids}, dtype="str")
 
 
-def _too_few(manifest: pd.DataFrame, faces: pd.DataFrame, vectors: Vectors, persons: int, cfg: Split) -> str:
+def _too_few(
+    manifest: pd.DataFrame, faces: pd.DataFrame, vectors: Vectors, persons: int, cfg: Split, metric: str
+) -> str:
     problem = f"{persons} persons ({len(faces)} faces) are too few for three splits of {FEWEST} persons or more"
     unlabelled = int(manifest["person"].isna().sum())
     if not unlabelled:
@@ -149,7 +167,7 @@ def _too_few(manifest: pd.DataFrame, faces: pd.DataFrame, vectors: Vectors, pers
     for similarity in (0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999):
         if similarity <= cfg.cluster_similarity:
             continue
-        found = len(set(name_persons(labels, vectors, similarity)))
+        found = len(set(name_persons(labels, vectors, similarity, metric)))
         if found >= FEWEST + sum(max(FEWEST, round(share * found)) for share in (cfg.val, cfg.test)):
             remedy = f"raise split.cluster_similarity to {similarity}, which gives {found} persons"
             return f"{problem}: {remedy}, or label the pictures"

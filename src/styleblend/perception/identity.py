@@ -3,23 +3,44 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from styleblend.perception.layers import at_most, central, expect_square, trunk_of
+from styleblend.perception.layers import SAMPLED_PX, Window, central, trunk_of, windowed
 from styleblend.weights import frozen
-from styleblend.weights.formats import arcface_onnx
+from styleblend.weights.formats import arcface_onnx, dlib_resnet, face_graphs
 from styleblend.weights.formats.arcface_onnx import SIDE_PX, ArcFaceBody
+from styleblend.weights.formats.dlib_resnet import DlibResNet
+from styleblend.weights.formats.face_graphs import FaceGraph
 
-# Window of an FFHQ-aligned face that ArcFace's 112 px template shows, as shares of the side: x 32.4 to 224.1 and
-# y 30.6 to 222.3 of 256 px. One for all faces, since a loss cannot detect points in every picture. The template's
-# own five points, aligned by FFHQ's rule, end 1.3 px of 112 from where they should; those of 60 photographs 3.1 px
-# on average, where an alignment of each face by its own points leaves 2.9.
-_LEFT, _TOP, _SPAN = 32.4 / 256, 30.6 / 256, 191.7 / 256
+Metric = Literal["cosine", "distance"]
+"""How a network's vectors are compared: by their angle, or by their Euclidean distance where their length counts."""
 
-# Largest side that is sampled at 112 px.
-_SAMPLED_PX = 256
+# What ArcFace's 112 px template shows of an FFHQ-aligned face: x 32.4 to 224.1 and y 30.6 to 222.3 of 256 px. One for
+# all faces, since a loss cannot detect points in every picture. The template's own five points, aligned by FFHQ's rule,
+# end 1.3 px of 112 from where they should; those of 60 photographs 3.1 px on average, where an alignment of each face
+# by its own points leaves 2.9.
+_TEMPLATE = Window(32.4 / 256, 30.6 / 256, 191.7 / 256)
+
+# faceres wants some surroundings. On 100 persons of LFW the means of same and of different people were 4.7 standard
+# deviations apart at 0.8 of an aligned face's side, 4.2 at 0.6, 4.6 at 0.7, 4.4 at 0.9; on 200 others 4.6 at 0.75 and
+# 4.7 at 0.8; where the window lies in height made no difference.
+_WINDOWS = {"faceres": Window(0.1, 0.125, 0.8), "mobileface": _TEMPLATE}
+
+
+def similarity(a: Tensor, b: Tensor, metric: Metric, dim: int = 1) -> Tensor:
+    """How alike two faces are by their vectors, 1 for the same vector: the cosine, or 1 - |a - b|^2 for `distance`.
+
+    So a distance of 0.6, which dlib's author gives as the limit of one person, is a similarity of 0.64.
+
+    Args:
+        a, b: embeddings of one network, which broadcast. dim: along which they lie.
+    """
+    if metric == "cosine":
+        return F.cosine_similarity(a, b, dim=dim)
+    return 1 - (a - b).square().sum(dim)
 
 
 class IdentityNetwork(nn.Module):
@@ -31,6 +52,8 @@ class IdentityNetwork(nn.Module):
         embedding: dimensions of the embedding; side_px: side to which pictures are brought; the network sees their
             middle, without most of the hair and the background
     """
+
+    metric: Metric = "cosine"
 
     def __init__(
         self, name: str, trunk: str, widths: list[int], blocks: list[int], embedding: int, side_px: int
@@ -63,12 +86,7 @@ def template_crop(images: Tensor) -> Tensor:
     Raises:
         StyleBlendError: the pictures are not square.
     """
-    expect_square(images)
-    images = at_most(images, _SAMPLED_PX)
-    # From template to picture, both from -1 at one edge to 1 at the other.
-    window = images.new_tensor([[_SPAN, 0, 2 * _LEFT + _SPAN - 1], [0, _SPAN, 2 * _TOP + _SPAN - 1]])
-    grid = F.affine_grid(window.expand(len(images), 2, 3), [len(images), 3, SIDE_PX, SIDE_PX], align_corners=False)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return windowed(images, _TEMPLATE, SIDE_PX)
 
 
 class ArcFace(nn.Module):
@@ -78,7 +96,8 @@ class ArcFace(nn.Module):
         name: names the network in reports. body: frozen, in eval mode.
     """
 
-    side_px = _SAMPLED_PX
+    side_px = SAMPLED_PX
+    metric: Metric = "cosine"
 
     def __init__(self, name: str, body: ArcFaceBody) -> None:
         super().__init__()
@@ -99,23 +118,98 @@ class ArcFace(nn.Module):
         return self.body.maps(template_crop(images)).mean((2, 3))
 
 
-FaceNetwork = IdentityNetwork | ArcFace
-"""Whoever tells people apart: unit vectors, `features` for a Frechet distance, `name`, and `side_px`, at which a
-photograph's faces are cut out for it."""
+class DlibFace(nn.Module):
+    """Aligned faces to the vectors of dlib's network, which are compared by their distance: it is not normalised.
+
+    The window is the similarity that brings the mean five points of aligned faces nearest to those of dlib's own chips;
+    it leaves 2.0 of 150 px at the point that is worst.
+
+    Args:
+        name: names the network in reports. body: frozen, in eval mode.
+    """
+
+    side_px = SAMPLED_PX
+    metric: Metric = "distance"
+    window = Window(0.1641, 0.2697, 0.6640)
+
+    def __init__(self, name: str, body: DlibResNet) -> None:
+        super().__init__()
+        self.name = name
+        self.body = body
+
+    def _chips(self, images: Tensor) -> Tensor:
+        return windowed(images, self.window, self.body.side_px)
+
+    def raw(self, images: Tensor) -> Tensor:
+        """The same as the embedding: it has no other length."""
+        return self(images)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[N, 3, S, S] in [-1, 1] -> vectors [N, 128], 1.2 to 1.6 long; distances under 0.6 are of one person."""
+        out: Tensor = self.body(self._chips(images))
+        return out
+
+    def features(self, images: Tensor) -> Tensor:
+        """Spatial means of the last maps [N, 256], for a perceptual loss or a Frechet distance."""
+        return self.body.maps(self._chips(images)).mean((2, 3))
+
+
+class GraphFace(nn.Module):
+    """Aligned faces to unit vectors of a network that is published for TensorFlow.js: faceres or MobileFace.
+
+    Args:
+        name: names the network in reports. body: frozen, in eval mode.
+    """
+
+    side_px = SAMPLED_PX
+    metric: Metric = "cosine"
+
+    def __init__(self, name: str, body: FaceGraph) -> None:
+        super().__init__()
+        self.name = name
+        self.body = body
+        self.window = _WINDOWS[body.kind]
+
+    def _faces(self, images: Tensor) -> Tensor:
+        return windowed(images, self.window, self.body.form.side_px)
+
+    def raw(self, images: Tensor) -> Tensor:
+        """Embedding before normalisation, [N, D]."""
+        out: Tensor = self.body(self._faces(images))
+        return out
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[N, 3, S, S] in [-1, 1] -> unit vectors [N, D]."""
+        return F.normalize(self.raw(images), dim=1)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Spatial means of the last maps [N, C], for a perceptual loss or a Frechet distance."""
+        return self.body.maps(self._faces(images)).mean((2, 3))
+
+
+FaceNetwork = IdentityNetwork | ArcFace | DlibFace | GraphFace
+"""Whoever tells people apart: vectors that `metric` compares (unit vectors where it is the cosine), `features` for a
+Frechet distance, `name`, and `side_px`, at which a photograph's faces are cut out for it."""
 
 
 def load(folder: Path, role: str) -> FaceNetwork:
     """The network of role `identity` (training) or `identity_judge` (evaluation), frozen.
 
-    It is ArcFace where the folder's networks.json names a recognition file for the role, else this project's own.
+    It is another's where the folder's networks.json names a file for the role (ArcFace, dlib's, or a graph for
+    TensorFlow.js, by the ending), else this project's own.
 
     Raises:
         StyleBlendError: a file is missing, damaged or holds another network.
     """
     file = frozen.foreign(folder, role)
-    if file is not None:
-        return load_arcface(file, frozen.foreign_name(folder, role))
-    return frozen.load(folder, role, IdentityNetwork)
+    if file is None:
+        return frozen.load(folder, role, IdentityNetwork)
+    name = frozen.foreign_name(folder, role)
+    if file.suffix == ".dat":
+        return DlibFace(name, dlib_resnet.load(file))
+    if file.suffix == ".zip":
+        return GraphFace(name, face_graphs.load(file))
+    return load_arcface(file, name)
 
 
 def load_arcface(path: Path, name: str | None = None) -> ArcFace:

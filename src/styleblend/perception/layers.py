@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from styleblend.errors import StyleBlendError
@@ -94,6 +97,33 @@ def resized(images: Tensor, side_px: int) -> Tensor:
 def at_most(images: Tensor, side_px: int) -> Tensor:
     """Square pictures, reduced with a filter where their side is larger: sampling them without one skips pixels."""
     return resized(images, side_px) if images.shape[-1] > side_px else images
+
+
+class Window(NamedTuple):
+    """A square part of an aligned face, as shares of its side; it may reach beyond the picture."""
+
+    left: float
+    top: float
+    span: float
+
+
+# Largest side that is sampled for a network of others; their views have half of it or a little less.
+SAMPLED_PX = 256
+
+
+def windowed(images: Tensor, window: Window, side_px: int) -> Tensor:
+    """A window of FFHQ-aligned faces [N, 3, S, S] of any side as [N, 3, side_px, side_px], differentiably.
+
+    Raises:
+        StyleBlendError: the pictures are not square.
+    """
+    expect_square(images)
+    images = at_most(images, SAMPLED_PX)
+    # From view to picture, both from -1 at one edge to 1 at the other.
+    left, top, span = window
+    places = images.new_tensor([[span, 0, 2 * left + span - 1], [0, span, 2 * top + span - 1]])
+    grid = F.affine_grid(places.expand(len(images), 2, 3), [len(images), 3, side_px, side_px], align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def expect_square(images: Tensor) -> None:

@@ -49,6 +49,13 @@ class Candidate:
         """The metrics without the names of the networks that measured them."""
         return {name: value for name, value in self.metrics.items() if not isinstance(value, str)}
 
+    def not_verified(self) -> list[str]:
+        """What nobody checked of the networks, as the catalogue says, once for each network."""
+        stated = {
+            str(one.get("name")): str(one["not_verified"]) for one in self.networks.values() if one.get("not_verified")
+        }
+        return [f"{name}: {text}" for name, text in stated.items()]
+
     def tags(self) -> dict[str, str]:
         """The data, networks and licences that it was made with, short enough for MLflow's page."""
 
@@ -63,6 +70,7 @@ class Candidate:
             "networks": ", ".join(f"{one['file']} {str(one['sha256'])[:12]} ({one['licence']})" for one in networks),
             "network_licences": ", ".join(sorted({str(one["licence"]) for one in networks})),
             **licences.of(self.networks, self.manifest).tags(),
+            **({"not_verified": "; ".join(doubts)} if (doubts := self.not_verified()) else {}),
             "alignment": f"{alignment['template']} {alignment['size_px']} px",
             "training_fingerprint": str(self.model.get("fingerprint", "unknown")),
         }
@@ -136,7 +144,7 @@ By |yaw| of the target, in degrees:
 
 ## Networks
 {markdown(("Role", "Name", "File", "Licence", "That means", "Origin", "SHA-256"), used)}
-
+{_doubts(candidate)}
 ## Limits
 - The figures hold for faces like those of the test split and for nobody else; groups that the data lacks are unknown.
 - Pose, expression and identity are what the named networks see; figures of other networks do not compare.
@@ -147,6 +155,12 @@ By |yaw| of the target, in degrees:
 ## How it was made
 {"".join(f"- {name}: `{value}`{chr(10)}" for name, value in sorted(tags.items()))}- sizes: `{json.dumps(sizes)}`
 """
+
+
+def _doubts(candidate: Candidate) -> str:
+    """A paragraph on what is not verified of the networks, or nothing."""
+    doubts = candidate.not_verified()
+    return f"\n**Not verified**\n\n{chr(10).join(f'- {each}' for each in doubts)}\n" if doubts else ""
 
 
 _GROUP_FIGURES = ("id_retrieval_top1", "target_retrieval_top1", "pose_error_deg", "expression_error", "outside_l1")

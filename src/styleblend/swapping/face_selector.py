@@ -13,7 +13,7 @@ from styleblend.config.product import Swap
 from styleblend.face_detector.detection import Detection
 from styleblend.faces.alignment import align_face
 from styleblend.faces.pixels import from_8bit
-from styleblend.perception.identity import FaceNetwork
+from styleblend.perception.identity import FaceNetwork, similarity
 from styleblend.swapping.errors import AmbiguousLikeness, FaceNumberOutOfRange, NoFace, NotAlike, Role, SeveralFaces
 
 FaceSelector = Callable[[Image.Image, Sequence[Detection]], list[Detection]]
@@ -60,7 +60,7 @@ def every_face(photograph: Image.Image, faces: Sequence[Detection]) -> list[Dete
 
 @dataclass(frozen=True)
 class ReferenceSelector:
-    """Selects the face of the person that a reference shows, by cosine of the embeddings [D]."""
+    """Selects the face of the person that a reference shows, by the network's similarity of the embeddings [D]."""
 
     reference: torch.Tensor
     network: FaceNetwork
@@ -84,7 +84,8 @@ class ReferenceSelector:
         Raises:
             NotAlike, AmbiguousLikeness: none is near enough, or two are about equally near.
         """
-        likeness = [float(self.reference @ _embedding(photograph, face, self.network)) for face in faces]
+        metric, seen = self.network.metric, [_embedding(photograph, face, self.network) for face in faces]
+        likeness = [float(similarity(self.reference, each, metric, dim=0)) for each in seen]
         order = np.argsort(likeness)[::-1].tolist()
         best = order[0]
         if likeness[best] < self.limits.min_likeness:

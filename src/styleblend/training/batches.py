@@ -33,7 +33,7 @@ class Faces:
     persons: Indices
     """[M], ascending codes of persons."""
     identity: Tensor
-    """[M, D], unit vectors."""
+    """[M, D], vectors of the run's identity network, compared by its metric."""
     landmarks: Tensor
     """[M, 68, 2], x and y in [0, 1]."""
     size_px: int

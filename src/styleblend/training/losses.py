@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from styleblend.perception.identity import Metric, similarity
 from styleblend.perception.landmarks import to_19
 from styleblend.training.generated import Generated
 
@@ -45,15 +46,27 @@ def r1(images: Tensor, scores: Sequence[Tensor]) -> Tensor:
     return 0.5 * gradient.square().sum((1, 2, 3)).mean()
 
 
-def identity(swapped: Tensor, source: Tensor) -> Tensor:
-    """Eq. 8: 1 - cos(F_id(swapped), F_id(I_s)) of embeddings [N, D]."""
-    return (1 - F.cosine_similarity(swapped, source, dim=1)).mean()
+def identity(swapped: Tensor, source: Tensor, metric: Metric = "cosine") -> Tensor:
+    """Eq. 8: 1 - cos(F_id(swapped), F_id(I_s)) of embeddings [N, D].
+
+    For a network whose vectors are compared by distance it is |F_id(swapped) - F_id(I_s)|^2: cosines of different
+    people are nearly 1 there.
+    """
+    return (1 - similarity(swapped, source, metric)).mean()
 
 
 def contrastive(
-    swapped: Tensor, source: Tensor, target: Tensor, negatives: Tensor, target_is_negative: Tensor, temperature: float
+    swapped: Tensor,
+    source: Tensor,
+    target: Tensor,
+    negatives: Tensor,
+    target_is_negative: Tensor,
+    temperature: float,
+    metric: Metric = "cosine",
 ) -> Tensor:
     """Eq. 9: -log(exp(S_s) / (exp(S_s) + exp(S_t) + sum_n exp(S_n))), S_x = cos(x, swapped) / temperature.
+
+    With the metric `distance` it is S_x = -|x - swapped|^2 / temperature, up to a constant that cancels.
 
     The paper's denominator is written without exp(S_s). InfoNCE, which it cites, has it, and so has this:
     without it the loss has no lower end but -2 / temperature and pulls as hard on a face that already is the
@@ -63,9 +76,9 @@ def contrastive(
         swapped, source, target: embeddings [N, D]. negatives: [N, K, D], of other persons than the source.
         target_is_negative: bool [N]; False where the target is the source's own person.
     """
-    positive = F.cosine_similarity(source, swapped, dim=1)
-    from_target = F.cosine_similarity(target, swapped, dim=1).masked_fill(~target_is_negative, -torch.inf)
-    others = F.cosine_similarity(negatives, swapped[:, None], dim=2)
+    positive = similarity(source, swapped, metric)
+    from_target = similarity(target, swapped, metric).masked_fill(~target_is_negative, -torch.inf)
+    others = similarity(negatives, swapped[:, None], metric, dim=2)
     logits = torch.cat([positive[:, None], from_target[:, None], others], dim=1) / temperature
     return -F.log_softmax(logits, dim=1)[:, 0].mean()
 
@@ -131,7 +144,7 @@ TERMS: dict[str, Callable[[Generated], Tensor]] = {
         g.swapped_back[0], g.batch.source, g.swapped_back[1], g.batch.target
     ),
     "adversarial": lambda g: adversarial(g.scores),
-    "identity": lambda g: identity(g.embedding, g.batch.source_identity),
+    "identity": lambda g: identity(g.embedding, g.batch.source_identity, g.perception.identity.metric),
     "contrastive": lambda g: contrastive(
         g.embedding,
         g.batch.source_identity,
@@ -139,6 +152,7 @@ TERMS: dict[str, Callable[[Generated], Tensor]] = {
         g.batch.negatives,
         ~g.batch.same_person,
         g.cfg.temperature,
+        g.perception.identity.metric,
     ),  # fmt: skip
     "reconstruction": lambda g: reconstruction(g.swapped, g.batch.target, g.batch.same_person),
     "perceptual": lambda g: perceptual(*g.features, g.batch.same_person),

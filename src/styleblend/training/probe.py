@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from styleblend.errors import StyleBlendError
@@ -15,6 +14,7 @@ from styleblend.faces import resize
 from styleblend.faces.pixels import to_8bit
 from styleblend.faces.regions import face_region
 from styleblend.model.swapper import Swapper
+from styleblend.perception.identity import similarity
 from styleblend.training.batches import Faces
 from styleblend.training.generated import Perception
 from styleblend.training.steps import Average
@@ -63,16 +63,16 @@ def look(
     target's person than to the source's, and no nearer to the source's than the target itself is (by two
     standard errors and a hundredth).
     """
-    side = swapper.encoder.input_px
+    side, network = swapper.encoder.input_px, perception.identity
     mine = torch.arange(rank, len(pairs.source), world_size, device=pairs.source.device)
     sums = torch.zeros(8, dtype=torch.float64, device=pairs.source.device)
     for chunk in mine.split(16):
         target = pairs.target[chunk]
         swapped = resize.area(swapper(pairs.source[chunk], target), side)
-        embedding = perception.identity(swapped)
-        to_source = F.cosine_similarity(embedding, pairs.source_identity[chunk])
-        to_target = F.cosine_similarity(embedding, pairs.target_identity[chunk])
-        gain = to_source - F.cosine_similarity(pairs.target_identity[chunk], pairs.source_identity[chunk])
+        embedding = network(swapped)
+        metric, of_source, of_target = network.metric, pairs.source_identity[chunk], pairs.target_identity[chunk]
+        to_source, to_target = similarity(embedding, of_source, metric), similarity(embedding, of_target, metric)
+        gain = to_source - similarity(of_target, of_source, metric)
         pose, expression = perception.attributes(swapped)
         wanted_pose, wanted_expression = perception.attributes(target)
         face = face_region(pairs.target_landmarks[chunk], side)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from styleblend.config.catalogue import Entry
 from styleblend.errors import StyleBlendError
-from styleblend.weights.formats import arcface_onnx, stylegan, tfjs_layers, tflite_graph
+from styleblend.weights.formats import arcface_onnx, dlib_resnet, face_graphs, stylegan, tfjs_layers, tflite_graph
 from styleblend.weights.formats.onnx_graph import parsed
 from styleblend.weights.formats.tflite_network import TfliteNetwork
 from styleblend.weights.formats.torch_file import read_torch
@@ -40,6 +40,10 @@ def expect(path: Path, entry: Entry) -> None:
             raise StyleBlendError(f"{differ}: it is another network")
         if {"identity", "identity_judge"} & set(entry.roles):
             arcface_onnx.load(path)
+    elif entry.format == "dlib":
+        dlib_resnet.load(path)
+    elif entry.format == "tfjs":
+        face_graphs.load(path)
     elif "decoder" in entry.roles:
         side = stylegan.largest_side(path)
         if entry.resolution not in (None, side):

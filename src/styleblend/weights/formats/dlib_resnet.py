@@ -74,7 +74,10 @@ class _Stream:
         version, *sizes = self.integers(5)
         if version != 2 or min(sizes) < 0:
             raise _Wrong(f"a tensor of version {version} and sizes {sizes} ends at byte {self.place}")
-        return torch.from_numpy(np.frombuffer(self.take(4 * prod(sizes)), "<f4").astype(np.float32))
+        values = torch.from_numpy(np.frombuffer(self.take(4 * prod(sizes)), "<f4").astype(np.float32))
+        if not values.isfinite().all():
+            raise _Wrong(f"the tensor that ends at byte {self.place} has values that are not finite")
+        return values
 
 
 def _convolution(stream: _Stream) -> Record:
@@ -254,8 +257,6 @@ def _folded(layers: list[Record], width: int) -> nn.Conv2d:
     shape = (filters, width, rows, columns)
     if len(stored.values) != prod(shape) + filters or len(affine) != 2 * filters:
         raise _Wrong(f"a convolution to {list(shape)} has {len(stored.values)} values and {len(affine)} of its affine")
-    if not (stored.values.isfinite().all() and affine.isfinite().all()):
-        raise _Wrong(f"a convolution to {list(shape)} has values that are not finite")
     convolution = nn.Conv2d(width, filters, (rows, columns), (down, across), (top, left))
     scale, shift = affine.chunk(2)
     kernel, bias = stored.values[:-filters].reshape(shape), stored.values[-filters:]
