@@ -16,9 +16,12 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 import tflite_files
+import tiny_training as tiny
+from styleblend import model
 from styleblend.config import catalogue
 from styleblend.config.data import Align
 from styleblend.config.sources import Download, RenderedSource
+from styleblend.config.training import LossWeights
 from styleblend.data.align import align_faces
 from styleblend.errors import StyleBlendError
 from styleblend.face_detector.detection import Yunet
@@ -40,6 +43,9 @@ from styleblend.pretraining.data import draw
 from styleblend.stages.download import download
 from styleblend.synthetic.renderer import average_shape, landmarks_3d, pose_deg
 from styleblend.system.files import sha256
+from styleblend.training.batches import Batches, read_faces
+from styleblend.training.generated import Perception
+from styleblend.training.steps import choose_what_learns, generator_terms
 from styleblend.weights.formats import tflite_graph
 from styleblend.weights.formats.tflite_graph import TfliteError
 from styleblend.weights.store import CACHE
@@ -243,6 +249,39 @@ def test_roles_lead_to_the_meshes(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "landmarks_3d.tflite").unlink()
     with pytest.raises(StyleBlendError, match="network 'landmarks_3d' is missing"):
         shape.load(tmp_path)
+
+
+def test_a_training_step_learns_through_meshes_alone(tmp_path: Path) -> None:
+    """Landmarks, attributes and shape, all three of meshes: each term pulls at every parameter of the encoder."""
+    inputs = tiny.write_inputs(tmp_path)
+    folder = tmp_path / "meshes"
+    folder.mkdir()
+    roles = ("landmarks", "landmarks_3d", "attributes")
+    spread = np.random.default_rng(2).normal(size=(POINTS, 3, 3)) * 30
+    for role in roles:
+        (folder / f"{role}.tflite").write_bytes(tflite_files.mesh(placed(), 192, spread))
+    (folder / "networks.json").write_text(json.dumps({role: {"file": f"{role}.tflite"} for role in roles}))
+    seeing = {
+        "landmarks": landmarks.load(folder),
+        "landmarks_3d": shape.load(folder),
+        "attributes": attributes.load(folder, "attributes"),
+    }
+    perception = Perception(**tiny.perception()._asdict() | seeing)
+    for term in ("landmarks", "attributes", "shape_3d"):
+        weights = {name: float(name == term) for name in LossWeights.model_fields}
+        cfg = tiny.training(batch_size=2, loss=weights)
+        read = read_faces(inputs["splits"] / "train.parquet", inputs["faces"], inputs["perceived"], tiny.SIDE_PX)
+        batches = Batches(cfg, read, 0, 1)
+        batch = batches.at(0, 0)
+        batches.close()
+        torch.manual_seed(0)
+        swapper, discriminator = model.build(tiny.MODEL), model.build_discriminator(tiny.MODEL)
+        choose_what_learns(swapper, "train_encoder")
+        terms, _ = generator_terms(swapper, discriminator, perception, batch, cfg, 0)
+        assert set(terms) == {term} and terms[term] > 0
+        terms[term].backward()
+        for name, parameter in swapper.encoder.named_parameters():
+            assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.any(), name
 
 
 def test_other_networks_are_refused(tmp_path: Path) -> None:

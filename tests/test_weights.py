@@ -457,7 +457,7 @@ CATALOGUE_MISTAKES = {
     ),
     "pickle of anything": ({"format": "pickle"}, "pickle does not fit the role landmarks"),
     "a file elsewhere": ({"file": "../net.pth"}, "networks.mine.file"),
-    "a role of this project's alone": ({"roles": ["attributes"]}, "networks.mine.roles.0"),
+    "a role of this project's alone": ({"roles": ["encoder"]}, "networks.mine.roles.0"),
 }
 
 

@@ -100,15 +100,25 @@ def run(content: bytes, x: NDArray[np.float32]) -> list[NDArray[np.float32]]:
     return [np.stack(each) for each in zip(*found, strict=True)]
 
 
-def mesh(points_px: ArrayLike, side_px: int, brightness: float = 20.0, threshold: float = 0.3) -> bytes:
-    """A file in the form of MediaPipe's meshes: it gives these points [468 or 478, 3] plus a tenth of the mean of each
-    colour in x, y and z, and sees a face in pictures whose red is above the threshold on average."""
+def mesh(
+    points_px: ArrayLike,
+    side_px: int,
+    spread: ArrayLike | None = None,
+    brightness: float = 20.0,
+    threshold: float = 0.3,
+) -> bytes:
+    """A file in the form of MediaPipe's meshes.
+
+    It gives these points [468 or 478, 3] plus weights, spread [468 or 478, 3, 3], of the means of the colours, by default
+    a tenth of red in x, green in y and blue in z; and sees a face in pictures whose red is above the threshold.
+    """
     points = np.asarray(points_px, np.float32).reshape(-1, 3)
     graph = Writer(1, side_px, side_px, 3)
     axes = graph.stored([1, 2], "int32")
     mean = graph.add("MEAN", [graph.input, axes], (1, 1, 1, 3), "ReducerOptions", keepDims=True)
-    spread = np.tile(0.1 * np.eye(3, dtype=np.float32), (len(points), 1))
-    found = graph.convolution(mean, spread.reshape(-1, 1, 1, 3), points.flatten(), (1, 1, 1, points.size))
+    if spread is None:
+        spread = np.tile(0.1 * np.eye(3, dtype=np.float32), (len(points), 1))
+    found = graph.convolution(mean, np.reshape(spread, (-1, 1, 1, 3)), points.flatten(), (1, 1, 1, points.size))
     seen = graph.convolution(
         mean, np.reshape([brightness, 0, 0], (1, 1, 1, 3)), [-brightness * threshold], (1, 1, 1, 1)
     )
