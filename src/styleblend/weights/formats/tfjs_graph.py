@@ -118,12 +118,17 @@ class TfjsGraph(nn.Module):
         self.nodes = _leading_to({node.name: node for node in nodes}, output, path)
         self.shapes: dict[str, list[int]] = {}
         self._buffers_of: dict[str, str] = {}
+        # Axes, borders and shapes stay in memory that can be read at once, wherever the network is moved to.
+        self._integers: dict[str, Tensor] = {}
         for node in self.nodes:
             if node.op == "Const":
-                self._buffers_of[node.name] = f"constant_{len(self._buffers_of)}"
                 value = torch.from_numpy(weights[node.name].copy())
                 if not value.isfinite().all():
                     raise StyleBlendError(f"{path} has values in '{node.name}' that are not finite: {_AGAIN}")
+                if not value.is_floating_point():
+                    self._integers[node.name] = value
+                    continue
+                self._buffers_of[node.name] = f"constant_{len(self._buffers_of)}"
                 self.register_buffer(self._buffers_of[node.name], value)
         places = [node for node in self.nodes if node.op == "Placeholder"]
         self.side_px = _side(places, path)
@@ -143,7 +148,8 @@ class TfjsGraph(nn.Module):
 
     def _compute(self, node: Node, values: dict[str, Tensor]) -> None:
         if node.op == "Const":
-            values[node.name] = getattr(self, self._buffers_of[node.name])
+            known = self._integers.get(node.name)
+            values[node.name] = getattr(self, self._buffers_of[node.name]) if known is None else known
         elif node.op != "Placeholder":
             values[node.name] = OPERATIONS[node.op](node, *(values[name] for name in node.inputs))
 
