@@ -52,9 +52,7 @@ def run(given: Namespace) -> None:
         print(f"evaluate: {seeds.over_seeds(given.params.absolute().parent, given.seeds)}")
         return
     if given.pairs is None or not given.swaps:
-        raise StyleBlendError(
-            "give --pairs FILE and --swaps NAME=DIR, or --seeds K; `dvc repro evaluate` measures the model"
-        )
+        raise StyleBlendError("give --pairs FILE with --swaps NAME=DIR, or --seeds K; `dvc repro` measures the model")
     if given.frames < 1:
         raise StyleBlendError(f"--frames is {given.frames}: give 1 or more")
     measure(given, load_params(given.params), swap_folders(given.swaps))

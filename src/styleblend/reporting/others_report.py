@@ -19,6 +19,9 @@ from styleblend.reporting.figures import KEY_FIGURES, labelled, with_interval
 from styleblend.reporting.table import markdown
 from styleblend.system.files import whole_folder
 
+_COPIES = ("copy_source", "copy_target")
+"""In the grid already."""
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -49,7 +52,8 @@ def write(
             table(found, methods) + "\n" + "".join(f"\n- {note}." for note in notes) + "\n"
         )
         figure_chart(found.figures, folder / "figures.png")
-        columns = {"source": shown.source, "target": shown.target, **{name: measured[name].kept for name in methods}}
+        drawn = {name: measured[name].kept for name in methods if name not in _COPIES}
+        columns = {"source": shown.source, "target": shown.target, **drawn}
         swap_grid(columns, folder / "swap_grid.png", "evaluate", signing)
 
 
