@@ -168,7 +168,7 @@ def _notes(given: Namespace, flat: Mapping[str, object]) -> list[str]:
     if small:
         notes.append(f"{', '.join(small)} learned from rendered faces only: on photographs these figures say little")
     if "same_person_judge" not in flat:
-        notes.append("no person of the list has two pictures, so there is no judge gap: name persons in its columns")
+        notes.append("no person of the list has two pictures, so no judge gap is known: name persons in its columns")
     return notes
 
 
