@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -14,7 +15,8 @@ from styleblend import model
 from styleblend.config.merge import merged
 from styleblend.config.params import load_params
 from styleblend.config.registry import Gate
-from styleblend.config.sources import CelebaHqSource, FfhqSource, FolderSource
+from styleblend.config.sources import CelebaHqSource, FfhqSource, FolderSource, RenderedSource
+from styleblend.data.splits import draw_pairs
 from styleblend.errors import StyleBlendError
 from styleblend.experiments import presets
 
@@ -179,3 +181,17 @@ def test_the_paper_preset_builds_the_networks_of_the_paper(project: Path) -> Non
         assert (stage.batch_size, stage.workers, stage.temperature) == (32, 8, 0.07)
     assert cfg.train_encoder.learning_rate == 4e-5
     assert cfg.train_encoder.steps + cfg.finetune_decoder.steps == 2_400_000
+
+
+def test_standard_is_measured_on_enough_pairs_and_persons(project: Path) -> None:
+    """At least 1,000 pairs, and 300 persons among the sources, which are the gallery."""
+    apply(project, "standard")
+    cfg = load_params(project / "params.yaml")
+    (source,) = cfg.download.sources
+    assert isinstance(source, RenderedSource)
+    people = [f"p{k}" for k in range(round(cfg.split.test * source.identities))]
+    faces = pd.DataFrame({"person": [person for person in people for _ in range(source.pictures_per_identity)]})
+    faces["face_id"] = [f"f{k}" for k in faces.index]
+    pairs = draw_pairs(faces, cfg.split.test_pairs, cfg.split.seed + 2)
+    persons = faces.set_index("face_id")["person"][pairs["source_id"]]
+    assert len(pairs) >= 1000 and persons.nunique() >= 300

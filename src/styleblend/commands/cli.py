@@ -16,6 +16,7 @@ from pathlib import Path
 
 import yaml
 
+from styleblend.commands import evaluate
 from styleblend.config.merge import merged
 from styleblend.config.params import Config, load_params, parse_params
 from styleblend.errors import StyleBlendError
@@ -76,6 +77,8 @@ def _parser() -> ArgumentParser:
     help = "train variants with one change each, and compare them; can be interrupted"
     add = command("ablate", _ablate, help, settings=False)
     add.add_argument("names", nargs="*", metavar="VARIANT", help="of presets/ablations/variants.yaml; none: all")
+    help = "measure any method's swapped pictures by a pair list, or the model's spread over seeds"
+    evaluate.add_options(command("evaluate", evaluate.run, help))
     add = command("describe", _describe, "sizes of the networks, and what training asks for, without training")
     add.add_argument("--preset", metavar="NAME", help="of presets/NAME.yaml on top of params.yaml; changes no file")
     add.add_argument("--gpus", type=int, metavar="N", help="GPUs that share a step (default: workers of the stage)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -111,33 +112,70 @@ def run(inputs: Inputs, cfg: Evaluate) -> Result:
     keep = sorted(np.random.default_rng(cfg.seed).choice(len(pairs), rows, replace=False).tolist())
     methods = _methods(inputs, pairs, trained, cfg.seed, device)
     measured = protocol.measure(pairs, methods, judging, cfg.batch_size, keep, device)
+    found = tables(pairs, measured, judging, cfg, [MODEL], device)
+    source, target = (pairs.pictures(faces[keep]) for faces in (pairs.source, pairs.target))
+    inside = look_inside(trained, from_8bit(source).to(device), from_8bit(target).to(device))
+    said = [
+        remarks.nearer_to_real_faces(found.distances, judging.frechet_name),
+        remarks.beside_half_mask(measured, cfg.bootstrap, cfg.seed),
+    ]
+    shown = [line for line in said if line]
+    groups = found.groups.drop(columns="method")
+    return Result(
+        inputs, pairs, measured, found.figures, groups, found.flat, source, target, inside, found.caveat, shown
+    )
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Figures of methods that were measured on the same pairs.
+
+    figures: columns method, figure, value, low, high, n; groups: the same of each pose group, with a column group,
+    for the methods in question. flat: numbers and names of networks, as in metrics.json; the figures of other methods
+    than the model as `method/figure`. distances: Frechet distance by method. caveat: what to say beside them.
+    """
+
+    figures: pd.DataFrame
+    groups: pd.DataFrame
+    flat: dict[str, Any]
+    distances: dict[str, float]
+    caveat: str
+
+
+def tables(
+    pairs: Pairs,
+    measured: Mapping[str, Measured],
+    judging: judges.Judges,
+    cfg: Evaluate,
+    in_question: Sequence[str],
+    device: str,
+) -> Tables:
+    """Summarise what was measured.
+
+    Args:
+        in_question: the methods that the evaluation is about: with intervals, and by pose group, in `flat`.
+    """
     real = protocol.real_features(pairs, judging, cfg.batch_size, device)
     member = protocol.groups(pairs, cfg.yaw_bins_deg)
-    own = measured[MODEL].table
     summarise = partial(protocol.summarise, resamples=cfg.bootstrap, seed=cfg.seed)
-    summaries = {name: summarise(each.table) for name, each in measured.items()}
-    by_group = {name: summarise(own[(member == name).to_numpy()]) for name in member.unique()}
-    figures = pd.concat(summaries, names=["method"]).reset_index()
-    groups = pd.concat(by_group, names=["group"]).reset_index()
+    figures = pd.concat({name: summarise(each.table) for name, each in measured.items()}, names=["method"])
+    by_group = {
+        (name, group): summarise(measured[name].table[(member == group).to_numpy()])
+        for name in in_question
+        for group in member.unique()
+    }
+    figures, groups = figures.reset_index(), pd.concat(by_group, names=["method", "group"]).reset_index()
     distances = {method: frechet.frechet_distance(each.features, real) for method, each in measured.items()}
     flat = {
-        **_by_method(figures),
+        **_by_method(figures, in_question),
         **{_name(method, judging.frechet_name): distance for method, distance in distances.items()},
-        **{f"{row['figure']}_{row['group']}": row["value"] for row in groups.to_dict("records")},
+        **{_name(row["method"], f"{row['figure']}_{row['group']}"): row["value"] for row in groups.to_dict("records")},
         **{f"n_pairs_{name}": int(size) for name, size in member.value_counts(sort=False).items()},
         "n_pairs": len(pairs),
         "n_real_faces": len(real),
         **context(pairs, judging),
     }
-    source, target = (pairs.pictures(faces[keep]) for faces in (pairs.source, pairs.target))
-    inside = look_inside(trained, from_8bit(source).to(device), from_8bit(target).to(device))
-    caveat = frechet.frechet_caveat(len(pairs), *real.shape)
-    said = [
-        remarks.nearer_to_real_faces(distances, judging.frechet_name),
-        remarks.beside_half_mask(measured, cfg.bootstrap, cfg.seed),
-    ]
-    shown = [line for line in said if line]
-    return Result(inputs, pairs, measured, figures, groups, flat, source, target, inside, caveat, shown)
+    return Tables(figures, groups, flat, distances, frechet.frechet_caveat(len(pairs), *real.shape))
 
 
 def context(pairs: Pairs, judging: judges.Judges) -> dict[str, Any]:
@@ -177,11 +215,11 @@ def _name(method: str, figure: str) -> str:
     return figure if method == MODEL else f"{method}/{figure}"
 
 
-def _by_method(figures: pd.DataFrame) -> dict[str, float]:
+def _by_method(figures: pd.DataFrame, in_question: Sequence[str]) -> dict[str, float]:
     flat: dict[str, float] = {}
     for row in figures.to_dict("records"):
         name = _name(row["method"], row["figure"])
         flat[name] = row["value"]
-        if row["method"] == MODEL:
+        if row["method"] in in_question:
             flat |= {f"{name}_low": row["low"], f"{name}_high": row["high"]}
     return flat

@@ -181,6 +181,8 @@ class Swaps:
         if trained is None or self.training is None or self.judge is None:
             return None
         if above_strangers:
+            if min(each.same_person - each.strangers for each in (self.training, self.judge)) <= 0:
+                return None  # it tells no persons apart
             return self.training.above_strangers(trained) - self.judge.above_strangers(judged)
         return judge_gap(trained, judged, self.training.same_person, self.judge.same_person)
 

@@ -30,12 +30,12 @@ def scale(embeddings: Tensor, pairs: Pairs, likeness: Likeness) -> Scale | None:
     """The scale of embeddings [F, D] of the split's faces.
 
     Returns:
-        None where no person has two faces, or where two faces of a person are no more alike than strangers: such a
-        network says nothing of persons.
+        None where no person has two faces, or a network finds two faces of a person not alike at all: no share can be
+        taken of that.
     """
     same = same_person_mean(embeddings, pairs.person, likeness)
     strangers = float(identity_similarity(embeddings[pairs.source], embeddings[pairs.target], likeness).mean())
-    if same is None or not same > max(strangers, 0):
+    if same is None or not same > 0:
         return None
     return Scale(likeness, same, strangers)
 
