@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from styleblend.faces.pixels import saturated
+
 Floats = NDArray[np.float64]
 
 
@@ -238,6 +240,7 @@ METRICS: dict[str, Metric] = {
         words="L1 outside the face, [0, 1]",
         better="down",
     ),  # fmt: skip
+    "saturated": Metric(lambda s: saturated(s.swapped.images)),
     "psnr_true_swap_db": Metric(
         to_true_swap=lambda s, true: psnr_db(s.images, true.images), words="PSNR to the true swap, dB"
     ),

@@ -49,16 +49,17 @@ class Contender:
     evaluation: Path
     metrics: Mapping[str, Any]
 
-    def pairs(self) -> pd.DataFrame:
-        """Its own rows of pairs.parquet."""
+    def pairs(self, method: str = MODEL) -> pd.DataFrame:
+        """Its own rows of pairs.parquet, or those of a method beside it."""
         table = pd.read_parquet(self.evaluation / "pairs.parquet")
-        return table[table["method"] == MODEL].drop(columns="method").reset_index(drop=True)
+        return table[table["method"] == method].drop(columns="method").reset_index(drop=True)
 
 
 @dataclass(frozen=True)
 class Difference:
     """One figure of two versions: (value, low, high) of each; `better` is the title of the clearly better one."""
 
+    name: str
     words: str
     first: tuple[float, float, float]
     second: tuple[float, float, float]
@@ -89,7 +90,7 @@ def facts(version: versions.Version) -> dict[str, str]:
 
 def differences(first: Contender, second: Contender) -> list[Difference]:
     """The key figures that both have, in the order of reports."""
-    apart = _paired(first, second) if not objections(first, second) else None
+    apart = paired(first.pairs(), second.pairs()) if not objections(first, second) else None
     found = []
     for name, words, direction in KEY_FIGURES:
         if not (name in first.metrics and name in second.metrics):
@@ -104,23 +105,29 @@ def differences(first: Contender, second: Contender) -> list[Difference]:
         better = None
         if low > 0 or high < 0:
             better = (first if (low > 0) == (direction == "up") else second).title
-        found.append(Difference(labelled(words, direction), values[0], values[1], better))
+        found.append(Difference(name, labelled(words, direction), values[0], values[1], better))
     return found
 
 
 def objections(first: Contender, second: Contender) -> list[str]:
     """Why figures of the two cannot be compared pair by pair; empty where they can."""
-    found = []
-    for name in _JUDGES:
-        networks = [str(each.metrics.get(name, "unknown")) for each in (first, second)]
-        if networks[0] != networks[1]:
-            found.append(f"Figures come from different networks ({name}: {networks[0]} and {networks[1]}).")
+    found = other_judges(first, second)
     keys = ["source_id", "target_id"]
     if not first.pairs()[keys].equals(second.pairs()[keys]):
         found.append(
             f"Figures come from different test pairs: {second.title} may have learned from faces that test "
             f"{first.title}, and the other way round."
         )
+    return found
+
+
+def other_judges(first: Contender, second: Contender) -> list[str]:
+    """Which figures of the two come from different networks and cannot be compared at all."""
+    found = []
+    for name in _JUDGES:
+        networks = [str(each.metrics.get(name, "unknown")) for each in (first, second)]
+        if networks[0] != networks[1]:
+            found.append(f"Figures come from different networks ({name}: {networks[0]} and {networks[1]}).")
     return found
 
 
@@ -190,9 +197,13 @@ def _swap(which: Contender, source: Tensor, target: Tensor) -> Tensor:
     return to_8bit(torch.cat([swapper(*pair) for pair in pairs]))
 
 
-def _paired(first: Contender, second: Contender) -> dict[str, tuple[float, float]]:
-    """95 % interval of the mean of first minus second, over the pairs that both were measured on."""
-    own, other = (per_pair_figures(each.pairs()) for each in (first, second))
+def paired(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, tuple[float, float]]:
+    """95 % interval of the mean of first minus second, by figure.
+
+    Args:
+        first, second: rows of pairs.parquet of two versions or methods, of the same pairs in the same order.
+    """
+    own, other = (per_pair_figures(table) for table in (first, second))
     names = [name for name in own.columns if name in other.columns]
     low, high = metrics.bootstrap_interval((own[names] - other[names]).to_numpy(), RESAMPLES, seed=0)
     return {name: (float(low[k]), float(high[k])) for k, name in enumerate(names)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from styleblend.evaluation.benchmark import Result
 
 
-def write(result: Result, out: Path, signing: Credentials) -> list[str]:
-    """Write the folder `out`; `signing` signs its pictures.
+def write(result: Result, out: Path, signing: Credentials, alarms: Mapping[str, str]) -> list[str]:
+    """Write the folder `out`; `signing` signs its pictures, `alarms` are on, by name a sentence.
 
     Returns:
         what a person must know beside the figures, a line each.
@@ -36,7 +37,9 @@ def write(result: Result, out: Path, signing: Credentials) -> list[str]:
         retrieval = figures[figures["figure"].isin(["id_retrieval_top1", "target_retrieval_top1"])]
         for name, rows in (("figures", figures), ("groups", result.groups), ("retrieval", retrieval)):
             rows.to_csv(folder / f"{name}.csv", index=False)
-        (folder / "protocol.json").write_text(json.dumps(_description(result, warnings), indent=1) + "\n")
+        (folder / "protocol.json").write_text(
+            json.dumps(_description(result, warnings) | {"alarms": alarms}, indent=1) + "\n"
+        )
         figure_chart(figures, folder / "figures.png")
         blending_chart(result.inside.from_source, folder / "blending.png")
         _write_pictures(result, folder, signing)

@@ -45,6 +45,12 @@ class Candidate:
     model: Mapping[str, Any]
 
     @property
+    def alarms(self) -> Mapping[str, str]:
+        """Alarms of its training and its evaluation, by name a sentence."""
+        on: Mapping[str, str] = self.protocol.get("alarms", {})
+        return on
+
+    @property
     def numbers(self) -> dict[str, float]:
         """The metrics without the names of the networks that measured them."""
         return {name: value for name, value in self.metrics.items() if not isinstance(value, str)}
@@ -110,6 +116,9 @@ def model_card(candidate: Candidate, tags: Mapping[str, str], gate: str) -> str:
 Takes a source and a target face and gives a face with the identity of the source and the pose, expression, light and
 background of the target. {sizes["resolution"]} px, {alignment["template"]} alignment. {gate}
 {caveat(manifest, networks)}
+## Alarms
+{chr(10).join(f"- **{text}**" for text in candidate.alarms.values()) or "None, of its training or of its evaluation."}
+
 ## Use
 Meant for research on face swapping, for privacy (replacing a face by one that belongs to nobody) and for productions
 in which everybody shown has agreed. Not to be used to deceive, to harass, to make sexual pictures of anybody, to pass

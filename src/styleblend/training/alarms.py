@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from styleblend.config.training import Training
+if TYPE_CHECKING:
+    from styleblend.config.training import Training
 
 Row = Mapping[str, float]
 """What one probe saw, see probe.look, with its `step`."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from styleblend.errors import StyleBlendError
 from styleblend.faces import resize
-from styleblend.faces.pixels import to_8bit
+from styleblend.faces.pixels import saturated, to_8bit
 from styleblend.faces.regions import face_region
 from styleblend.model.discriminator import Discriminator
 from styleblend.model.swapper import Swapper
@@ -175,12 +175,6 @@ def _means(sums: dict[str, Tensor], pairs: Pairs, world_size: int, average: Aver
     if "judge_to_source" in seen:
         seen["judge_share"] = seen["judge_to_source"] / pairs.same_person[1]
     return {**seen, "copies_target": float(copies)}
-
-
-def saturated(images: Tensor) -> Tensor:
-    """Share [N] of the colour values of pictures [N, 3, H, W] that 8 bits give as 0 or 255; not finite counts."""
-    limit = 1 - 1 / 255
-    return (~(images.abs() < limit)).double().mean((1, 2, 3))
 
 
 @torch.no_grad()
