@@ -17,7 +17,8 @@ from styleblend import model
 from styleblend.config.evaluation import Evaluate
 from styleblend.config.model import sizes_of
 from styleblend.config.sources import Source
-from styleblend.evaluation import baselines, judges, metrics, protocol
+from styleblend.evaluation import baselines, extremes, judges, metrics, protocol
+from styleblend.evaluation.extremes import Extreme
 from styleblend.evaluation.protocol import MODEL, TRUE_SWAP, Measured, Method, Pairs
 from styleblend.faces.pixels import from_8bit
 
@@ -77,9 +78,10 @@ class Result:
     figures: columns method, figure, value, low, high, n.
     groups: the model's figures by pose group, columns group, figure, value, low, high, n.
     flat: numbers and names of networks, as in metrics.json.
-    source, target: faces of the pairs whose swaps were kept, uint8 [n, 3, S, S].
+    source, target: faces of the pairs whose swaps were kept, uint8 [n, 3, S, S]; n is 0 where none may be shown.
     inside: the same pairs inside the model.
     caveat: what to say beside the Frechet distance, or nothing.
+    extremes: best, median and worst pairs that may be shown.
     """
 
     inputs: Inputs
@@ -92,6 +94,7 @@ class Result:
     target: Tensor
     inside: Inside
     caveat: str
+    extremes: dict[str, Extreme]
 
 
 def run(inputs: Inputs, cfg: Evaluate) -> Result:
@@ -104,8 +107,9 @@ def run(inputs: Inputs, cfg: Evaluate) -> Result:
     pairs = protocol.read_pairs(inputs.splits, inputs.faces, inputs.perceived)
     judging = judges.load(inputs.networks, cfg.inception_sha256, device)
     trained = model.load(inputs.swapper).to(device)
-    rows = min(cfg.grid_rows, len(pairs))
-    keep = sorted(np.random.default_rng(cfg.seed).choice(len(pairs), rows, replace=False).tolist())
+    shown = extremes.may_show(pairs, [each.name for each in inputs.sources if not each.show])
+    rows = min(cfg.grid_rows, len(shown))
+    keep = sorted(np.random.default_rng(cfg.seed).choice(shown, rows, replace=False).tolist()) if shown else []
     methods = _methods(inputs, pairs, trained, cfg.seed, device)
     measured = protocol.measure(pairs, methods, judging, cfg.batch_size, keep, device)
     real = protocol.real_features(pairs, judging, cfg.batch_size, device)
@@ -129,10 +133,16 @@ def run(inputs: Inputs, cfg: Evaluate) -> Result:
         "network_attributes": judging.attributes.name,
         "network_frechet": judging.describer.name,
     }
-    source, target = (pairs.pictures(faces[keep]) for faces in (pairs.source, pairs.target))
+    # Shares of the blend are of any pairs; pictures are of those that may be shown.
+    seen = keep or list(range(rows or 1))
+    source, target = (pairs.pictures(faces[seen]) for faces in (pairs.source, pairs.target))
     inside = look_inside(trained, from_8bit(source).to(device), from_8bit(target).to(device))
     caveat = metrics.frechet_caveat(len(pairs), *real.shape)
-    return Result(inputs, pairs, measured, figures, groups, flat, source, target, inside, caveat)
+    margin = extremes.margins(own)
+    chosen = extremes.choose(margin, shown, cfg.report_rows)
+    drawn = extremes.draw(pairs, methods, margin, chosen, device)
+    source, target = source[: len(keep)], target[: len(keep)]
+    return Result(inputs, pairs, measured, figures, groups, flat, source, target, inside, caveat, drawn)
 
 
 def _methods(inputs: Inputs, pairs: Pairs, trained: model.Swapper, seed: int, device: str) -> dict[str, Method]:

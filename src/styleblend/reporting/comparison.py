@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from styleblend.faces.pixels import from_8bit, to_8bit
 from styleblend.faces.resize import bicubic
 from styleblend.provenance.credentials import Credentials
 from styleblend.registry import versions
+from styleblend.registry.mlflow_store import TrackingError
 from styleblend.reporting.charts import swap_grid
 from styleblend.reporting.figures import KEY_FIGURES, labelled, with_interval
 from styleblend.reporting.table import markdown
@@ -81,6 +82,31 @@ def contender(cfg: Tracking, reference: str) -> Iterator[Contender]:
             raise StyleBlendError(f"{title} was registered without its figures: compare with another version")
         measured = json.loads((record / "metrics.json").read_text())
         yield Contender(title, facts(version), record / versions.SWAPPER, record / "evaluate", measured)
+
+
+@contextmanager
+def earlier(cfg: Tracking) -> Iterator[dict[str, Contender]]:
+    """The champion and the newest version, where there are such, by how they are called; without their swappers.
+
+    One that was registered without its figures, or that lost them, is left out.
+    """
+    found: dict[str, versions.Version] = {}
+    for name, find in (("champion", lambda: versions.find_version(cfg, "champion")),
+                       ("previous version", lambda: versions.newest_version(cfg))):  # fmt: skip
+        with suppress(TrackingError):
+            version = find()
+            if all(version.version != other.version for other in found.values()):
+                found[name] = version
+    with tempfile.TemporaryDirectory() as scratch:
+        known = {}
+        for name, version in found.items():
+            folder = Path(scratch) / version.version
+            folder.mkdir()
+            with suppress(TrackingError):
+                measured = json.loads(versions.fetch_part(cfg, version, "metrics.json", folder).read_text())
+                pairs = versions.fetch_part(cfg, version, "evaluate/pairs.parquet", folder)
+                known[name] = Contender(f"version {version.version}", facts(version), folder, pairs.parent, measured)
+        yield known
 
 
 def facts(version: versions.Version) -> dict[str, str]:

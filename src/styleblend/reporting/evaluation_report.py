@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from styleblend.evaluation import protocol
 from styleblend.evaluation.protocol import EXAMPLES, MODEL, TRUE_SWAP
 from styleblend.faces.pixels import to_8bit
 from styleblend.provenance.credentials import Credentials
+from styleblend.reporting import report_page
 from styleblend.reporting.charts import blending_chart, figure_chart, swap_grid
 from styleblend.reporting.figures import caveat
 from styleblend.system.files import whole_folder
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from styleblend.evaluation.benchmark import Result
 
 
-def write(result: Result, out: Path, signing: Credentials, alarms: Mapping[str, str]) -> list[str]:
-    """Write the folder `out`; `signing` signs its pictures, `alarms` are on, by name a sentence.
+def write(result: Result, out: Path, signing: Credentials, beside: report_page.Beside) -> list[str]:
+    """Write the folder `out`; `signing` signs its pictures, `beside` is what the page has beside the figures.
 
     Returns:
         what a person must know beside the figures, a line each.
@@ -38,11 +38,14 @@ def write(result: Result, out: Path, signing: Credentials, alarms: Mapping[str, 
         for name, rows in (("figures", figures), ("groups", result.groups), ("retrieval", retrieval)):
             rows.to_csv(folder / f"{name}.csv", index=False)
         (folder / "protocol.json").write_text(
-            json.dumps(_description(result, warnings) | {"alarms": alarms}, indent=1) + "\n"
+            json.dumps(_description(result, warnings) | {"alarms": dict(beside.alarms)}, indent=1) + "\n"
         )
         figure_chart(figures, folder / "figures.png")
         blending_chart(result.inside.from_source, folder / "blending.png")
-        _write_pictures(result, folder, signing)
+        if len(result.source):
+            _write_pictures(result, folder, signing)
+        page = report_page.render(result, beside, warnings, folder, signing)
+        (folder / report_page.NAME).write_text(page)
     return warnings
 
 

@@ -90,21 +90,29 @@ def read_candidate(inputs: Inputs) -> Candidate:
     )
 
 
-def model_card(candidate: Candidate, tags: Mapping[str, str], gate: str) -> str:
-    """The model card; `tags` are those of the version, `gate` is one sentence on the gate's decision."""
-    metrics, manifest, networks = candidate.metrics, candidate.manifest, candidate.networks
+def data_rows(manifest: pd.DataFrame) -> list[tuple[object, ...]]:
+    """A row a source of faces: its name, faces, persons, licence and terms."""
     sources = manifest.groupby(["source", "licence", "terms"], dropna=False).agg(
         faces=("face_id", "size"), persons=("person", "nunique")
     )
-    data = [
+    return [
         (row["source"], row["faces"], row["persons"] or "not labelled", row["licence"], row["terms"])
         for row in sources.reset_index().to_dict("records")
     ]
-    used = [
+
+
+def network_rows(networks: Mapping[str, Mapping[str, Any]]) -> list[tuple[object, ...]]:
+    """A row a network of networks.json: role, name, file, licence, its consequence, origin, begin of its hash."""
+    return [
         (role, each.get("name", ""), each["file"], each["licence"], each.get("consequence", ""), each["origin"],
          each["sha256"][:12])
         for role, each in networks.items()
     ]  # fmt: skip
+
+
+def model_card(candidate: Candidate, tags: Mapping[str, str], gate: str) -> str:
+    """The model card; `tags` are those of the version, `gate` is one sentence on the gate's decision."""
+    metrics, manifest, networks = candidate.metrics, candidate.manifest, candidate.networks
     groups = [name.removeprefix("n_pairs_") for name, n in metrics.items() if name.startswith("n_pairs_yaw_") and n]
     by_group = [
         (group, f"{metrics[f'n_pairs_{group}']:.0f}", *(f"{metrics[f'{name}_{group}']:.3g}" for name in _GROUP_FIGURES))
@@ -141,10 +149,10 @@ By |yaw| of the target, in degrees:
 ### Protocol
 {candidate.protocol["text"]}
 ## Data
-{markdown(("Source", "Faces", "Persons", "Licence", "Terms"), data)}
+{markdown(("Source", "Faces", "Persons", "Licence", "Terms"), data_rows(manifest))}
 
 ## Networks
-{markdown(("Role", "Name", "File", "Licence", "That means", "Origin", "SHA-256"), used)}
+{markdown(("Role", "Name", "File", "Licence", "That means", "Origin", "SHA-256"), network_rows(networks))}
 
 ## Limits
 - The figures hold for faces like those of the test split and for nobody else; groups that the data lacks are unknown.

@@ -12,8 +12,9 @@ from styleblend.config.provenance import Provenance
 from styleblend.config.tracking import Tracking
 from styleblend.evaluation import benchmark
 from styleblend.provenance import credentials
-from styleblend.registry import runs
-from styleblend.reporting import alarms, evaluation_report
+from styleblend.registry import lineage, runs
+from styleblend.reporting import alarms, comparison, evaluation_report
+from styleblend.reporting.report_page import NAME, Beside
 from styleblend.stages.entry import Config, run
 from styleblend.system.files import fingerprint, whole_file
 from styleblend.training import record
@@ -29,9 +30,12 @@ def evaluate(
     """
     signing = credentials.of(provenance)
     result = benchmark.run(inputs, cfg)
-    on = alarms.found(result.flat, record.read(inputs.swapper))
+    training = record.read(inputs.swapper)
+    on = alarms.found(result.flat, training)
     flat = result.flat | alarms.figures(on)
-    warnings = evaluation_report.write(result, out, signing, on)
+    with comparison.earlier(track) as earlier:
+        beside = Beside(on, training, earlier, _made_with(inputs))
+        warnings = evaluation_report.write(result, out, signing, beside)
     with whole_file(metrics_file) as partial:
         partial.write_text(json.dumps(flat, indent=1) + "\n")
     parent = json.loads((inputs.swapper / "run.json").read_text())["parent_run_id"]
@@ -41,10 +45,19 @@ def evaluate(
         child.set_tags({name: value for name, value in flat.items() if isinstance(value, str)})
         child.log_artifact(out, "evaluate")
     methods = len(result.measured)
-    print(f"evaluate: {len(result.pairs)} pairs, {methods} methods; {out}/figures.csv and {out}/swap_grid.png")
+    print(f"evaluate: {len(result.pairs)} pairs, {methods} methods; {out}/{NAME} shows them")
     for line in (*(f"ALARM, {text}" for text in on.values()), *warnings):
         print(f"evaluate: {line}")
     return flat
+
+
+def _made_with(inputs: benchmark.Inputs) -> dict[str, str]:
+    changed = lineage.changed_code(Path())
+    return {
+        "commit": lineage.git_revision(Path()),
+        "changed since the commit": lineage.UNKNOWN if changed is None else ", ".join(changed) or lineage.NONE,
+        "training": str(json.loads((inputs.swapper / "model.json").read_text()).get("fingerprint", lineage.UNKNOWN)),
+    }
 
 
 def main(given: argparse.Namespace, cfg: Config) -> None:
