@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +88,7 @@ def test_the_page_has_the_figures_that_were_measured(project: Path) -> None:
     html = page_of(project)
     table = pd.read_csv(project / "reports/evaluate/figures.csv")
     for name, words, _ in KEY_FIGURES:
-        (row,) = re.findall(rf"<tr><td>{re.escape(words)}<small>(.*?)</tr>", html, re.DOTALL)
+        (row,) = re.findall(rf"<tr><td>{re.escape(words)}<small>(.*?)</tr>", unescape(html), re.DOTALL)
         for method in table["method"].unique():
             own = table[(table["figure"] == name) & (table["method"] == method)]
             for _, found in own.iterrows():
