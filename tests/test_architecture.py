@@ -145,7 +145,7 @@ def watched(root: Path) -> dict[str, list[str]]:
     source = f"src/{PACKAGE}/"
     found = {}
     for stage, described in stages.items():
-        deps = [dep for dep in described["deps"] if dep.startswith(source) and not dep.endswith(".yaml")]
+        deps = [dep for dep in described["deps"] if dep.startswith(source) and not dep.endswith((".yaml", ".html"))]
         assert not [dep for dep in deps if not (root / dep).exists()], f"{stage} names code that is not there"
         found[stage] = [dep.removeprefix(source).removesuffix(".py").replace("/", ".") for dep in deps]
     return found

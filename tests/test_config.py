@@ -11,11 +11,12 @@ from typing import Any, get_args
 import pytest
 import yaml
 
-from styleblend.config import catalogue
+from styleblend.config import catalogue, figures
 from styleblend.config.base import ConfigError
 from styleblend.config.model import sizes_of
 from styleblend.config.params import load_params, parse_params
 from styleblend.config.pretrained import ROLES, Pretrained
+from styleblend.evaluation.metrics import METRICS
 from styleblend.experiments import isolated_run
 
 BAD: list[tuple[str, Any, str]] = [
@@ -58,6 +59,15 @@ BAD: list[tuple[str, Any, str]] = [
     ("provenance.algorithm", "rsa", r"provenance\.algorithm: .*got 'rsa'"),
     ("provenance.timestamp_url", "ftp://x", r"provenance\.timestamp_url: .*got 'ftp://x'"),
     ("retrain.timezone", "Mars/Base", r"retrain\.timezone 'Mars/Base' is not known"),
+    (
+        "register.gate",
+        {"min": {"id_retrieval_top": 0.5}},
+        "'id_retrieval_top' in min, .* did you mean id_retrieval_top1",
+    ),
+    ("register.gate", {"max": {"warp_blendd/pose_error_deg": 5}}, "'warp_blendd/pose_error_deg' in max, which is no"),
+    ("register.gate", {"champion": ["id_similarity_target"]}, "'id_similarity_target' in champion, .*did you mean"),
+    ("register.gate", {"baselines": {"x": ["copy_target"]}}, "'x' in baselines, .*: choose from id_retrieval_top1, "),
+    ("register.gate", {"baselines": {"pose_error_deg": ["copy"]}}, "the method 'copy' for pose_error_deg"),
     ("retrain.promote", "auto", r"retrain\.promote is 'auto' but register\.gate has no limit.*'manual'"),
     ("tracking", None, r"tracking: "),
 ]
@@ -126,6 +136,18 @@ def test_a_password_in_an_address_is_refused_and_not_shown(params: dict[str, Any
     with pytest.raises(ConfigError, match=r"holds a name or password|me:\*\*\*@time") as caught:
         parse_params(with_value(params, key, value), "params.yaml")
     assert "s3cret" not in str(caught.value)
+
+
+def test_a_gate_can_name_every_figure_that_is_measured() -> None:
+    """Figures with a better direction for comparisons, all of them, of groups and methods too, for limits."""
+    known = {name for name, metric in METRICS.items() if metric.averaged}
+    assert known <= set(figures.FIGURES)
+    assert {name for name, metric in METRICS.items() if metric.words} <= set(figures.COMPARED)
+    for name in known:
+        for given in (name, f"{name}_low", f"{name}_yaw_0_15", f"{name}_yaw_1.5_up", f"copy_target/{name}"):
+            assert figures.is_figure(given), given
+    assert figures.is_figure("fid") and figures.is_figure("true_swap/frechet_small_judge")
+    assert not figures.is_figure("n_pairs_low") and not figures.is_figure(f"nobody/{name}")
 
 
 def test_the_committed_parameters_are_valid(root: Path) -> None:

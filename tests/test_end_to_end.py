@@ -47,12 +47,13 @@ TINY: dict[str, Any] = {
     "align": {"workers": 1},
     "validate": {"min_faces": 60},
     "split": {"val": 0.2, "test": 0.3, "test_pairs": 24, "val_pairs": 6},
-    "train_encoder": TRAINING | {"steps": 4, "curriculum_steps": 2, "probe_every": 2, "checkpoint_every": 2},
+    # One probe that counts a stage: after a few steps a model would be alarmed for learning nothing.
+    "train_encoder": TRAINING | {"steps": 4, "curriculum_steps": 2, "probe_every": 4, "checkpoint_every": 2},
     "finetune_decoder": TRAINING | {"steps": 2, "curriculum_steps": 0, "probe_every": 2, "checkpoint_every": 1},
     "evaluate": {"bootstrap": 100, "grid_rows": 3},
     "retrain": {"webhook": "https://hooks.example.com/${HOOK_KEY}"},
     # After a few steps a model reaches no limit.
-    "register": {"gate": {"min": {}, "max": {}}},
+    "register": {"gate": {"min": {}, "max": {}, "champion": [], "baselines": {}}},
 }
 
 

@@ -14,7 +14,6 @@ import yaml
 from styleblend import model
 from styleblend.config.merge import merged
 from styleblend.config.params import load_params
-from styleblend.config.registry import Gate
 from styleblend.config.sources import CelebaHqSource, FfhqSource, FolderSource, RenderedSource
 from styleblend.data.splits import draw_pairs
 from styleblend.errors import StyleBlendError
@@ -118,12 +117,24 @@ def test_data_sets_that_share_no_folder_are_refused(project: Path, tmp_path_fact
     assert (project / "params.yaml").read_bytes() == before
 
 
+@pytest.mark.parametrize("name", [*NAMES, "none"])
+def test_every_preset_has_a_gate(project: Path, name: str) -> None:
+    """It refuses a first version that is no better than a method which learns nothing, and later ones that are clearly
+    worse than the champion; `none` is params.yaml as it is."""
+    if name != "none":
+        apply(project, name)
+    gate = load_params(project / "params.yaml").register_.gate
+    assert gate.decides and gate.champion
+    assert "copy_target" in gate.baselines["id_similarity_source"] and "copy_source" in gate.baselines["pose_error_deg"]
+
+
 def test_an_empty_table_empties(project: Path) -> None:
-    """The gate is for rendered faces: `photos` takes its limits away, and leaves the rest of the section."""
+    """Absolute limits are for rendered faces: `photos` takes them away, and leaves the alias as it is."""
     before = load_params(project / "params.yaml").register_
     assert before.gate.min and before.gate.max
     apply(project, "photos")
-    assert load_params(project / "params.yaml").register_ == before.model_copy(update={"gate": Gate()})
+    after = load_params(project / "params.yaml").register_
+    assert not after.gate.min and not after.gate.max and after.alias == before.alias
     assert merged({"a": 1}, {}) == {"a": 1}
 
 

@@ -149,7 +149,7 @@ def test_nothing_is_promoted_by_itself_without_a_gate(params: Path) -> None:
 
     Where there are limits what the run was asked for counts, whatever params.yaml says.
     """
-    no_limit = {"register": {"gate": {"min": {}, "max": {}}}}
+    no_limit = {"register": {"gate": {}}}
     refused = flow.check.fn(params.parent, no_limit, "auto")
     assert refused.name == pipeline.MISTAKE and "register.gate has no limit" in refused.message
     for asked in ("auto", "manual"):

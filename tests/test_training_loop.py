@@ -27,6 +27,7 @@ class Notes:
 
     stop_at: float = math.inf
     lines: list[str] = field(default_factory=list)
+    tagged: dict[str, str] = field(default_factory=dict)
     figures: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     pictures: list[tuple[int, Tensor]] = field(default_factory=list)
 
@@ -35,6 +36,9 @@ class Notes:
 
     def picture(self, step: int, pixels: Tensor) -> None:
         self.pictures.append((step, pixels))
+
+    def tags(self, values: dict[str, str]) -> None:
+        self.tagged |= values
 
     def line(self, text: str) -> None:
         self.lines.append(text)
@@ -65,7 +69,7 @@ def states(learner: Learner) -> dict[str, Tensor]:
 
 def train(cfg: Training, data, folder: Path, notes: Notes, learner: Learner | None = None):
     learner = learner or tiny.learner(cfg)
-    return learner, loop.train(cfg, learner, PERCEPTION, *data, folder, loop.Worker(), notes)
+    return learner, loop.train(cfg, learner, PERCEPTION, *data, folder, loop.Worker(), notes).history
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(data, tmp_path: Path) -> None:
@@ -111,7 +115,7 @@ def test_probe_is_the_same_for_any_number_of_workers(data) -> None:
         tensors[0].copy_(mean)
 
     several = probe.look(swapper, PERCEPTION, pairs, 1, 3, average)
-    assert several == pytest.approx(one, rel=1e-5)
+    assert several == pytest.approx(one, rel=1e-5, abs=1e-6)
 
 
 def test_probe_knows_a_copy_of_the_target(data) -> None:

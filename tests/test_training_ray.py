@@ -22,7 +22,7 @@ from styleblend import model
 from styleblend.config.tracking import Tracking
 from styleblend.errors import StyleBlendError
 from styleblend.registry import mlflow_store, runs
-from styleblend.training import loop, ray_trainer
+from styleblend.training import loop, ray_trainer, record
 from styleblend.training.stage import CODE
 from styleblend.weights.start import fill, start
 
@@ -199,6 +199,14 @@ def test_both_stages_leave_models_and_runs(tmp_path: Path, monkeypatch: pytest.M
         assert ids["parent_run_id"] == parent == logged.data.tags["mlflow.parentRunId"]
         assert logged.info.status == "FINISHED" and "loss/identity" in logged.data.metrics
         assert len(client.list_artifacts(ids["run_id"], "probe")) == 2
+        assert "alarm/judge_gap" in logged.data.metrics and "probe/judge_share" in logged.data.metrics
+        assert logged.data.tags["alarms"]
+    # Both stages are in the record of the second, which began where the first had begun.
+    first, both = (record.read(folder) for folder in folders)
+    assert list(both.stages) == ["train_encoder", "finetune_decoder"] and both.began_with == first.began_with
+    for stage, folder in zip(both.stages.values(), folders, strict=True):
+        assert stage["probe"] == json.loads((folder / "history.json").read_text())
+        assert [row["step"] for row in stage["losses"]] == [1, 2] and "identity" in stage["losses"][0]
 
 
 def test_a_second_trainer_on_the_same_state_is_refused(tmp_path: Path) -> None:

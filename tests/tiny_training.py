@@ -37,6 +37,10 @@ NETWORKS: dict[str, tuple[Any, dict[str, Any]]] = {
         attributes.AttributeNetwork,
         {"name": "tiny", "trunk": "plain", "widths": [8, 8], "blocks": [], "coefficients": 4, "side_px": SIDE_PX},
     ),
+    "identity_judge": (
+        identity.IdentityNetwork,
+        {"name": "tiny judge", "trunk": "plain", "widths": [8, 16], "blocks": [], "embedding": 8, "side_px": SIDE_PX},
+    ),
 }
 
 
@@ -75,11 +79,12 @@ def write_inputs(folder: Path) -> dict[str, Path]:
             points = 0.5 + 0.3 * np.stack([np.cos(np.arange(68.0)), np.sin(np.arange(68.0))], axis=1)
             points[27], points[33] = (0.5, 0.4), (0.5, 0.55)
             rows.append({"face_id": face_id, "path": f"images/{file.name}", "person": f"p{person}"})
-            embedding = random.normal(size=8)
+            embedding, judged = random.normal(size=(2, 8))
             known.append(
                 {
                     "face_id": face_id,
                     "identity": (embedding / np.linalg.norm(embedding)).astype(np.float32),
+                    "judge": (judged / np.linalg.norm(judged)).astype(np.float32),
                     "landmarks": (points + random.normal(0, 0.01, points.shape)).astype(np.float32).ravel(),
                 }
             )

@@ -85,7 +85,7 @@ class Config(Section):
         if self.align.detector == "annotations" and unannotated:
             raise ValueError(f"align.detector 'annotations' cannot serve {unannotated}: set it to 'yunet'")
         gate = self.register_.gate
-        if self.retrain.promote == "auto" and not (gate.min or gate.max):
+        if self.retrain.promote == "auto" and not gate.decides:
             raise ValueError(
                 "retrain.promote is 'auto' but register.gate has no limit, so that every version would become the "
                 "champion: set limits, or promote by hand ('manual')"

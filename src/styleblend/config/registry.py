@@ -2,16 +2,45 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from styleblend.config.base import Section
+from styleblend.config.figures import BASELINES, COMPARED, is_figure, near
 
 
 class Gate(Section):
-    """What a version must reach to become `candidate`, each limit on a name of reports/metrics.json."""
+    """What a version must reach to become `candidate`, each limit on a name of reports/metrics.json.
+
+    Absolute limits suit faces and judges that are known; the others hold wherever a version is measured.
+    """
 
     min: dict[str, float] = Field({}, description="lowest accepted value a metric")
     max: dict[str, float] = Field({}, description="highest accepted value a metric")
+    champion: tuple[str, ...] = Field((), description="metrics that must not be clearly worse than the champion's")
+    baselines: dict[str, tuple[str, ...]] = Field({}, description="methods that a metric must be clearly better than")
+
+    @property
+    def decides(self) -> bool:
+        """Whether it can refuse a first version: without a champion its limits are not there yet."""
+        return bool(self.min or self.max or any(self.baselines.values()))
+
+    @model_validator(mode="after")
+    def names_are_known(self) -> Gate:
+        for part in ("min", "max"):
+            for name in getattr(self, part):
+                if not is_figure(name):
+                    raise ValueError(f"register.gate names '{name}' in {part}, which is no metric: {near(name)}")
+        for part in ("champion", "baselines"):
+            for name in getattr(self, part):
+                if name not in COMPARED:
+                    words = "which is no metric with a better direction"
+                    raise ValueError(f"register.gate names '{name}' in {part}, {words}: {near(name, COMPARED)}")
+        for name, methods in self.baselines.items():
+            for method in methods:
+                if method not in BASELINES:
+                    told = f"register.gate.baselines names the method '{method}' for {name}, which there is not"
+                    raise ValueError(f"{told}: {near(method, BASELINES)}")
+        return self
 
 
 class Register(Section):

@@ -18,6 +18,8 @@ Terms = Annotated[Statement, Field(description="what may be done with them: cons
 class PictureSource(Section):
     """Base of the sources of pictures."""
 
+    show: bool = Field(True, description="whether reports of an evaluation may hold its pictures, and swaps of them")
+
     @property
     def annotated(self) -> bool:
         """Whether each picture comes with its 68 landmarks."""

@@ -18,7 +18,8 @@ from styleblend import model
 from styleblend.config.evaluation import Evaluate
 from styleblend.config.model import sizes_of
 from styleblend.config.sources import Source
-from styleblend.evaluation import baselines, frechet, judges, protocol, references, remarks
+from styleblend.evaluation import baselines, extremes, frechet, judges, protocol, references, remarks
+from styleblend.evaluation.extremes import Extreme
 from styleblend.evaluation.protocol import MODEL, TRUE_SWAP, Measured, Method, Pairs
 from styleblend.faces.pixels import from_8bit
 from styleblend.perception import bending
@@ -79,9 +80,10 @@ class Result:
     figures: columns method, figure, value, low, high, n.
     groups: the model's figures by pose group, columns group, figure, value, low, high, n.
     flat: numbers and names of networks, as in metrics.json.
-    source, target: faces of the pairs whose swaps were kept, uint8 [n, 3, S, S].
+    source, target: faces of the pairs whose swaps were kept, uint8 [n, 3, S, S]; n is 0 where none may be shown.
     inside: the same pairs inside the model.
     caveat: what to say beside the Frechet distance, or nothing.
+    extremes: best, median and worst pairs that may be shown.
     remarks: how baselines stand beside the model, a sentence each.
     """
 
@@ -95,6 +97,7 @@ class Result:
     target: Tensor
     inside: Inside
     caveat: str
+    extremes: dict[str, Extreme]
     remarks: list[str]
 
 
@@ -108,21 +111,37 @@ def run(inputs: Inputs, cfg: Evaluate) -> Result:
     pairs = protocol.read_pairs(inputs.splits, inputs.faces, inputs.perceived)
     judging = judges.load(inputs.networks, cfg.inception_sha256, device)
     trained = bending.load(inputs.swapper).to(device)
-    rows = min(cfg.grid_rows, len(pairs))
-    keep = sorted(np.random.default_rng(cfg.seed).choice(len(pairs), rows, replace=False).tolist())
+    shown = extremes.may_show(pairs, [each.name for each in inputs.sources if not each.show])
+    rows = min(cfg.grid_rows, len(shown))
+    keep = sorted(np.random.default_rng(cfg.seed).choice(shown, rows, replace=False).tolist()) if shown else []
     methods = _methods(inputs, pairs, trained, cfg.seed, device)
     measured = protocol.measure(pairs, methods, judging, cfg.batch_size, keep, device)
     found = tables(pairs, measured, judging, cfg, [MODEL], device)
-    source, target = (pairs.pictures(faces[keep]) for faces in (pairs.source, pairs.target))
+    # Shares of the blend are of any pairs; pictures are of those that may be shown.
+    seen = keep or list(range(rows or 1))
+    source, target = (pairs.pictures(faces[seen]) for faces in (pairs.source, pairs.target))
     inside = look_inside(trained, from_8bit(source).to(device), from_8bit(target).to(device))
-    said = [
+    margin = extremes.margins(measured[MODEL].table)
+    return Result(
+        inputs=inputs,
+        pairs=pairs,
+        measured=measured,
+        figures=found.figures,
+        groups=found.groups.drop(columns="method"),
+        flat=found.flat,
+        source=source[: len(keep)],
+        target=target[: len(keep)],
+        inside=inside,
+        caveat=found.caveat,
+        extremes=extremes.draw(pairs, methods, margin, extremes.choose(margin, shown, cfg.report_rows), device),
+        remarks=[line for line in _remarks(found, measured, judging, cfg) if line],
+    )
+
+
+def _remarks(found: Tables, measured: Mapping[str, Measured], judging: judges.Judges, cfg: Evaluate) -> tuple[str, ...]:
+    return (
         remarks.nearer_to_real_faces(found.distances, judging.frechet_name),
         remarks.beside_half_mask(measured, cfg.bootstrap, cfg.seed),
-    ]
-    shown = [line for line in said if line]
-    groups = found.groups.drop(columns="method")
-    return Result(
-        inputs, pairs, measured, found.figures, groups, found.flat, source, target, inside, found.caveat, shown
     )
 
 

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from styleblend.evaluation.pictures import detail_energy, feature_distance, l1_outside, psnr_db, ssim
+from styleblend.faces.pixels import saturated
 
 Likeness = Literal["cosine", "distance"]
 """How embeddings of a network are compared; a network says so by its attribute `metric`, without one it is cosine."""
@@ -272,6 +273,7 @@ METRICS: dict[str, Metric] = {
         root_ratio=("detail_swapped_inside", "detail_source_inside"),
         words="fine detail in the face, share of the source's",
     ),
+    "saturated": Metric(lambda s: saturated(s.swapped.images)),
     "psnr_true_swap_db": Metric(
         to_true_swap=lambda s, true: psnr_db(s.images, true.images), words="PSNR to the true swap, dB"
     ),

@@ -21,3 +21,9 @@ def to_8bit(images: Tensor) -> Tensor:
 def from_8bit(pixels: Tensor) -> Tensor:
     """Convert uint8 to float32 in [-1, 1]."""
     return pixels.float() / 127.5 - 1
+
+
+def saturated(images: Tensor) -> Tensor:
+    """Share [N] of the colour values of pictures [N, 3, H, W] that 8 bits give as 0 or 255; not finite counts."""
+    limit = 1 - 1 / 255
+    return (~(images.abs() < limit)).double().mean((1, 2, 3))

@@ -149,18 +149,38 @@ def fetch_record(cfg: Tracking, reference: str, destination: Path, part: str = "
         TrackingError: there is no such version, or its files are gone.
     """
     version = find_version(cfg, reference)
-    mlflow = mlflow_at(resolved(cfg).uri)
     with tempfile.TemporaryDirectory() as scratch:
-        try:
-            found = mlflow.artifacts.download_artifacts(
-                artifact_uri=f"models:/{version.name}/{version.version}", dst_path=scratch
-            )
-            with whole_folder(destination) as partial:
-                shutil.copytree(Path(found) / "artifacts" / part, partial, dirs_exist_ok=True)
-        except (mlflow.MlflowException, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise TrackingError(f"{version.title} has lost its files ({reason}): register it again") from error
+        found = fetch_part(cfg, version, part, Path(scratch))
+        with whole_folder(destination) as partial:
+            shutil.copytree(found, partial, dirs_exist_ok=True)
     return destination
+
+
+def fetch_part(cfg: Tracking, version: Version, part: str, folder: Path) -> Path:
+    """Copy one file, or a folder, of what was registered with a version below `folder`; returns where it is.
+
+    Raises:
+        TrackingError: it is not among the version's files.
+    """
+    mlflow = mlflow_at(resolved(cfg).uri)
+    place = f"models:/{version.name}/{version.version}/artifacts/{part}".rstrip("/")
+    try:
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=place, dst_path=str(folder)))
+    except (mlflow.MlflowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise TrackingError(f"{version.title} has lost its files ({reason}): register it again") from error
+
+
+def newest_version(cfg: Tracking) -> Version:
+    """The version with the highest number.
+
+    Raises:
+        TrackingError: there is none.
+    """
+    _check_store(cfg)
+    client, _ = connect(cfg)
+    numbers = [int(version.version) for version in _versions(client, cfg.model_name)]
+    return find_version(cfg, str(max(numbers, default=0)))
 
 
 def alias_holder(cfg: Tracking, alias: str) -> Version:

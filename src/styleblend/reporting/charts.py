@@ -29,6 +29,11 @@ def swap_grid(columns: Mapping[str, Tensor], path: Path, model: str, credentials
         columns: caption to pictures, uint8 [rows, 3, S, S], equally many in each.
         credentials: who signs; None is the test certificate of this machine.
     """
+    provenance.save_picture(swap_sheet(columns), path, model=model, kind="grid", credentials=credentials)
+
+
+def swap_sheet(columns: Mapping[str, Tensor]) -> Image.Image:
+    """The picture that swap_grid writes, without marks."""
     cells = [[np.asarray(picture.permute(1, 2, 0)) for picture in pictures] for pictures in columns.values()]
     rows = len(cells[0])
     cell_px = max(_CELL_PX, cells[0][0].shape[0])
@@ -40,7 +45,7 @@ def swap_grid(columns: Mapping[str, Tensor], path: Path, model: str, credentials
         for y, pixels in enumerate(column):
             picture = Image.fromarray(pixels).resize((cell_px, cell_px), Image.Resampling.BICUBIC)
             sheet.paste(picture, (x * cell_px, _CAPTION_PX + y * cell_px))
-    provenance.save_picture(sheet, path, model=model, kind="grid", credentials=credentials)
+    return sheet
 
 
 def figure_chart(figures: pd.DataFrame, path: Path) -> None:

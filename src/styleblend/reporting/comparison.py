@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from styleblend.faces.resize import bicubic
 from styleblend.perception import bending
 from styleblend.provenance.credentials import Credentials
 from styleblend.registry import versions
+from styleblend.registry.mlflow_store import TrackingError
 from styleblend.reporting.charts import swap_grid
 from styleblend.reporting.figures import KEY_FIGURES, labelled, with_interval
 from styleblend.reporting.table import markdown
@@ -48,16 +49,17 @@ class Contender:
     evaluation: Path
     metrics: Mapping[str, Any]
 
-    def pairs(self) -> pd.DataFrame:
-        """Its own rows of pairs.parquet."""
+    def pairs(self, method: str = MODEL) -> pd.DataFrame:
+        """Its own rows of pairs.parquet, or those of a method beside it."""
         table = pd.read_parquet(self.evaluation / "pairs.parquet")
-        return table[table["method"] == MODEL].drop(columns="method").reset_index(drop=True)
+        return table[table["method"] == method].drop(columns="method").reset_index(drop=True)
 
 
 @dataclass(frozen=True)
 class Difference:
     """One figure of two versions: (value, low, high) of each; `better` is the title of the clearly better one."""
 
+    name: str
     words: str
     first: tuple[float, float, float]
     second: tuple[float, float, float]
@@ -81,6 +83,31 @@ def contender(cfg: Tracking, reference: str) -> Iterator[Contender]:
         yield Contender(title, facts(version), record / versions.SWAPPER, record / "evaluate", measured)
 
 
+@contextmanager
+def earlier(cfg: Tracking) -> Iterator[dict[str, Contender]]:
+    """The champion and the newest version, where there are such, by how they are called; without their swappers.
+
+    One that was registered without its figures, or that lost them, is left out.
+    """
+    found: dict[str, versions.Version] = {}
+    for name, find in (("champion", lambda: versions.find_version(cfg, "champion")),
+                       ("previous version", lambda: versions.newest_version(cfg))):  # fmt: skip
+        with suppress(TrackingError):
+            version = find()
+            if all(version.version != other.version for other in found.values()):
+                found[name] = version
+    with tempfile.TemporaryDirectory() as scratch:
+        known = {}
+        for name, version in found.items():
+            folder = Path(scratch) / version.version
+            folder.mkdir()
+            with suppress(TrackingError):
+                measured = json.loads(versions.fetch_part(cfg, version, "metrics.json", folder).read_text())
+                pairs = versions.fetch_part(cfg, version, "evaluate/pairs.parquet", folder)
+                known[name] = Contender(f"version {version.version}", facts(version), folder, pairs.parent, measured)
+        yield known
+
+
 def facts(version: versions.Version) -> dict[str, str]:
     """Tags and aliases of a version, as a Contender has them."""
     return {**version.tags, "alias": ", ".join(version.aliases) or "none"}
@@ -88,7 +115,7 @@ def facts(version: versions.Version) -> dict[str, str]:
 
 def differences(first: Contender, second: Contender) -> list[Difference]:
     """The key figures that both have, in the order of reports."""
-    apart = _paired(first, second) if not objections(first, second) else None
+    apart = paired(first.pairs(), second.pairs()) if not objections(first, second) else None
     found = []
     for name, words, direction in KEY_FIGURES:
         if not (name in first.metrics and name in second.metrics):
@@ -103,23 +130,29 @@ def differences(first: Contender, second: Contender) -> list[Difference]:
         better = None
         if low > 0 or high < 0:
             better = (first if (low > 0) == (direction == "up") else second).title
-        found.append(Difference(labelled(words, direction), values[0], values[1], better))
+        found.append(Difference(name, labelled(words, direction), values[0], values[1], better))
     return found
 
 
 def objections(first: Contender, second: Contender) -> list[str]:
     """Why figures of the two cannot be compared pair by pair; empty where they can."""
-    found = []
-    for name in _JUDGES:
-        networks = [str(each.metrics.get(name, "unknown")) for each in (first, second)]
-        if networks[0] != networks[1]:
-            found.append(f"Figures come from different networks ({name}: {networks[0]} and {networks[1]}).")
+    found = other_judges(first, second)
     keys = ["source_id", "target_id"]
     if not first.pairs()[keys].equals(second.pairs()[keys]):
         found.append(
             f"Figures come from different test pairs: {second.title} may have learned from faces that test "
             f"{first.title}, and the other way round."
         )
+    return found
+
+
+def other_judges(first: Contender, second: Contender) -> list[str]:
+    """Which figures of the two come from different networks and cannot be compared at all."""
+    found = []
+    for name in _JUDGES:
+        networks = [str(each.metrics.get(name, "unknown")) for each in (first, second)]
+        if networks[0] != networks[1]:
+            found.append(f"Figures come from different networks ({name}: {networks[0]} and {networks[1]}).")
     return found
 
 
@@ -189,9 +222,13 @@ def _swap(which: Contender, source: Tensor, target: Tensor) -> Tensor:
     return to_8bit(torch.cat([swapper(*pair) for pair in pairs]))
 
 
-def _paired(first: Contender, second: Contender) -> dict[str, tuple[float, float]]:
-    """95 % interval of first minus second, over the pairs that both were measured on."""
-    apart = difference(first.pairs(), second.pairs(), RESAMPLES, seed=0)
+def paired(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, tuple[float, float]]:
+    """95 % interval of the mean of first minus second, by figure.
+
+    Args:
+        first, second: rows of pairs.parquet of two versions or methods, of the same pairs in the same order.
+    """
+    apart = difference(first, second, RESAMPLES, seed=0)
     return {str(name): (float(row["low"]), float(row["high"])) for name, row in apart.iterrows()}
 
 

@@ -14,6 +14,7 @@ from styleblend.evaluation.baselines import HALF_MASK
 from styleblend.evaluation.protocol import EXAMPLES, MODEL, TRUE_SWAP
 from styleblend.faces.pixels import to_8bit
 from styleblend.provenance.credentials import Credentials
+from styleblend.reporting import report_page
 from styleblend.reporting.charts import blending_chart, figure_chart, swap_grid
 from styleblend.reporting.figures import caveat
 from styleblend.system.files import whole_folder
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     from styleblend.evaluation.benchmark import Result
 
 
-def write(result: Result, out: Path, signing: Credentials) -> list[str]:
-    """Write the folder `out`; `signing` signs its pictures.
+def write(result: Result, out: Path, signing: Credentials, beside: report_page.Beside) -> list[str]:
+    """Write the folder `out`; `signing` signs its pictures, `beside` is what the page has beside the figures.
 
     Returns:
         what a person must know beside the figures, a line each.
@@ -37,10 +38,15 @@ def write(result: Result, out: Path, signing: Credentials) -> list[str]:
         retrieval = figures[figures["figure"].isin(["id_retrieval_top1", "target_retrieval_top1"])]
         for name, rows in (("figures", figures), ("groups", result.groups), ("retrieval", retrieval)):
             rows.to_csv(folder / f"{name}.csv", index=False)
-        (folder / "protocol.json").write_text(json.dumps(_description(result, warnings), indent=1) + "\n")
+        (folder / "protocol.json").write_text(
+            json.dumps(_description(result, warnings) | {"alarms": dict(beside.alarms)}, indent=1) + "\n"
+        )
         figure_chart(figures, folder / "figures.png")
         blending_chart(result.inside.from_source, folder / "blending.png")
-        _write_pictures(result, folder, signing)
+        if len(result.source):
+            _write_pictures(result, folder, signing)
+        page = report_page.render(result, beside, warnings, folder, signing)
+        (folder / report_page.NAME).write_text(page)
     return warnings + result.remarks
 
 

@@ -45,6 +45,12 @@ class Candidate:
     model: Mapping[str, Any]
 
     @property
+    def alarms(self) -> Mapping[str, str]:
+        """Alarms of its training and its evaluation, by name a sentence."""
+        on: Mapping[str, str] = self.protocol.get("alarms", {})
+        return on
+
+    @property
     def numbers(self) -> dict[str, float]:
         """The metrics without the names of the networks that measured them."""
         return {name: value for name, value in self.metrics.items() if not isinstance(value, str)}
@@ -92,21 +98,29 @@ def read_candidate(inputs: Inputs) -> Candidate:
     )
 
 
-def model_card(candidate: Candidate, tags: Mapping[str, str], gate: str) -> str:
-    """The model card; `tags` are those of the version, `gate` is one sentence on the gate's decision."""
-    metrics, manifest, networks = candidate.metrics, candidate.manifest, candidate.networks
+def data_rows(manifest: pd.DataFrame) -> list[tuple[object, ...]]:
+    """A row a source of faces: its name, faces, persons, licence and terms."""
     sources = manifest.groupby(["source", "licence", "terms"], dropna=False).agg(
         faces=("face_id", "size"), persons=("person", "nunique")
     )
-    data = [
+    return [
         (row["source"], row["faces"], row["persons"] or "not labelled", row["licence"], row["terms"])
         for row in sources.reset_index().to_dict("records")
     ]
-    used = [
+
+
+def network_rows(networks: Mapping[str, Mapping[str, Any]]) -> list[tuple[object, ...]]:
+    """A row a network of networks.json: role, name, file, licence, its consequence, origin, begin of its hash."""
+    return [
         (role, each.get("name", ""), each["file"], each["licence"], each.get("consequence", ""), each["origin"],
          each["sha256"][:12])
         for role, each in networks.items()
     ]  # fmt: skip
+
+
+def model_card(candidate: Candidate, tags: Mapping[str, str], gate: str) -> str:
+    """The model card; `tags` are those of the version, `gate` is one sentence on the gate's decision."""
+    metrics, manifest, networks = candidate.metrics, candidate.manifest, candidate.networks
     groups = [name.removeprefix("n_pairs_") for name, n in metrics.items() if name.startswith("n_pairs_yaw_") and n]
     by_group = [
         (group, f"{metrics[f'n_pairs_{group}']:.0f}", *(f"{metrics[f'{name}_{group}']:.3g}" for name in _GROUP_FIGURES))
@@ -118,6 +132,9 @@ def model_card(candidate: Candidate, tags: Mapping[str, str], gate: str) -> str:
 Takes a source and a target face and gives a face with the identity of the source and the pose, expression, light and
 background of the target. {sizes["resolution"]} px, {alignment["template"]} alignment. {gate}
 {caveat(manifest, networks)}
+## Alarms
+{chr(10).join(f"- **{text}**" for text in candidate.alarms.values()) or "None, of its training or of its evaluation."}
+
 ## Use
 Meant for research on face swapping, for privacy (replacing a face by one that belongs to nobody) and for productions
 in which everybody shown has agreed. Not to be used to deceive, to harass, to make sexual pictures of anybody, to pass
@@ -141,10 +158,10 @@ By |yaw| of the target, in degrees:
 ### Protocol
 {candidate.protocol["text"]}
 ## Data
-{markdown(("Source", "Faces", "Persons", "Licence", "Terms"), data)}
+{markdown(("Source", "Faces", "Persons", "Licence", "Terms"), data_rows(manifest))}
 
 ## Networks
-{markdown(("Role", "Name", "File", "Licence", "That means", "Origin", "SHA-256"), used)}
+{markdown(("Role", "Name", "File", "Licence", "That means", "Origin", "SHA-256"), network_rows(networks))}
 {_doubts(candidate)}
 ## Limits
 - The figures hold for faces like those of the test split and for nobody else; groups that the data lacks are unknown.

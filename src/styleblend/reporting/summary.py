@@ -24,6 +24,8 @@ def closing_lines(reports: Path) -> str:
     alias = f", alias {registered['alias']}" if registered["alias"] else ""
     lines = [
         f"Made: {registered['name']} version {registered['version']}{alias} (gate {registered['gate']})",
+        *(f"  missed: {reason}" for reason in registered["reasons"]),
+        *(f"  held: {clause}" for clause in registered.get("held", [])),
         f"How good, on {int(metrics['n_pairs'])} pairs of unseen people:",
     ]
     ceiling = TRUE_SWAP in protocol["methods"]

@@ -12,10 +12,12 @@ from styleblend.config.provenance import Provenance
 from styleblend.config.tracking import Tracking
 from styleblend.evaluation import benchmark
 from styleblend.provenance import credentials
-from styleblend.registry import runs
-from styleblend.reporting import evaluation_report
+from styleblend.registry import lineage, runs
+from styleblend.reporting import alarms, comparison, evaluation_report
+from styleblend.reporting.report_page import NAME, Beside
 from styleblend.stages.entry import Config, run
 from styleblend.system.files import fingerprint, whole_file
+from styleblend.training import record
 
 
 def evaluate(
@@ -24,24 +26,38 @@ def evaluate(
     """Measure, write the report folder `out` and the flat `metrics_file`, and log both to MLflow.
 
     Returns:
-        the content of metrics_file: numbers, and the names of the networks that measured them.
+        the content of metrics_file: numbers, the names of the networks that measured them, and of alarms.
     """
     signing = credentials.of(provenance)
     result = benchmark.run(inputs, cfg)
-    warnings = evaluation_report.write(result, out, signing)
+    training = record.read(inputs.swapper)
+    on = alarms.found(result.flat, training)
+    flat = result.flat | alarms.figures(on)
+    with comparison.earlier(track) as earlier:
+        beside = Beside(on, training, earlier, _made_with(inputs))
+        warnings = evaluation_report.write(result, out, signing, beside)
     with whole_file(metrics_file) as partial:
-        partial.write_text(json.dumps(result.flat, indent=1) + "\n")
+        partial.write_text(json.dumps(flat, indent=1) + "\n")
     parent = json.loads((inputs.swapper / "run.json").read_text())["parent_run_id"]
     key = fingerprint(inputs.swapper, inputs.splits, cfg.model_dump_json())
     with runs.child_run(track, parent, "evaluate", key, cfg.model_dump()) as child:
-        child.log_metrics({name: value for name, value in result.flat.items() if not isinstance(value, str)})
-        child.set_tags({name: value for name, value in result.flat.items() if isinstance(value, str)})
+        child.log_metrics({name: value for name, value in flat.items() if not isinstance(value, str)})
+        child.set_tags({name: value for name, value in flat.items() if isinstance(value, str)})
         child.log_artifact(out, "evaluate")
     methods = len(result.measured)
-    print(f"evaluate: {len(result.pairs)} pairs, {methods} methods; {out}/figures.csv and {out}/swap_grid.png")
-    for line in warnings:
+    print(f"evaluate: {len(result.pairs)} pairs, {methods} methods; {out}/{NAME} shows them")
+    for line in (*(f"ALARM, {text}" for text in on.values()), *warnings):
         print(f"evaluate: {line}")
-    return result.flat
+    return flat
+
+
+def _made_with(inputs: benchmark.Inputs) -> dict[str, str]:
+    changed = lineage.changed_code(Path())
+    return {
+        "commit": lineage.git_revision(Path()),
+        "changed since the commit": lineage.UNKNOWN if changed is None else ", ".join(changed) or lineage.NONE,
+        "training": str(json.loads((inputs.swapper / "model.json").read_text()).get("fingerprint", lineage.UNKNOWN)),
+    }
 
 
 def main(given: argparse.Namespace, cfg: Config) -> None:

@@ -27,12 +27,14 @@ class Perception(NamedTuple):
     """The frozen networks that training looks through; see styleblend.perception.
 
     One that serves a loss term alone may be None where that term's weight is 0; the probe needs the other two.
+    `identity_judge` is the evaluation's: no loss term sees it, the probe alone looks through it.
     """
 
     identity: FaceNetwork
     landmarks: nn.Module | None
     attributes: nn.Module
     landmarks_3d: ShapeNetwork | MeshShape | None
+    identity_judge: FaceNetwork | None = None
 
 
 def load_perception(networks: Path, weights: LossWeights, device: torch.device) -> Perception:
@@ -46,6 +48,7 @@ def load_perception(networks: Path, weights: LossWeights, device: torch.device) 
         landmarks=landmarks.load(networks).to(device) if weights.landmarks else None,
         attributes=attributes.load(networks, "attributes").to(device),
         landmarks_3d=shape.load(networks).to(device) if weights.shape_3d else None,
+        identity_judge=identity.load(networks, "identity_judge").to(device),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from styleblend.config.training import Training
 from styleblend.errors import StyleBlendError
-from styleblend.training import checkpoint, probe
+from styleblend.training import alarms, checkpoint, probe
 from styleblend.training.batches import Faces, same_person_probability
 from styleblend.training.generated import Perception
 from styleblend.training.steps import Average, Learner, discriminator_step, generator_step
@@ -21,6 +21,8 @@ from styleblend.training.stream import Batches
 
 DOUBTFUL_PROBES = 3
 """So many probes in a row, past the curriculum, that copy the target are a collapse."""
+LOSS_ROWS = 200
+"""So many rows of losses are kept with a model; a longer run keeps every second, fourth, ... of its rows."""
 
 
 def alone(tensors: Sequence[Tensor]) -> None:
@@ -53,19 +55,38 @@ class Recorder:
     def line(self, text: str) -> None:
         """A line of progress for people."""
 
+    def tags(self, values: dict[str, str]) -> None:
+        """How the run stands, in words."""
+
 
 class Collapse(StyleBlendError):
     """Training went wrong in a way that it may not with other draws; the message says what was seen."""
 
 
+class NotFinite(Collapse):
+    """Gradients or figures of the probe are not finite."""
+
+
 @dataclass
 class Progress:
-    """What a checkpoint keeps beside the states of networks and optimisers."""
+    """What a checkpoint keeps beside the states of networks and optimisers.
+
+    history: rows of the probe; losses: rows of the loss terms, thinned; each with its `step`.
+    alarms: those that are on, a sentence each; events: when one came or went, as `step`, `alarm`, `state` and `text`.
+    """
 
     step: int = 0
     rollbacks: int = 0
     doubtful: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
+    losses: list[dict[str, float]] = field(default_factory=list)
+    losses_every: int = 1
+    alarms: dict[str, str] = field(default_factory=dict)
+    events: list[dict[str, str | int]] = field(default_factory=list)
+
+    def note(self, step: int, alarm: str, state: str, text: str) -> None:
+        """Add an event."""
+        self.events = [*self.events, {"step": step, "alarm": alarm, "state": state, "text": text}]
 
 
 def train(
@@ -77,13 +98,15 @@ def train(
     folder: Path,
     worker: Worker,
     recorder: Recorder,
-) -> list[dict[str, float]]:
-    """Train until step cfg.steps; returns the rows of the validation probe.
+    began_with: Mapping[str, float] | None = None,
+) -> Progress:
+    """Train until step cfg.steps; returns what the run has to tell.
 
     Args:
         learner: new, or whatever: a checkpoint in `folder` replaces all of it and training goes on there.
         faces: of the training split. pairs: of the validation split.
         folder: checkpoints, seen by all workers; rank 0 writes it.
+        began_with: the first probe of the stage before this one; alarms compare with it.
 
     Raises:
         StyleBlendError: the run collapsed more than cfg.max_rollbacks times, or a checkpoint or picture is damaged.
@@ -106,7 +129,7 @@ def train(
     worker.wait()
     progress = restore(latest) if latest else Progress()
     if latest is None:
-        _probe(cfg, learner, perception, pairs, worker, recorder, progress)
+        _probe(cfg, learner, perception, pairs, worker, recorder, progress, began_with)
         keep()
     elif worker.rank == 0:
         recorder.line(f"resumed at step {progress.step} of {cfg.steps}")
@@ -124,17 +147,17 @@ def train(
                     judged = discriminator_step(learner, batch, outcome.swapped, cfg, worker.average)
                     terms, finite = {**terms, **judged.terms}, judged.finite
                 if not finite:
-                    raise Collapse(f"the gradients of step {step} are not finite")
+                    raise NotFinite(f"the gradients of step {step} are not finite")
                 progress.step += 1
 
                 # Figures, sparsely.
                 if progress.step % cfg.log_every == 0 or progress.step == cfg.steps:
                     pace = (time.perf_counter() - began) / (progress.step - began_at)
-                    _log_terms(cfg, terms, worker, recorder, progress.step, pace)
+                    _log_terms(cfg, terms, worker, recorder, progress, pace)
 
                 # Look at the validation pairs; keep the state.
                 if progress.step % cfg.probe_every == 0 or progress.step == cfg.steps:
-                    _probe(cfg, learner, perception, pairs, worker, recorder, progress)
+                    _probe(cfg, learner, perception, pairs, worker, recorder, progress, began_with)
                 if progress.step % cfg.checkpoint_every == 0 or progress.step == cfg.steps:
                     keep()
 
@@ -148,32 +171,45 @@ def train(
                 good = checkpoint.newest(folder, good=True)
                 if good is None:
                     raise StyleBlendError(f"{folder} has lost its checkpoints while training: start again") from None
-                rollbacks = progress.rollbacks + 1
+                rollbacks, at = progress.rollbacks + 1, progress.step
                 progress = restore(good)
                 progress.rollbacks = rollbacks
+                if isinstance(collapse, NotFinite):
+                    progress.note(at, "non_finite", "on", str(collapse))
                 worker.wait()
                 keep()
                 began, began_at = time.perf_counter(), progress.step
                 if worker.rank == 0:
                     recorder.line(f"rollback {rollbacks} to step {progress.step}: {collapse}")
                     recorder.metrics(progress.step, {"rollbacks": rollbacks})
+                    recorder.metrics(at, {"alarm/non_finite": float(isinstance(collapse, NotFinite))})
 
     worker.wait()
-    return progress.history
+    return progress
 
 
 def _log_terms(
-    cfg: Training, terms: dict[str, Tensor], worker: Worker, recorder: Recorder, step: int, seconds: float
+    cfg: Training, terms: dict[str, Tensor], worker: Worker, recorder: Recorder, progress: Progress, seconds: float
 ) -> None:
+    step = progress.step
     values = torch.stack([value.double() for value in terms.values()])
     worker.average([values])
+    named = dict(zip(terms, values.tolist(), strict=True))
+    _keep_terms(progress, cfg, named)
     if worker.rank:
         return
-    named = dict(zip(terms, values.tolist(), strict=True))
     pace = {"same_person_probability": same_person_probability(cfg, step), "seconds_per_step": seconds}
     recorder.metrics(step, {f"loss/{name}": value for name, value in named.items()} | pace)
     shown = "  ".join(f"{name} {value:.4g}" for name, value in named.items())
     recorder.line(f"step {step}/{cfg.steps}  {shown}  {seconds:.2f} s/step")
+
+
+def _keep_terms(progress: Progress, cfg: Training, named: dict[str, float]) -> None:
+    """Keep a row of the terms, at most LOSS_ROWS of them, evenly spread."""
+    if progress.step == cfg.steps or progress.step // cfg.log_every % progress.losses_every == 0:
+        progress.losses = [*progress.losses, {"step": progress.step, **named}]
+    if len(progress.losses) > LOSS_ROWS:
+        progress.losses, progress.losses_every = progress.losses[1::2], 2 * progress.losses_every
 
 
 def _probe(
@@ -184,6 +220,7 @@ def _probe(
     worker: Worker,
     recorder: Recorder,
     progress: Progress,
+    began_with: Mapping[str, float] | None,
 ) -> None:
     """Log a probe of the averaged weights and judge it.
 
@@ -193,7 +230,8 @@ def _probe(
     Raises:
         Collapse: the last DOUBTFUL_PROBES probes copied the target.
     """
-    seen = probe.look(learner.averaged, perception, pairs, worker.rank, worker.world_size, worker.average)
+    judged = learner.discriminator if cfg.loss.adversarial else None
+    seen = probe.look(learner.averaged, perception, pairs, worker.rank, worker.world_size, worker.average, judged)
     progress.history = [*progress.history, {"step": progress.step, **seen}]
     past_curriculum = progress.step > cfg.curriculum_steps
     progress.doubtful = progress.doubtful + 1 if seen["copies_target"] and past_curriculum else 0
@@ -205,7 +243,26 @@ def _probe(
             f" {seen['identity_to_target']:.3f}, pose {seen['pose_error_deg']:.2f} deg,"
             f" expression {seen['expression_error']:.3f}, outside {seen['outside_l1']:.3f}"
         )
+    _watch(cfg, worker, recorder, progress, began_with)
     if progress.doubtful >= DOUBTFUL_PROBES:
         raise Collapse(f"{progress.doubtful} probes in a row copy the target")
     if not all(value == value for value in seen.values()):
-        raise Collapse(f"the probe of step {progress.step} is not finite")
+        raise NotFinite(f"the probe of step {progress.step} is not finite")
+
+
+def _watch(
+    cfg: Training, worker: Worker, recorder: Recorder, progress: Progress, began_with: Mapping[str, float] | None
+) -> None:
+    """Log which alarms are on, as figures at each probe, in words when one comes or goes."""
+    on = alarms.raised(progress.history, began_with or progress.history[0], cfg)
+    changed = [(name, "on", text) for name, text in on.items() if name not in progress.alarms]
+    changed += [(name, "over", text) for name, text in progress.alarms.items() if name not in on]
+    for name, state, text in changed:
+        progress.note(progress.step, name, state, text)
+    progress.alarms = on
+    if worker.rank == 0:
+        recorder.metrics(progress.step, {f"alarm/{name}": float(name in on) for name in alarms.WORDS})
+        for name, state, text in changed:
+            said = f"ALARM at step {progress.step}: {text}"
+            recorder.line(said if state == "on" else f"alarm over at step {progress.step}: {alarms.WORDS[name]}")
+        recorder.tags({"alarms": ", ".join(on) or "none"})

@@ -37,7 +37,7 @@ from styleblend.registry import runs
 from styleblend.system.files import whole_file, whole_folder
 from styleblend.system.lock import hold
 from styleblend.system.process import exit_on_sigterm
-from styleblend.training import loop, probe
+from styleblend.training import loop, probe, record
 from styleblend.training.batches import read_faces
 from styleblend.training.generated import load_perception
 from styleblend.training.steps import Learner, Stage, new_learner
@@ -204,22 +204,26 @@ def train_job(job: Job, worker: loop.Worker) -> None:
         read_faces(job.splits / f"{split}.parquet", job.faces, job.perceived, job.model.input_px)
         for split in ("train", "val")
     )
-    pairs = probe.read_pairs(job.splits / "val_pairs.parquet", known, worker.device)
+    judge = perception.identity_judge
+    metrics = (perception.identity.metric, "cosine" if judge is None else judge.metric)
+    pairs = probe.read_pairs(job.splits / "val_pairs.parquet", known, worker.device, job.perceived, metrics)
+    before = record.read(job.encoder) if job.encoder is not None else record.Record()
     everything = (job.training, learner, perception, faces, pairs, job.state / "checkpoints", worker)
     if worker.rank:
-        loop.train(*everything, loop.Recorder())
+        loop.train(*everything, loop.Recorder(), before.began_with)
         return
     # A worker that outlived a killed stage for a moment may still be writing.
     with lock(job.state / "writer.lock", wait_s=_LOCK_SECONDS), _recorded(job) as recorder:
-        history = loop.train(*everything, recorder)
+        progress = loop.train(*everything, recorder, before.began_with)
         with whole_folder(job.state / RESULT) as folder:
             facts = {"stage": job.stage, "step": job.training.steps, "fingerprint": job.fingerprint}
             save(learner.averaged, job.model, folder, **facts)
             if job.model.prior == "warp":
                 shutil.copyfile(frozen.foreign(job.networks, "landmarks") or "", folder / bending.MESH_FILE)
-            judge = {name: value.cpu().contiguous() for name, value in learner.discriminator.state_dict().items()}
-            save_file(judge, folder / "discriminator.safetensors")
-            (folder / "history.json").write_text(json.dumps(history, indent=1) + "\n")
+            weights = {name: value.cpu().contiguous() for name, value in learner.discriminator.state_dict().items()}
+            save_file(weights, folder / "discriminator.safetensors")
+            (folder / "history.json").write_text(json.dumps(progress.history, indent=1) + "\n")
+            record.write(folder, before, job.stage, progress)
             runs = {"parent_run_id": job.parent_run_id, "run_id": recorder.run.run_id}
             (folder / "run.json").write_text(json.dumps(runs, indent=1) + "\n")
 
@@ -252,6 +256,9 @@ class MlflowRecorder(loop.Recorder):
         save_picture(Image.fromarray(pixels.numpy()), file, model=f"styleblend {self.job.stage}", kind="grid")
         self.run.log_artifact(file, "probe")
         file.unlink()
+
+    def tags(self, values: dict[str, str]) -> None:
+        self.run.set_tags(values)
 
     def line(self, text: str) -> None:
         with (self.job.state / _PROGRESS).open("a") as stream:

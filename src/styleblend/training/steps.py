@@ -124,7 +124,7 @@ def generator_step(
     learner: Learner, perception: Perception, batch: Batch, cfg: Training, step: int, average: Average
 ) -> Outcome:
     """Learn one step of Eq. 13, then move the averaged weights. Nothing moves if a gradient is not finite."""
-    with _as_judge(learner.discriminator):
+    with as_judge(learner.discriminator):
         terms, swapped = generator_terms(learner.swapper, learner.discriminator, perception, batch, cfg, step)
         total = torch.stack([getattr(cfg.loss, name) * value for name, value in terms.items()]).sum()
         for group in learner.swapper_optimiser.param_groups:
@@ -185,8 +185,8 @@ def _follow(learner: Learner, decay: float, step: int) -> None:
 
 
 @contextmanager
-def _as_judge(discriminator: Discriminator) -> Iterator[None]:
-    """V without gradients of its own and without moving its spectral norms, while G learns from it."""
+def as_judge(discriminator: Discriminator) -> Iterator[None]:
+    """V without gradients of its own and without moving its spectral norms, while others look through it."""
     discriminator.requires_grad_(False).eval()
     try:
         yield
