@@ -236,9 +236,7 @@ METRICS: dict[str, Metric] = {
     "id_similarity_source": Metric(lambda s: s.similarity(s.source), words="similarity to the source"),
     "id_similarity_target": Metric(lambda s: s.similarity(s.target)),
     "training_similarity_source": Metric(lambda s: s.training_similarity()),
-    "judge_gap": Metric(
-        lambda s: s.gap(), words="judge gap: training network's likeness less the judge's", better="down"
-    ),
+    "judge_gap": Metric(lambda s: s.gap(), words="judge gap", better="down"),
     "judge_gap_above_strangers": Metric(lambda s: s.gap(above_strangers=True)),
     "pose_error_deg": Metric(
         lambda s: pose_error_deg(s.swapped.pose_deg, s.target.pose_deg), words="pose error, degrees", better="down"
@@ -250,28 +248,22 @@ METRICS: dict[str, Metric] = {
     "expression_error": Metric(
         lambda s: expression_error(s.swapped.expression, s.target.expression), words="expression error", better="down"
     ),
-    "landmark_error": Metric(
-        lambda s: s.landmark_error(), words="landmark error, % of the eye distance", better="down"
-    ),
+    "landmark_error": Metric(lambda s: s.landmark_error(), words="landmark error, %", better="down"),
     "outside_l1": Metric(
         lambda s: l1_outside(s.swapped.images, s.target.images, s.target_face),
         words="L1 outside the face, [0, 1]",
         better="down",
     ),  # fmt: skip
-    "feature_distance_outside": Metric(
-        lambda s: s.outside_distance(), words="feature distance outside the face", better="down"
-    ),
+    "feature_distance_outside": Metric(lambda s: s.outside_distance(), words="feature distance outside", better="down"),
     "detail_swapped_outside": Metric(lambda s: detail_energy(s.swapped.images, 1 - s.target_face), averaged=False),
     "detail_target_outside": Metric(lambda s: s.target_detail, averaged=False),
     "detail_swapped_inside": Metric(lambda s: detail_energy(s.swapped.images, s.target_face), averaged=False),
     "detail_source_inside": Metric(lambda s: s.source_detail, averaged=False),
     "detail_outside": Metric(
-        root_ratio=("detail_swapped_outside", "detail_target_outside"),
-        words="fine detail outside, share of the target's",
+        root_ratio=("detail_swapped_outside", "detail_target_outside"), words="fine detail outside"
     ),
     "detail_inside": Metric(
-        root_ratio=("detail_swapped_inside", "detail_source_inside"),
-        words="fine detail in the face, share of the source's",
+        root_ratio=("detail_swapped_inside", "detail_source_inside"), words="fine detail in the face"
     ),
     "saturated": Metric(lambda s: saturated(s.swapped.images)),
     "psnr_true_swap_db": Metric(
@@ -279,7 +271,7 @@ METRICS: dict[str, Metric] = {
     ),
     "ssim_true_swap": Metric(to_true_swap=lambda s, true: ssim(s.images, true.images), words="SSIM to the true swap"),
     "feature_distance_true_swap": Metric(
-        to_true_swap=lambda s, true: _apart(s.maps, true.maps), words="feature distance to the true swap", better="down"
+        to_true_swap=lambda s, true: _apart(s.maps, true.maps), words="feature distance, true swap", better="down"
     ),
     "id_similarity_true_swap": Metric(to_true_swap=lambda s, true: cosine_similarity(s.embedding, true.embedding)),
     "pose_error_true_swap_deg": Metric(to_true_swap=lambda s, true: pose_error_deg(s.pose_deg, true.pose_deg)),

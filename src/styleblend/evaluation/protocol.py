@@ -14,13 +14,15 @@ Judge gap: similarity of swap and source by the network of the training, less th
 its own mean between two pictures of one person of the split (same_person_* in metrics.json).
 
 Pose and expression: Euclidean distance between what the attribute network sees in the swapped and in the
-target face. Landmark error: mean distance of the points that the run's landmark network sees in both, in per
-cent of the distance between the outer corners of the target's eyes; that network trains, too. Outside: mean
-absolute difference to the target outside the target's face (faces.regions), range [0, 1].
+target face. Landmark error: mean distance of the points that the run's landmark network sees in both, in per cent
+of the distance between the outer corners of the target's eyes; that network trains, too. Outside: mean absolute
+difference to the target outside the target's face (faces.regions), range [0, 1].
 
 Fine detail: grey picture minus its Gaussian blur of 1 pixel. The figure is the root of the sum of its squares in
-the swapped faces by that in the targets (outside) or the sources (in the face). Feature distance: of unit feature
-vectors of the judge (Zhang et al. 2018 without their learned weights), outside the face and to the true swap.
+the swapped faces by that in the targets (outside) or the sources (in the face).
+
+Feature distance: of unit feature vectors of the judge (Zhang et al. 2018 without their learned weights), outside
+the face and to the true swap.
 
 Frechet distance: swapped faces against all faces of the test split, in the features of Inception (then it is
 the FID, of pictures at the data set's side) or else of the judge; covariances are divided by N - 1. It has no

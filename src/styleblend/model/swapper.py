@@ -145,13 +145,14 @@ def build(model: Model) -> Swapper:
     """G with new weights from the section `model` of params.yaml."""
     sizes = (model.blending_layers, model.blending_heads, model.blending_weights)
     blending = Blending(model.n_styles, model.style_dim, *sizes)
-    decoder = build_decoder(model)
+    # In this order, on which new weights depend.
+    encoder, decoder = build_encoder(model), build_decoder(model)
     prior = None
     if model.prior == "warp":
         prior = PriorEncoder(model.input_px, model.feature_shapes, model.prior_width)
         # What is drawn is added to the prior's picture, which is the better start.
         nn.init.zeros_(decoder.to_rgb.weight)
-    return Swapper(build_encoder(model), blending, decoder, prior)
+    return Swapper(encoder, blending, decoder, prior)
 
 
 def save(swapper: Swapper, model: Model, folder: Path, **facts: Any) -> None:

@@ -97,8 +97,8 @@ def same_person(
     vectors = F.normalize(embeddings.double(), dim=1) if metric == "cosine" else embeddings.double()
     sizes = np.unique(persons, return_counts=True)[1].tolist()
     count = sum(size * (size - 1) for size in sizes)
-    # The sum of |a - b|^2 over all ordered pairs of n vectors is 2 n sum |a|^2 - 2 |sum a|^2. Of unit vectors the cosine
-    # is 1 less half of |a - b|^2.
+    # The sum of |a - b|^2 over all ordered pairs of n vectors is 2 n sum |a|^2 - 2 |sum a|^2. Of unit vectors the
+    # cosine is 1 less half of |a - b|^2.
     apart = sum(
         float(2 * len(block) * block.square().sum() - 2 * block.sum(0).square().sum()) for block in vectors.split(sizes)
     )
