@@ -19,7 +19,7 @@ from styleblend.data.splits import draw_pairs
 from styleblend.errors import StyleBlendError
 from styleblend.experiments import presets
 
-NAMES = ("paper", "photos", "standard")
+NAMES = ("gpu", "paper", "photos", "standard")
 
 
 @pytest.fixture
@@ -150,7 +150,7 @@ def test_changes_are_reported_one_by_one(project: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("nosuch", {}, "no preset 'nosuch': choose from paper, photos, standard, none"),
+        ("nosuch", {}, "no preset 'nosuch': choose from gpu, paper, photos, standard, none"),
         ("photos", {"folder": Path("/nowhere")}, "--folder /nowhere does not exist"),
         ("photos", {"mirror": Path("/nowhere")}, "--mirror /nowhere does not exist"),
         ("photos", {"licence": ""}, "licence: missing; state in one line"),
