@@ -66,6 +66,12 @@ def test_a_run_compares_its_vectors_by_distance(tmp_path: Path) -> None:
     assert vectors.shape == (3, 5) and face.features(images).shape == (3, 9)
     assert (vectors.norm(dim=1) - 1).abs().min() > 1e-3
     torch.testing.assert_close(vectors, face.body(windowed(images, face.window, dlib_files.SIDE_PX)))
+    look = face.look(images)
+    assert look.embedding.equal(vectors) and look.features.equal(face.features(images))
+    assert [maps.shape[1] for maps in look.maps] == [4, 4, 6, 9] and look.maps[-1].mean((2, 3)).equal(look.features)
+    whole = face.maps(images)
+    assert [maps.shape[1] for maps in whole] == [4, 4, 6, 9]
+    assert all(a.shape[2] > b.shape[2] for a, b in zip(whole, look.maps, strict=True))
     apart = identity.similarity(vectors[:1], vectors[1:2], face.metric)
     torch.testing.assert_close(apart, 1 - (vectors[0] - vectors[1]).norm()[None] ** 2)
 

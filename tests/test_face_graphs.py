@@ -80,6 +80,12 @@ def test_a_run_takes_it_as_a_judge_with_gradients(tmp_path: Path, kind: str) -> 
         (gradient,) = torch.autograd.grad((vectors * torch.rand_like(vectors)).sum(), images)
         assert gradient.isfinite().all() and gradient.flatten(1).any(1).all()
     assert face.features(images).shape == (2, 6 if kind == "faceres" else 4)
+    look, whole = face.look(images), face.maps(images)
+    assert look.embedding.equal(face(images)) and look.features.equal(face.features(images))
+    sides = [maps.shape[2] for maps in look.maps]
+    assert sides == sorted(set(sides), reverse=True) and max(sides) < face.body.form.side_px
+    assert [(len(a), a.shape[1]) for a in whole] == [(len(b), b.shape[1]) for b in look.maps]
+    assert all(a.shape[2] > b.shape[2] for a, b in zip(whole, look.maps, strict=True))
     assert not any(each.requires_grad for each in face.parameters())
 
 

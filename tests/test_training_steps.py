@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 
 import tiny_training as tiny
 from styleblend.config.training import LossWeights, Training
-from styleblend.faces.regions import face_region
+from styleblend.faces.regions import mesh_region
 from styleblend.model import build
 from styleblend.perception.landmarks import to_19
 from styleblend.perception.shape import unposed
@@ -37,7 +37,7 @@ def batch_of(cfg: Training, faces: Faces, step: int, rank: int = 0, world_size: 
     return batch
 
 
-@pytest.mark.parametrize("stage", ["train_encoder", "finetune_decoder"])
+@pytest.mark.parametrize("stage", ["train_encoder", "finetune_decoder", "pretrain"])
 def test_only_the_parts_of_a_stage_learn(stage: str, faces: Faces) -> None:
     """What is frozen stays the same bit for bit; every parameter that learns moves within three steps."""
     cfg = tiny.training()
@@ -49,6 +49,7 @@ def test_only_the_parts_of_a_stage_learn(stage: str, faces: Faces) -> None:
         part, _, rest = name.partition(".")
         pathway = part == "decoder" and rest.startswith("pathway")
         learns = (part != "decoder" or pathway) if stage == "train_encoder" else part == "decoder"
+        learns = learns or stage == "pretrain"
         if name == "encoder.mean_code":
             learns = False
         # A decoder's last AdaIN takes away whatever a bias adds evenly to a channel of one sign, but never exactly.
@@ -72,9 +73,10 @@ def test_a_step_needs_no_parameter_that_gets_no_gradient(faces: Faces) -> None:
 
 def test_terms_are_those_of_the_equations(faces: Faces) -> None:
     """Every term equals its loss on pictures that the swapper gives by its own plain forward."""
-    cfg = tiny.training()
-    learner = tiny.learner(cfg, noise=0.1)
+    cfg = tiny.training(loss=dict.fromkeys(LossWeights.model_fields, 1.0), target_similarity=0.1, mesh_expression=3)
+    learner = tiny.learner(cfg, sizes=tiny.MODEL.model_copy(update={"join": "mask"}), noise=0.1)
     swapper, batch = learner.swapper, batch_of(cfg, faces, 3)
+    batch = batch._replace(target_mesh=tiny.meshes(len(batch.source)))
     assert 0 < batch.same_person.sum() < len(batch.same_person)
     torch.nn.init.normal_(swapper.decoder.pathway["8"][2].weight)
     with torch.no_grad():
@@ -83,6 +85,9 @@ def test_terms_are_those_of_the_equations(faces: Faces) -> None:
         plain = swapper(batch.source, batch.target, noise)
         torch.testing.assert_close(swapped, plain)
         embedding, solid = PERCEPTION.identity(plain), PERCEPTION.landmarks_3d
+        second, face = PERCEPTION.identity_second, mesh_region(batch.target_mesh, 32, 0.5)
+        of_target = swapper.encoder(batch.target)
+        codes = swapper.blending(swapper.encoder(batch.source).codes, of_target.codes)
         pose, expression = PERCEPTION.attributes(plain)
         wanted_pose, wanted_expression = PERCEPTION.attributes(batch.target)
         wanted = {
@@ -104,7 +109,16 @@ def test_terms_are_those_of_the_equations(faces: Faces) -> None:
                 unposed(solid(plain), solid.turn(solid(batch.target))),
                 unposed(solid(batch.source), solid.turn(solid(batch.source))),
             ),
-            "outside": losses.outside(plain, batch.target, face_region(batch.target_landmarks, 32, 0.5)),
+            "outside": losses.outside(plain, batch.target, face),
+            "edges": losses.edges(plain, batch.target, batch.same_person),
+            "pixels": losses.pixels(plain, batch.target, batch.same_person, face),
+            "perceptual_maps": losses.perceptual_maps(
+                PERCEPTION.identity.look(plain).maps, PERCEPTION.identity.look(batch.target).maps, batch.same_person
+            ),
+            "identity_second": losses.identity(second(plain), second(batch.source)),
+            "target_margin": losses.target_margin(embedding, batch.target_identity, 0.1, batch.same_person, "cosine"),
+            "mesh": losses.mesh(PERCEPTION.mesh(plain), batch.target_mesh, 3, batch.same_person),
+            "mask": losses.mask(swapper.draw(codes, of_target, batch.target, noise, None)[1], face),
         }
     assert set(terms) == set(wanted) == set(LossWeights.model_fields)
     for name, value in wanted.items():
@@ -120,6 +134,54 @@ def test_the_rate_cools_down_at_the_end(faces: Faces) -> None:
     learner = tiny.learner(cooled, noise=0.1)
     generator_step(learner, PERCEPTION, batch_of(cooled, faces, 8), cooled, 8, alone)
     assert learner.swapper_optimiser.param_groups[0]["lr"] == pytest.approx(0.05)
+
+
+def test_the_rate_warms_up_at_the_start() -> None:
+    """It rises evenly to the full rate within warm_up steps, and a cool-down takes its own part of it."""
+    warm = tiny.training(steps=10, learning_rate=0.1, warm_up=4, cool_down=0.2)
+    wanted = [0.025, 0.05, 0.075, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.05]
+    assert [learning_rate(warm, step) for step in range(10)] == pytest.approx(wanted)
+
+
+def test_identity_and_v_begin_when_they_are_told(faces: Faces) -> None:
+    """Before identity_from no term of identity or points is computed, then each weight rises evenly; V's at once."""
+    cfg = tiny.training(identity_from=2, identity_ramp=4, adversarial_from=3)
+    learner = tiny.learner(cfg, noise=0.1)
+    ramped = {"identity", "contrastive", "target_margin", "landmarks"}
+    for step, share in ((0, 0.0), (2, 0.0), (3, 0.25), (5, 0.75), (6, 1.0), (90, 1.0)):
+        assert [cfg.weight(name, step) for name in ("identity", "mesh", "edges")] == [share, 0, 1]
+        batch = batch_of(cfg, faces, step)
+        terms, _ = generator_terms(learner.swapper, learner.discriminator, PERCEPTION, batch, cfg, step)
+        assert {name in terms for name in ramped} == {share > 0}
+        assert ("adversarial" in terms) == (step >= 3)
+
+
+def test_a_clipped_step_follows_the_same_direction(faces: Faces) -> None:
+    """G's gradients have the norm clip_norm and the direction that they had; smaller ones stay as they are."""
+
+    def gradients(clip_norm: float | None) -> torch.Tensor:
+        cfg = tiny.training(clip_norm=clip_norm)
+        learner = tiny.learner(cfg, noise=0.1)
+        generator_step(learner, PERCEPTION, batch_of(cfg, faces, 0), cfg, 0, alone)
+        return torch.cat([value.grad.flatten() for value in learner.swapper.parameters() if value.requires_grad])
+
+    plain = gradients(None)
+    clipped = gradients(0.5 * plain.norm().item())
+    torch.testing.assert_close(clipped, 0.5 * plain, rtol=1e-4, atol=1e-7)
+    assert gradients(2 * plain.norm().item()).equal(plain)
+
+
+def test_the_joint_stage_has_two_rates(faces: Faces) -> None:
+    """D without its pathway learns at decoder_learning_rate, E, the SBM and the pathway at learning_rate."""
+    cfg = tiny.training(learning_rate=0.002, decoder_learning_rate=0.008, blending_lr_factor=1)
+    learner = tiny.learner(cfg, "pretrain", noise=0.1)
+    generator_step(learner, PERCEPTION, batch_of(cfg, faces, 0), cfg, 0, alone)
+    names = {value: name for name, value in learner.swapper.named_parameters()}
+    rates = {names[value]: group["lr"] for group in learner.swapper_optimiser.param_groups for value in group["params"]}
+    assert set(rates) == set(names.values())
+    for name, rate in rates.items():
+        of_decoder = name.startswith("decoder.") and not name.startswith("decoder.pathway.")
+        assert rate == pytest.approx(0.008 if of_decoder else 0.002), name
 
 
 def test_terms_that_are_off_are_not_computed(faces: Faces) -> None:

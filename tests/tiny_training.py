@@ -26,6 +26,9 @@ from tiny_model import MODEL, SIDE_PX
 
 __all__ = ["MODEL", "SIDE_PX"]
 
+NEEDS_MORE = ("mask", "mesh", "identity_second")
+"""Terms that need more than the smallest job has: a model with a mask, a mesh, a second identity network."""
+
 NETWORKS: dict[str, tuple[Any, dict[str, Any]]] = {
     "identity": (
         identity.IdentityNetwork,
@@ -45,8 +48,8 @@ NETWORKS: dict[str, tuple[Any, dict[str, Any]]] = {
 
 
 def training(**changes: Any) -> Training:
-    """Settings of a few tiny steps, every loss term on but that of a mask."""
-    weights = {name: 1.0 for name in LossWeights.model_fields} | {"mask": 0.0}
+    """Settings of a few tiny steps, every loss term on but those that need more than the smallest job has."""
+    weights = {name: float(name not in NEEDS_MORE) for name in LossWeights.model_fields}
     settings: dict[str, Any] = {
         "steps": 4,
         "batch_size": 4,
@@ -141,7 +144,26 @@ def perception() -> Perception:
     """Untrained frozen networks."""
     torch.manual_seed(1)
     built = {role: _built(*recipe).eval().requires_grad_(False) for role, recipe in NETWORKS.items()}
-    return Perception(**built)  # type: ignore[arg-type]
+    second = _built(*NETWORKS["identity"]).eval().requires_grad_(False)
+    return Perception(**built, mesh=Mesh().requires_grad_(False), identity_second=second)  # type: ignore[arg-type]
+
+
+class Mesh(nn.Module):
+    """Pictures to 468 points, as FaceMesh gives them, by nothing but a linear map of a few of their pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3 * 8 * 8, 468 * 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        few = nn.functional.adaptive_avg_pool2d(images, 8).flatten(1)
+        return 0.5 + 0.2 * self.linear(few).reshape(-1, 468, 3)
+
+
+def meshes(count: int) -> torch.Tensor:
+    """Points [count, 468, 3] all over the middle of a picture."""
+    points = torch.rand(count, 468, 3, generator=torch.Generator().manual_seed(2))
+    return 0.2 + 0.6 * points
 
 
 def _built(build: Callable[[dict[str, Any]], nn.Module], architecture: dict[str, Any]) -> nn.Module:

@@ -19,13 +19,21 @@ class LossWeights(Section):
     landmarks: Weight = Field(100, description="Eq. 11, lambda_4; coordinates in [0, 1]")
     swap_consistency: Weight = Field(1, description="Eq. 12, lambda_5")
     outside: Weight = Field(0, description="not in the paper: L1 to the target outside the face")
+    pixels: Weight = Field(0, description="not in the paper: L1, more in the face than beside, reconstructions only")
     edges: Weight = Field(0, description="not in the paper: L1 of edges, reconstructions only")
     colour: Weight = Field(0, description="not in the paper: the target's colours at 8 px a side")
     mask: Weight = Field(0, description="not in the paper: drawn pixels are the face's; needs model.join 'mask'")
     attributes: Weight = Field(0, description="not in the paper: pose and expression of the target")
     perceptual: Weight = Field(0, description="not in the paper: features of a frozen network, reconstructions only")
+    perceptual_maps: Weight = Field(0, description="not in the paper: maps of the identity network, on all levels")
+    identity_second: Weight = Field(0, description="not in the paper: Eq. 8 by pretrained.identity_second")
+    target_margin: Weight = Field(0, description="not in the paper: likeness to the target above target_similarity")
+    mesh: Weight = Field(0, description="not in the paper: Eq. 11 on all points of a mesh, swaps only")
     shape_3d: Weight = Field(0, description="not in the paper: the source's shape in 3-D landmarks without pose")
 
+
+RAMPED = ("identity", "identity_second", "contrastive", "target_margin", "landmarks", "mesh")
+"""Terms that identity_from and identity_ramp hold back: a network is fooled by blots before a face is drawn."""
 
 EncoderStart = Literal["pretrained", "new", "body"]
 
@@ -40,11 +48,22 @@ class Training(Section):
     learning_rate: float = Field(4e-5, gt=0)
     cool_down: Probability = Field(0, description="last share of the steps, with a linear fall to rate 0; paper: 0")
     blending_lr_factor: float = Field(1, ge=1, description="learning rate of Eq. 2's bias over learning_rate")
+    warm_up: int = Field(0, ge=0, description="first steps, with a linear rise to learning_rate; paper: 0")
+    decoder_learning_rate: float | None = Field(
+        None, gt=0, description="of D without its pathway, whose equalised weights bear more; null is learning_rate"
+    )
+    clip_norm: float | None = Field(None, gt=0, description="largest norm of G's gradients; null is none, the paper's")
     discriminator_learning_rate: float = Field(4e-5, gt=0)
     adam_betas: tuple[Probability, Probability] = (0.0, 0.99)
+    discriminator_adam_betas: tuple[Probability, Probability] | None = Field(None, description="null is adam_betas")
     ema_decay: Probability = Field(0.99, description="of the averaged weights that the product uses; 0 is none")
     r1_gamma: float = Field(0, ge=0, description="R1 penalty of the discriminator on real pictures; 0 is none")
     loss: LossWeights = LossWeights()
+    identity_from: int = Field(0, ge=0, description="step at which the terms of identity and points begin; paper: 0")
+    identity_ramp: int = Field(0, ge=0, description="steps in which their weights rise from 0 to full; paper: 0")
+    adversarial_from: int = Field(0, ge=0, description="step at which V begins to learn and to judge; paper: 0")
+    target_similarity: float = Field(0, ge=-1, le=1, description="likeness to the target that target_margin allows")
+    mesh_expression: float = Field(1, gt=0, description="of the term mesh: weight of points that show the expression")
     temperature: float = Field(0.07, gt=0, description="tau of Eq. 9")
     negatives: int = Field(32, ge=1, description="negatives of Eq. 9, drawn from the bank of embeddings")
     curriculum_start: Probability = Field(1, description="P(source is the target's person) at the first step")
@@ -70,3 +89,24 @@ class Training(Section):
         if self.batch_size % self.workers:
             raise ValueError(f"batch_size {self.batch_size} does not divide evenly over {self.workers} workers")
         return self
+
+    @model_validator(mode="after")
+    def something_teaches_from_the_start(self) -> Training:
+        weighty = [name for name, value in self.loss if value and name != "swap_consistency"]
+        if weighty and not any(self.weight(name, 0) for name in weighty):
+            raise ValueError(
+                f"nothing teaches at step 0: {', '.join(weighty)} begin later (identity_from {self.identity_from},"
+                f" identity_ramp {self.identity_ramp}, adversarial_from {self.adversarial_from}); give loss.pixels or"
+                " loss.reconstruction a weight, or let one begin at 0"
+            )
+        return self
+
+    def weight(self, term: str, step: int) -> float:
+        """The weight of a loss term at a step, by the section loss and by what holds terms back."""
+        full: float = getattr(self.loss, term)
+        if term == "adversarial":
+            return full if step >= self.adversarial_from else 0.0
+        late = step - self.identity_from
+        if term not in RAMPED or late >= self.identity_ramp:
+            return full
+        return full * late / self.identity_ramp if late > 0 else 0.0

@@ -44,7 +44,7 @@ def similarity(a: Tensor, b: Tensor, metric: Metric, dim: int = 1) -> Tensor:
 
 
 class Look(NamedTuple):
-    """All that one pass gives: unit vectors [N, D], `features` and the last maps [N, C, H, W] of each side."""
+    """All that one pass gives: embeddings [N, D], `features` and the last maps [N, C, H, W] of each side."""
 
     embedding: Tensor
     features: Tensor
@@ -53,7 +53,7 @@ class Look(NamedTuple):
 
 @runtime_checkable
 class Looks(Protocol):
-    """An identity network whose maps can be compared, too; not every FaceNetwork needs to be one."""
+    """An identity network whose maps can be compared, too: every FaceNetwork is one."""
 
     def look(self, images: Tensor) -> Look:
         """[N, 3, H, W] in [-1, 1] -> embedding, features and maps of the network's own crop."""
@@ -192,6 +192,15 @@ class DlibFace(nn.Module):
         """Spatial means of the last maps [N, 256], for a perceptual loss or a Frechet distance."""
         return self.body.maps(self._chips(images)).mean((2, 3))
 
+    def look(self, images: Tensor) -> Look:
+        """As in Looks; equal to forward and `features`, which are two passes."""
+        maps = self.body.maps_by_side(self._chips(images))
+        return Look(self.body.embedded(maps[-1]), maps[-1].mean((2, 3)), maps)
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """As in Looks."""
+        return self.body.maps_by_side(resized(images, round(self.body.side_px / self.window.span)))
+
 
 class GraphFace(nn.Module):
     """Aligned faces to unit vectors of a network that is published for TensorFlow.js: faceres or MobileFace.
@@ -225,6 +234,15 @@ class GraphFace(nn.Module):
         """Spatial means of the last maps [N, C], for a perceptual loss or a Frechet distance."""
         return self.body.maps(self._faces(images)).mean((2, 3))
 
+    def look(self, images: Tensor) -> Look:
+        """As in Looks; equal to forward and `features`, which are two passes."""
+        raw, maps = self.body.look(self._faces(images))
+        return Look(F.normalize(raw, dim=1), maps[-1].mean((2, 3)), maps)
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """As in Looks."""
+        return self.body.maps_by_side(resized(images, round(self.body.form.side_px / self.window.span)))
+
 
 FaceNetwork = IdentityNetwork | ArcFace | DlibFace | GraphFace
 """Whoever tells people apart: vectors that `metric` compares (unit vectors where it is the cosine), `features` for a
@@ -232,7 +250,7 @@ Frechet distance, `name`, and `side_px`, at which a photograph's faces are cut o
 
 
 def load(folder: Path, role: str) -> FaceNetwork:
-    """The network of role `identity` (training) or `identity_judge` (evaluation), frozen.
+    """The network of role `identity` or `identity_second` (training) or `identity_judge` (evaluation), frozen.
 
     It is another's where the folder's networks.json names a file for the role (ArcFace, dlib's, or a graph for
     TensorFlow.js, by the ending), else this project's own.

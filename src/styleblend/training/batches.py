@@ -144,6 +144,8 @@ class Batch(NamedTuple):
     noise_seeds: tuple[int, ...]
     truth: Tensor
     """The target as it was photographed: `target` but for samples in which it wears another's face."""
+    target_mesh: Tensor | None = None
+    """[N, K, 3], see Faces.mesh."""
     warped: Tensor | None = None
     """[N, 4, S, S], the source bent onto the target, see faces.warp; None for a model without that prior."""
 

@@ -10,17 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from styleblend.config.training import LossWeights, Training
+from styleblend.errors import StyleBlendError
 from styleblend.faces import resize
-from styleblend.faces.regions import face_region
+from styleblend.faces.regions import face_region, mesh_region
 from styleblend.model.discriminator import Discriminator
 from styleblend.model.encoder import Encoding
 from styleblend.model.swapper import Swapper
 from styleblend.perception import attributes, identity, landmarks, shape
-from styleblend.perception.identity import FaceNetwork
+from styleblend.perception.identity import FaceNetwork, Look
 from styleblend.perception.landmarks import to_19
+from styleblend.perception.mesh import POINTS, FaceMesh, MeshLandmarks
 from styleblend.perception.mesh_attributes import MeshShape
 from styleblend.perception.shape import ShapeNetwork, unposed
 from styleblend.training.batches import Batch
+from styleblend.weights import frozen
 
 
 class Perception(NamedTuple):
@@ -35,20 +38,31 @@ class Perception(NamedTuple):
     attributes: nn.Module
     landmarks_3d: ShapeNetwork | MeshShape | None
     identity_judge: FaceNetwork | None = None
+    mesh: FaceMesh | None = None
+    identity_second: FaceNetwork | None = None
 
 
 def load_perception(networks: Path, weights: LossWeights, device: torch.device) -> Perception:
     """The frozen networks that a stage with these loss weights looks through, on the device.
 
     Raises:
-        StyleBlendError: a file is missing, damaged or holds another network.
+        StyleBlendError: a file is missing, damaged or holds another network, or a term needs one that there is not.
     """
+    seeing = landmarks.load(networks).to(device) if weights.landmarks or weights.mesh else None
+    if weights.mesh and not isinstance(seeing, MeshLandmarks):
+        name = getattr(seeing, "name", None)
+        raise StyleBlendError(f"loss.mesh needs a mesh, but pretrained.landmarks is {name}: choose one, or set it to 0")
+    if weights.identity_second and frozen.foreign(networks, "identity_second") is None:
+        missing = f"{networks} holds no identity_second"
+        raise StyleBlendError(f"loss.identity_second is {weights.identity_second:g}, but {missing}: choose one")
     return Perception(
         identity=identity.load(networks, "identity").to(device),
-        landmarks=landmarks.load(networks).to(device) if weights.landmarks else None,
+        landmarks=seeing,
         attributes=attributes.load(networks, "attributes").to(device),
         landmarks_3d=shape.load(networks).to(device) if weights.shape_3d else None,
         identity_judge=identity.load(networks, "identity_judge").to(device),
+        mesh=seeing.mesh if isinstance(seeing, MeshLandmarks) else None,
+        identity_second=identity.load(networks, "identity_second").to(device) if weights.identity_second else None,
     )
 
 
@@ -108,7 +122,48 @@ class Generated:
     @cached_property
     def embedding(self) -> Tensor:
         """F_id(swapped), [N, D]."""
-        return self.perception.identity(self.swapped)
+        # One pass gives it with the maps, where these are looked at anyway.
+        return self._look.embedding if self.cfg.loss.perceptual_maps else self.perception.identity(self.swapped)
+
+    @cached_property
+    def _look(self) -> Look:
+        return self.perception.identity.look(self.swapped)
+
+    @cached_property
+    def maps(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Maps of the identity network, a level each: of the swap, and of the right answer without gradient."""
+        with torch.no_grad():
+            wanted = self.perception.identity.look(self.batch.truth).maps
+        return self._look.maps, wanted
+
+    @property
+    def second(self) -> FaceNetwork:
+        """The second identity network, of a run that has one."""
+        assert self.perception.identity_second is not None
+        return self.perception.identity_second
+
+    @cached_property
+    def second_embeddings(self) -> tuple[Tensor, Tensor]:
+        """Of the second network, [N, D] each: of the swap, and of the source without gradient."""
+        with torch.no_grad():
+            wanted = self.second(self.batch.source)
+        return self.second(self.swapped), wanted
+
+    @cached_property
+    def meshes(self) -> tuple[Tensor, Tensor]:
+        """Points [N, K, 3] of the swap and of the target; where both show one person, the latter stand for both."""
+        if self.perception.mesh is None or self.batch.target_mesh is None:
+            raise StyleBlendError(
+                "the faces were perceived without a mesh, which loss.mesh needs: choose a mesh as pretrained.landmarks"
+            )
+        wanted = self.batch.target_mesh[:, :POINTS]
+        rows = (~self.batch.same_person).nonzero().squeeze(1)
+        # Reconstructions are compared by their pixels, and the network takes its time.
+        # Attached to the swap, so that a batch without a swap has a gradient, of zeros.
+        found = wanted + 0 * self.swapped.mean()
+        if len(rows):
+            found = found.index_put((rows,), self.perception.mesh(self.swapped[rows])[:, :POINTS])
+        return found, wanted
 
     @cached_property
     def features(self) -> tuple[Tensor, Tensor]:
@@ -151,4 +206,6 @@ class Generated:
     def face(self) -> Tensor:
         """Soft mask of the target's face, [N, 1, S, S]."""
         side = self.swapper.encoder.input_px
+        if self.batch.target_mesh is not None:
+            return mesh_region(self.batch.target_mesh, side, soften_px=side / 64)
         return face_region(self.batch.target_landmarks, side, soften_px=side / 64)

@@ -143,7 +143,7 @@ def train(
                 batch = batches.at(step, progress.rollbacks).to(worker.device)
                 outcome = generator_step(learner, perception, batch, cfg, step, worker.average)
                 terms, finite = outcome.terms, outcome.finite
-                if finite and cfg.loss.adversarial:
+                if finite and cfg.weight("adversarial", step):
                     judged = discriminator_step(learner, batch, outcome.swapped, cfg, worker.average)
                     terms, finite = {**terms, **judged.terms}, judged.finite
                 if not finite:
@@ -224,8 +224,9 @@ def _probe(
 ) -> None:
     """Log a probe of the averaged weights and judge it.
 
-    While the curriculum lasts, most samples are right to copy the target; only after it does a probe that copies count
-    as doubtful, and only several in a row are a collapse: a short run is slow, not broken.
+    While the curriculum lasts, most samples are right to copy the target, and before identity has its full weight
+    nothing says otherwise; only after both does a probe that copies count as doubtful, and only several in a row are a
+    collapse: a short run is slow, not broken.
 
     Raises:
         Collapse: the last DOUBTFUL_PROBES probes copied the target.
@@ -233,8 +234,8 @@ def _probe(
     judged = learner.discriminator if cfg.loss.adversarial else None
     seen = probe.look(learner.averaged, perception, pairs, worker.rank, worker.world_size, worker.average, judged)
     progress.history = [*progress.history, {"step": progress.step, **seen}]
-    past_curriculum = progress.step > cfg.curriculum_steps
-    progress.doubtful = progress.doubtful + 1 if seen["copies_target"] and past_curriculum else 0
+    judged = progress.step > max(cfg.curriculum_steps, cfg.identity_from + cfg.identity_ramp)
+    progress.doubtful = progress.doubtful + 1 if seen["copies_target"] and judged else 0
     if worker.rank == 0:
         recorder.metrics(progress.step, {f"probe/{name}": value for name, value in seen.items()})
         recorder.picture(progress.step, probe.grid(learner.averaged, pairs))

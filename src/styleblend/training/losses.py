@@ -16,7 +16,11 @@ from torch import Tensor
 from styleblend.faces import resize
 from styleblend.perception.identity import Metric, similarity
 from styleblend.perception.landmarks import to_19
+from styleblend.perception.mesh import EXPRESSION_POINTS
 from styleblend.training.generated import Generated
+
+BESIDE_FACE = 0.4
+"""Weight of a pixel beside the face in `pixels`, where 1 is that of one in the face."""
 
 
 def _mean_over_maps(values: Sequence[Tensor]) -> Tensor:
@@ -94,9 +98,58 @@ def perceptual(swapped: Tensor, target: Tensor, same_person: Tensor) -> Tensor:
     return 0.5 * ((swapped - target).square().mean(1) * same_person).mean()
 
 
+def perceptual_maps(swapped: Sequence[Tensor], target: Sequence[Tensor], same_person: Tensor) -> Tensor:
+    """Not in the paper (Johnson et al. 2016): mean |difference| of a frozen network's maps, as a share of the target's.
+
+    The mean over the levels, for each picture by itself; reconstructions only.
+
+    Args:
+        swapped, target: maps [N, C, H, W] of each level, of channels and sides of its own.
+    """
+    shares = [
+        (a - b).abs().mean((1, 2, 3)) / b.abs().mean((1, 2, 3)).clamp_min(1e-8)
+        for a, b in zip(swapped, target, strict=True)
+    ]
+    return (torch.stack(shares).mean(0) * same_person).mean()
+
+
+def pixels(swapped: Tensor, target: Tensor, same_person: Tensor, face: Tensor) -> Tensor:
+    """Not in the paper: Eq. 10 as mean |difference|, weighted 1 in the face and BESIDE_FACE beside it.
+
+    Args:
+        face: [N, 1, S, S] in [0, 1], 1 where the face is.
+    """
+    weight = BESIDE_FACE + (1 - BESIDE_FACE) * face
+    return (((swapped - target).abs() * weight).mean((1, 2, 3)) * same_person).mean()
+
+
+def target_margin(swapped: Tensor, target: Tensor, limit: float, same_person: Tensor, metric: Metric) -> Tensor:
+    """Not in the paper: max(0, similarity of F_id(swapped) and F_id(I_t) - limit); 0 for reconstructions.
+
+    Eq. 9 pushes from the target however far the swap is; this stops where they are as unlike as strangers.
+
+    Args:
+        swapped, target: embeddings [N, D]. limit: with the metric `distance`, 1 - margin^2.
+    """
+    return (F.relu(similarity(swapped, target, metric) - limit) * ~same_person).mean()
+
+
 def landmarks(swapped: Tensor, target: Tensor) -> Tensor:
     """Eq. 11: 1/2 mean (F_lm(I_t) - F_lm(swapped))^2 over points [N, 19, 2], x and y in [0, 1]."""
     return 0.5 * F.mse_loss(swapped, target)
+
+
+def mesh(swapped: Tensor, target: Tensor, expressive: float, same_person: Tensor) -> Tensor:
+    """Not in the paper: Eq. 11 on all points of a mesh, x and y in [0, 1]; 0 for reconstructions, whose pixels show it.
+
+    Args:
+        swapped, target: points [N, 468, 3]; those of `swapped` count for other persons alone.
+        expressive: weight of the points that show the expression over the others; the weights' mean is 1.
+    """
+    weight = torch.ones(swapped.shape[1], dtype=swapped.dtype, device=swapped.device)
+    weight[list(EXPRESSION_POINTS)] = expressive
+    error = (swapped[..., :2] - target[..., :2]).square().mean(2) * (weight / weight.mean())
+    return 0.5 * (error.mean(1) * ~same_person).mean()
 
 
 def attributes(swapped_pose: Tensor, pose: Tensor, swapped_expression: Tensor, expression: Tensor) -> Tensor:
@@ -187,9 +240,16 @@ TERMS: dict[str, Callable[[Generated], Tensor]] = {
         g.perception.identity.metric,
     ),  # fmt: skip
     "reconstruction": lambda g: reconstruction(g.swapped, g.batch.truth, g.batch.same_person),
+    "pixels": lambda g: pixels(g.swapped, g.batch.truth, g.batch.same_person, g.face),
     "edges": lambda g: edges(g.swapped, g.batch.truth, g.batch.same_person),
     "perceptual": lambda g: perceptual(*g.features, g.batch.same_person),
+    "perceptual_maps": lambda g: perceptual_maps(*g.maps, g.batch.same_person),
+    "identity_second": lambda g: identity(*g.second_embeddings, g.second.metric),
+    "target_margin": lambda g: target_margin(
+        g.embedding, g.batch.target_identity, g.cfg.target_similarity, g.batch.same_person, g.perception.identity.metric
+    ),
     "landmarks": lambda g: landmarks(g.points, to_19(g.batch.target_landmarks)),
+    "mesh": lambda g: mesh(*g.meshes, g.cfg.mesh_expression, g.batch.same_person),
     "attributes": lambda g: attributes(*g.attributes),
     "shape_3d": lambda g: shape_3d(*g.shapes),
     "outside": lambda g: outside(g.swapped, g.batch.truth, g.face),

@@ -18,7 +18,7 @@ from styleblend.training import losses
 from styleblend.training.batches import Batch
 from styleblend.training.generated import Generated, Perception
 
-Stage = Literal["train_encoder", "finetune_decoder"]
+Stage = Literal["train_encoder", "finetune_decoder", "pretrain"]
 Average = Callable[[Sequence[Tensor]], None]
 """Replaces tensors in place by their mean over the workers."""
 
@@ -49,17 +49,18 @@ class Outcome(NamedTuple):
 def choose_what_learns(swapper: Swapper, stage: Stage) -> list[nn.Parameter]:
     """Freeze and unfreeze the parts of G for a stage (section 3); returns the parameters that learn.
 
+    pretrain: all, which the paper has not: it begins with a decoder that draws faces.
+
     train_encoder: E, the SBM, a prior's encoder, the decoder's pathway and mask, which are as new as they are; D's
     synthesis is frozen.
     finetune_decoder: all of D; E and the SBM are frozen.
     """
-    first = stage == "train_encoder"
-    swapper.encoder.requires_grad_(first)
-    swapper.blending.requires_grad_(first)
+    swapper.encoder.requires_grad_(stage != "finetune_decoder")
+    swapper.blending.requires_grad_(stage != "finetune_decoder")
     if swapper.prior is not None:
-        swapper.prior.requires_grad_(first)
+        swapper.prior.requires_grad_(stage != "finetune_decoder")
     swapper.decoder.requires_grad_(True)
-    for parameter in swapper.decoder.synthesis_parameters() if first else ():
+    for parameter in swapper.decoder.synthesis_parameters() if stage == "train_encoder" else ():
         parameter.requires_grad_(False)
     return [parameter for parameter in swapper.parameters() if parameter.requires_grad]
 
@@ -67,13 +68,13 @@ def choose_what_learns(swapper: Swapper, stage: Stage) -> list[nn.Parameter]:
 def new_learner(swapper: Swapper, discriminator: Discriminator, stage: Stage, cfg: Training) -> Learner:
     """All that changes in a stage, with fresh optimisers: `swapper` and `discriminator` in training mode."""
     choose_what_learns(swapper.train(), stage)
-    judged = discriminator.train().parameters()
+    judged, betas = discriminator.train().parameters(), cfg.discriminator_adam_betas or cfg.adam_betas
     return Learner(
         swapper=swapper,
         averaged=copy.deepcopy(swapper).eval(),
         discriminator=discriminator,
         swapper_optimiser=swapper_optimiser(swapper, cfg),
-        discriminator_optimiser=torch.optim.Adam(judged, cfg.discriminator_learning_rate, cfg.adam_betas),
+        discriminator_optimiser=torch.optim.Adam(judged, cfg.discriminator_learning_rate, betas),
     )
 
 
@@ -84,10 +85,14 @@ def swapper_optimiser(swapper: Swapper, cfg: Training) -> torch.optim.Adam:
     are sums over style_dim terms, sqrt(style_dim) times slower than that, but no slower than the rest. Which code
     gives which channel must be settled before E can learn from the swaps, and a short training has no time for small
     steps. A group's epsilon is divided by its factor: a step is then that of a parameter stored divided by the factor.
+    D without its pathway learns at cfg.decoder_learning_rate, if that is given.
     """
     blending, factor = swapper.blending, cfg.blending_lr_factor
     maps = max(1.0, factor / blending.style_dim**0.5)
     factors = {blending.bias: factor, blending.exponent_s.weight: maps, blending.exponent_t.weight: maps}
+    if cfg.decoder_learning_rate is not None:
+        equalised = (value for name, value in swapper.decoder.named_parameters() if not name.startswith("pathway."))
+        factors |= dict.fromkeys(equalised, cfg.decoder_learning_rate / cfg.learning_rate)
     groups: dict[float, list[nn.Parameter]] = {}
     for parameter in swapper.parameters():
         if parameter.requires_grad:
@@ -104,7 +109,7 @@ def generator_terms(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """The terms of Eq. 13, unweighted, and the swapped pictures. A term of weight 0 is not computed."""
     generated = Generated(swapper, discriminator, perception, batch, cfg)
-    due = {name for name, weight in cfg.loss if weight}
+    due = {name for name, _ in cfg.loss if cfg.weight(name, step)}
     if step % cfg.swap_every:
         due.discard("swap_consistency")
     terms = {name: term(generated) for name, term in losses.TERMS.items() if name in due}
@@ -112,12 +117,13 @@ def generator_terms(
 
 
 def learning_rate(cfg: Training, step: int) -> float:
-    """G's rate at a step: constant, then linear to zero over the last share `cool_down` of the steps.
+    """G's rate at a step: linear in `warm_up`, constant, then linear to zero over the last share `cool_down`.
 
     A group of the optimiser learns at this rate times its `lr_factor`.
     """
     left = (cfg.steps - step) / cfg.steps
-    return cfg.learning_rate * min(1.0, left / cfg.cool_down) if cfg.cool_down else cfg.learning_rate
+    rate = cfg.learning_rate * min(1.0, left / cfg.cool_down) if cfg.cool_down else cfg.learning_rate
+    return rate * min(1.0, (step + 1) / cfg.warm_up) if cfg.warm_up else rate
 
 
 def generator_step(
@@ -126,18 +132,22 @@ def generator_step(
     """Learn one step of Eq. 13, then move the averaged weights. Nothing moves if a gradient is not finite."""
     with as_judge(learner.discriminator):
         terms, swapped = generator_terms(learner.swapper, learner.discriminator, perception, batch, cfg, step)
-        total = torch.stack([getattr(cfg.loss, name) * value for name, value in terms.items()]).sum()
+        total = torch.stack([cfg.weight(name, step) * value for name, value in terms.items()]).sum()
         for group in learner.swapper_optimiser.param_groups:
             group["lr"] = learning_rate(cfg, step) * group["lr_factor"]
-        finite = _learn(learner.swapper_optimiser, total, average)
+        finite = _learn(learner.swapper_optimiser, total, average, cfg.clip_norm)
     if finite:
         _follow(learner, cfg.ema_decay, step)
     return Outcome({name: value.detach() for name, value in terms.items()}, swapped.detach(), finite)
 
 
 def discriminator_step(learner: Learner, batch: Batch, swapped: Tensor, cfg: Training, average: Average) -> Outcome:
-    """Learn one step of Eq. 6 and 7: sources are the real pictures, `swapped` of the generator step the fakes."""
-    terms, total = discriminator_terms(learner.discriminator, batch.source, swapped, cfg)
+    """Learn one step of Eq. 6 and 7: sources are the real pictures, `swapped` of the generator step the fakes.
+
+    Where the colours of sources are changed, the targets' photographs are the real ones.
+    """
+    real = batch.truth if cfg.colour_jitter else batch.source
+    terms, total = discriminator_terms(learner.discriminator, real, swapped, cfg)
     finite = _learn(learner.discriminator_optimiser, total, average)
     return Outcome({name: value.detach() for name, value in terms.items()}, swapped, finite)
 
@@ -159,7 +169,7 @@ def discriminator_terms(
     return terms, total
 
 
-def _learn(optimiser: torch.optim.Optimizer, total: Tensor, average: Average) -> bool:
+def _learn(optimiser: torch.optim.Optimizer, total: Tensor, average: Average, clip_norm: float | None = None) -> bool:
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     optimiser.zero_grad(set_to_none=True)
     total.backward()
@@ -169,8 +179,11 @@ def _learn(optimiser: torch.optim.Optimizer, total: Tensor, average: Average) ->
             parameter.grad = torch.zeros_like(parameter)
     gradients = [parameter.grad for parameter in parameters]
     average(gradients)
-    finite = bool(torch.isfinite(nn.utils.get_total_norm(gradients)))
+    norm = nn.utils.get_total_norm(gradients)
+    finite = bool(torch.isfinite(norm))
     if finite:
+        if clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
         optimiser.step()
     return finite
 

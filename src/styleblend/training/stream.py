@@ -51,5 +51,6 @@ class Batches:
             negatives=faces.identity[drawn.negatives],
             noise_seeds=drawn.noise_seeds,
             truth=seen.truth,
+            target_mesh=None if faces.mesh is None else torch.from_numpy(faces.mesh[drawn.target]),
             warped=seen.warped,
         )

@@ -221,14 +221,32 @@ class DlibResNet(nn.Module):
 
     def maps(self, chips: Tensor) -> Tensor:
         """The last maps [N, C, h, w]."""
-        x = (127.5 * (chips + 1) - self.means) / 256
-        out: Tensor = self.blocks(F.max_pool2d(F.relu(self.stem(x)), 3, 2))
+        out: Tensor = self.blocks(F.max_pool2d(self._first(chips), 3, 2))
+        return out
+
+    def _first(self, chips: Tensor) -> Tensor:
+        return F.relu(self.stem((127.5 * (chips + 1) - self.means) / 256))
+
+    def maps_by_side(self, chips: Tensor) -> list[Tensor]:
+        """The last maps [N, C, h, w] of each side, from the largest; chips may be of any side from side_px on."""
+        found = [self._first(chips)]
+        x = F.max_pool2d(found[0], 3, 2)
+        for block in self.blocks:
+            x = block(x)
+            if found[-1].shape[2:] == x.shape[2:]:
+                found[-1] = x
+            else:
+                found.append(x)
+        return found
+
+    def embedded(self, maps: Tensor) -> Tensor:
+        """The vectors [N, 128] of the last maps."""
+        out: Tensor = self.linear(maps.mean((2, 3)))
         return out
 
     def forward(self, chips: Tensor) -> Tensor:
         """[N, 3, side_px, side_px] in [-1, 1] -> [N, 128], not of unit length."""
-        out: Tensor = self.linear(self.maps(chips).mean((2, 3)))
-        return out
+        return self.embedded(self.maps(chips))
 
 
 def _expect(layers: list[Record], *kinds: str) -> Record:

@@ -42,7 +42,7 @@ class FaceGraph(nn.Module):
         self.kind, self.graph = kind, graph
         self.form = FORMS[kind]
         self.register_buffer("means", torch.tensor(self.form.means).reshape(1, 3, 1, 1))
-        self._maps = graph.last_maps()
+        self._maps, self._levels = graph.last_maps(), graph.last_maps_by_side()
 
     def _read(self, faces: Tensor) -> Tensor:
         levels = 127.5 * (faces + 1)
@@ -56,6 +56,15 @@ class FaceGraph(nn.Module):
     def maps(self, faces: Tensor) -> Tensor:
         """The last maps [N, C, h, w]."""
         return self.graph.values(self._read(faces), self._maps)[0]
+
+    def look(self, faces: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The embeddings and the last maps [N, C, h, w] of each side, from the largest, in one pass."""
+        embedding, *maps = self.graph.values(self._read(faces), self.graph.output, *self._levels)
+        return embedding, maps
+
+    def maps_by_side(self, faces: Tensor) -> list[Tensor]:
+        """The same maps of pictures of any side."""
+        return self.graph.values(self._read(faces), *self._levels)
 
 
 def load(path: Path) -> FaceGraph:

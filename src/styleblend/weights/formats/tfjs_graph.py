@@ -158,6 +158,9 @@ class TfjsGraph(nn.Module):
         values = {self._input: images}
         for node in self.nodes:
             self._compute(node, values)
+            # What follows may fit no other side than the file's.
+            if all(name in values for name in names):
+                break
         return [values[name] for name in names]
 
     def forward(self, images: Tensor) -> Tensor:
@@ -167,6 +170,18 @@ class TfjsGraph(nn.Module):
     def last_maps(self) -> str:
         """Name of the last node before the output whose value is maps."""
         return next(node.name for node in reversed(self.nodes) if len(self.shapes[node.name]) == 4 and node.inputs)
+
+    def last_maps_by_side(self) -> list[str]:
+        """Names of the last nodes before the output with maps of each side, from the largest.
+
+        Maps with a border added are none of their own, nor is the picture with its colours scaled.
+        """
+        found: dict[int, str] = {}
+        for node in self.nodes:
+            shape = self.shapes[node.name]
+            if len(shape) == 4 and node.inputs and shape[1] > 3 and not node.op.startswith("Pad"):
+                found[shape[2]] = node.name
+        return [name for _, name in sorted(found.items(), reverse=True)]
 
 
 def _leading_to(nodes: Mapping[str, Node], output: str, path: Path) -> list[Node]:
