@@ -21,14 +21,14 @@ from styleblend import provenance
 from styleblend.config.evaluation import Evaluate
 from styleblend.config.registry import Register
 from styleblend.config.tracking import Tracking
-from styleblend.evaluation import benchmark, extremes
+from styleblend.evaluation import extremes
 from styleblend.provenance import verification
 from styleblend.registry import versions
 from styleblend.reporting import curves
 from styleblend.reporting.figures import KEY_FIGURES
 from styleblend.stages.evaluate import evaluate
 from styleblend.training.record import FILE, Record
-from test_stages_evaluate import CFG, own_authority, run_evaluate, run_register, signing
+from test_stages_evaluate import CFG, inputs_of, own_authority, run_evaluate, run_register, signing
 
 ROWS = [{"step": step, "identity_share": 0.5 + step / 1000, "judge_share": 0.5} for step in (0, 50, 100)]
 RECORD = {
@@ -143,13 +143,13 @@ def test_a_source_that_must_not_be_shown_is_measured_all_the_same(
         shutil.copytree(project / name, tmp_path / name)
     monkeypatch.chdir(tmp_path)
     hidden = tiny_project.SOURCE.model_copy(update={"show": False})
-    data, out = Path("data"), Path("reports/evaluate")
+    out = Path("reports/evaluate")
     before = json.loads(Path("reports/metrics.json").read_text())
-    inputs = benchmark.Inputs(
-        data / "splits", data / "faces", data / "perceived.parquet", data / "networks", data / "swapper", (hidden,)
-    )
     cfg = CFG.model_copy(update={"report_rows": 2})
-    assert evaluate(inputs, out, Path("reports/metrics.json"), cfg, Tracking(), signing()) == before
+    assert (
+        evaluate(inputs_of(Path("data"), hidden), out, Path("reports/metrics.json"), cfg, Tracking(), signing())
+        == before
+    )
     assert {file.name for file in out.iterdir() if file.suffix in (".png", ".safetensors")} == {
         "blending.png",
         "figures.png",

@@ -25,6 +25,7 @@ from styleblend.config.evaluation import Evaluate
 from styleblend.config.params import load_params
 from styleblend.config.provenance import Provenance
 from styleblend.config.registry import Gate, Register
+from styleblend.config.sources import RenderedSource
 from styleblend.config.tracking import Tracking
 from styleblend.errors import StyleBlendError
 from styleblend.evaluation import benchmark
@@ -58,14 +59,18 @@ def own_authority(project: Path) -> Path:
     return file
 
 
+def inputs_of(data: Path, *sources: RenderedSource) -> benchmark.Inputs:
+    """What the stage evaluate reads; without `sources` those of the tiny project."""
+    return benchmark.Inputs(
+        data / "splits", data / "faces", data / "perceived.parquet", data / "networks", data / "swapper",
+        sources or (tiny_project.SOURCE,),
+    )  # fmt: skip
+
+
 def run_evaluate(root: Path, cfg: Evaluate = CFG) -> dict[str, object]:
     """The stage with the paths of a project; relative ones, as DVC gives them."""
-    data, reports = Path("data"), Path("reports")
-    inputs = benchmark.Inputs(
-        data / "splits", data / "faces", data / "perceived.parquet", data / "networks", data / "swapper",
-        (tiny_project.SOURCE,),
-    )  # fmt: skip
-    return evaluate(inputs, reports / "evaluate", reports / "metrics.json", cfg, Tracking(), signing())
+    reports = Path("reports")
+    return evaluate(inputs_of(Path("data")), reports / "evaluate", reports / "metrics.json", cfg, Tracking(), signing())
 
 
 def run_register(cfg: Register, track: Tracking | None = None) -> dict[str, object]:
@@ -277,39 +282,34 @@ class Overdrives(Copies):
         return 20 * pictures[1]
 
 
-@pytest.mark.parametrize(
-    ("swapper", "name", "words"),
-    [
-        (Copies, "copies_source", "the pose is nearer the target's in 0% of the pairs only"),
-        (CopiesTarget, "copies_target", "similarity is 1.00 to the target"),
-        (Overdrives, "saturated", "of the colour values are at their limits, "),
-    ],
-)
 def test_a_version_with_an_alarm_is_registered_without_an_alias(
-    root: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    swapper: type[model.Swapper],
-    name: str,
-    words: str,
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A swapper that really copies or overdrives: the alarm is in the log, the figures, the card, the version's tags
-    and its page, and no limit is needed to keep the alias from it."""
-    tiny_project.make(tmp_path)
-    shutil.copy(root / "params.yaml", tmp_path)
+    """Swappers that really copy or overdrive: the alarm is in the log and the figures, then on the card, in the
+    version's tags and its page, and no limit is needed to keep the alias from it."""
+    for name in ("data", "params.yaml"):
+        (shutil.copytree if name == "data" else shutil.copy)(project / name, tmp_path / name)
+    (tmp_path / "reports").mkdir()
     monkeypatch.chdir(tmp_path)
     load = model.load
+    for swapper, name, words in (
+        (CopiesTarget, "copies_target", "similarity is 1.00 to the target"),
+        (Overdrives, "saturated", "of the colour values are at their limits, "),
+        (Copies, "copies_source", "the pose is nearer the target's in 0% of the pairs only"),
+    ):
 
-    def copying(folder: Path) -> model.Swapper:
-        loaded = load(folder)
-        loaded.__class__ = swapper
-        return loaded
+        def copying(folder: Path, kind: type[model.Swapper] = swapper) -> model.Swapper:
+            loaded = load(folder)
+            loaded.__class__ = kind
+            return loaded
 
-    monkeypatch.setattr(benchmark.model, "load", copying)
+        monkeypatch.setattr(benchmark.model, "load", copying)
+        on = reporting_alarms.of_figures(benchmark.run(inputs_of(Path("data")), CFG).flat)
+        assert words in on[name] and on[name].startswith(f"{alarms.WORDS[name]}: ")
     figures = run_evaluate(tmp_path)
     assert figures[f"alarm/{name}"] == 1 and name in str(figures["alarms"]).split(", ")
-    assert f"evaluate: ALARM, {alarms.WORDS[name]}: " in capsys.readouterr().out
+    (said,) = [line for line in capsys.readouterr().out.splitlines() if alarms.WORDS[name] in line]
+    assert said == f"evaluate: ALARM, {on[name]}"
     registered = run_register(Register())
     assert registered["alias"] is None and registered["gate"] == "failed" and name in registered["alarms"]
     (reason,) = [text for text in registered["reasons"] if alarms.WORDS[name] in text]

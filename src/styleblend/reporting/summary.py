@@ -37,7 +37,7 @@ def closing_lines(reports: Path) -> str:
         lines.append(f"  {words:<28} {metrics[name]:>8.3g}   ({known})")
     lines += protocol["warnings"] + protocol.get("remarks", [])
     lines.append(
-        f"Look at: {reports / 'evaluate' / 'swap_grid.png'}, {reports / 'model_card.md'}, "
-        f"{reports / 'evaluate' / 'figures.png'}; `make ui` opens MLflow"
+        f"Look at: {reports / 'evaluate' / 'report.html'}, {reports / 'evaluate' / 'swap_grid.png'}, "
+        f"{reports / 'model_card.md'}; `make ui` opens MLflow"
     )
     return "\n".join(lines)
