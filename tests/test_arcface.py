@@ -17,7 +17,7 @@ import arcface_files as files
 from styleblend.errors import StyleBlendError
 from styleblend.face_detector.detection import Yunet
 from styleblend.faces.alignment import quad_from_landmarks, to_aligned
-from styleblend.perception.identity import ArcFace, load_arcface, template_crop
+from styleblend.perception.identity import ArcFace, IdentityNetwork, Looks, load_arcface, template_crop
 from styleblend.training import losses
 from styleblend.weights.run_folder import require_another_judge
 
@@ -149,6 +149,28 @@ def test_arcface_does_what_an_identity_network_does(network: ArcFace) -> None:
     torch.testing.assert_close(vectors, F.normalize(network.body(template_crop(images)), dim=1))
     assert network.name == "w600k_small" and network.features(images).shape == (2, 8)
     assert network(F.interpolate(images, size=256)).shape == (2, 16)
+
+
+@pytest.mark.parametrize("kind", ["arcface", "plain", "residual"])
+def test_one_look_is_what_separate_passes_give(network: ArcFace, kind: str) -> None:
+    """Embedding, features and maps of one pass are those of forward, `features` and the trunk; each side once, halved;
+    the maps of a whole picture see what the crop leaves out."""
+    torch.manual_seed(0)
+    blocks = [1, 2] if kind == "residual" else []
+    seer = network if kind == "arcface" else IdentityNetwork("any", kind, [8, 16], blocks, 8, 32).eval()
+    assert isinstance(seer, Looks)
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    with torch.no_grad():
+        embedding, features, maps = seer.look(images)
+        torch.testing.assert_close(embedding, seer(images))
+        torch.testing.assert_close(features, seer.features(images))
+        torch.testing.assert_close(features, maps[-1].mean((2, 3)))
+        sides = [level.shape[-1] for level in maps]
+        assert len(set(sides)) == len(sides) > 1 and sides == sorted(sides, reverse=True)
+        corner = images.clone()
+        corner[..., :4, :4] = 1
+        torch.testing.assert_close(seer.look(corner).maps[-1], maps[-1])
+        assert (seer.maps(corner)[0] - seer.maps(images)[0]).abs().max() > 1e-3
 
 
 def test_an_identity_loss_moves_a_picture_towards_a_person(network: ArcFace) -> None:

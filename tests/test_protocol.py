@@ -15,7 +15,7 @@ from styleblend.evaluation import baselines, metrics, protocol
 from styleblend.evaluation.judges import Judges
 from styleblend.evaluation.metrics import Metric
 from styleblend.faces import pixels
-from styleblend.perception import attributes, identity
+from styleblend.perception import attributes, identity, landmarks
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +80,43 @@ def test_a_measured_method_keeps_no_graph(root: Path, pairs: protocol.Pairs) -> 
     seer = attributes.load(root / "networks", "attributes_judge")
     protocol.measure(pairs, {"m": method}, Judges(judge, seer, judge), 5)
     assert drawn and not any(picture.requires_grad for picture in drawn)
+
+
+def test_a_judge_may_compare_by_distance(root: Path, pairs: protocol.Pairs) -> None:
+    """An attribute `metric` on the judge changes ranks and similarities, of copies to what follows from perceive."""
+    judge = identity.load(root / "networks", "identity_judge")
+    judge.metric = "distance"
+    seer = attributes.load(root / "networks", "attributes_judge")
+    table = protocol.measure(pairs, {"m": baselines.copy_target}, Judges(judge, seer, judge), 10)["m"].table
+    apart = (pairs.judge[pairs.source].double() - pairs.judge[pairs.target].double()).norm(dim=1)
+    assert table["id_similarity_source"].tolist() == pytest.approx((1 - apart).tolist(), abs=1e-3)
+    assert table["id_similarity_target"].tolist() == pytest.approx([1] * len(pairs), abs=1e-3)
+    assert (table["target_rank"] == 1).all()
+
+
+def test_what_no_network_sees_is_not_measured(root: Path, pairs: protocol.Pairs) -> None:
+    """Without a training network there is no judge gap; with it, a copy of the source has that of its own scales, and a
+    network of landmarks gives their error."""
+    judge, trained = (identity.load(root / "networks", role) for role in ("identity_judge", "identity"))
+    seer, points = attributes.load(root / "networks", "attributes_judge"), landmarks.load(root / "networks")
+    methods = {"m": baselines.copy_source}
+    without = protocol.measure(pairs, methods, Judges(judge, seer, judge), 10)["m"].table
+    assert not {"judge_gap", "landmark_error"} & set(without)
+    judges = Judges(judge, seer, judge, trained, points)
+    table = protocol.measure(pairs, methods, judges, 10)["m"].table
+    means = []
+    for values in (pairs.identity.double(), pairs.judge.double()):
+        unit = torch.nn.functional.normalize(values, dim=1)
+        alike = [float(unit[2 * person] @ unit[2 * person + 1]) for person in range(6)]
+        means.append(np.mean(alike))
+    assert table["judge_gap"].tolist() == pytest.approx([1 / means[0] - 1 / means[1]] * len(pairs), abs=1e-3)
+    with torch.no_grad():
+        seen = points(pixels.from_8bit(pairs.pictures(pairs.source))).double()
+    wanted = pairs.landmarks[pairs.target].double()
+    across = (wanted[:, 36] - wanted[:, 45]).norm(dim=1)
+    assert table["landmark_error"].tolist() == pytest.approx(
+        (100 * (seen - wanted).norm(dim=2).mean(1) / across).tolist(), rel=1e-3
+    )
 
 
 def test_gallery_holds_each_source_face_once(root: Path, pairs: protocol.Pairs) -> None:
@@ -150,6 +187,25 @@ def test_summary_by_hand() -> None:
     }
     assert summary["value"].to_dict() == pytest.approx(expected)
     assert (summary["low"] <= summary["value"]).all() and (summary["value"] <= summary["high"]).all()
+
+
+def test_fine_detail_is_a_root_of_sums_with_paired_differences() -> None:
+    """Pairs with little detail weigh little; a method beside itself differs by nothing, one with half by half."""
+    table = pd.DataFrame({
+        "source_id": list("abcd"), "target_id": list("efgh"), "detail_swapped_inside": [0.0, 4.0, 0.0, 0.0],
+        "detail_source_inside": [1.0, 10.0, 4.0, 1.0], "outside_l1": [0.1, 0.2, 0.3, 0.4],
+    })  # fmt: skip
+    summary = protocol.summarise(table, 200, seed=0)
+    assert summary.loc["detail_inside", "value"] == pytest.approx((4 / 16) ** 0.5)
+    assert summary.loc["detail_inside", "low"] < 0.5 < summary.loc["detail_inside", "high"]
+    assert not {"detail_outside", "detail_swapped_inside"} & set(summary.index)
+    assert (protocol.difference(table, table, 200, seed=0) == 0).to_numpy().all()
+    quarter = table.assign(
+        detail_swapped_inside=table["detail_swapped_inside"] / 4, outside_l1=table["outside_l1"] - 0.1
+    )
+    apart = protocol.difference(table, quarter, 200, seed=0)
+    assert apart.loc["outside_l1"].tolist() == pytest.approx([0.1, 0.1])
+    assert apart.loc["detail_inside", "high"] == pytest.approx(summary.loc["detail_inside", "high"] / 2)
 
 
 def test_groups_hold_their_lower_limit(pairs: protocol.Pairs) -> None:

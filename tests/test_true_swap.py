@@ -23,7 +23,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> protocol.Pairs:
 
 def _batch(pairs: protocol.Pairs, source: torch.Tensor, target: torch.Tensor) -> protocol.Batch:
     pictures = (pixels.from_8bit(pairs.pictures(rows)) for rows in (source, target))
-    return protocol.Batch(pairs, source, target, *pictures, torch.arange(len(source)))
+    return protocol.Batch(pairs, source, target, *pictures)
 
 
 def test_swap_with_oneself_gives_the_stored_face(pairs: protocol.Pairs) -> None:

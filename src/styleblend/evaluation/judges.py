@@ -77,6 +77,7 @@ class Judges:
             trained=None if self.training is None else _kept(self.training(images)),
             landmarks=None if self.landmarks is None else _kept(self.landmarks(images)),
             maps=None if maps is None else [level.cpu() for level in unit_vectors(maps)],
+            likeness=self.likeness,
             outside_maps=None if beside is None else self._outside(images, beside),
         )
         return seen, _kept(features)

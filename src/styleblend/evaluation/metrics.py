@@ -108,6 +108,7 @@ class Seen:
     trained: [N, D'], of the identity network of the training; landmarks: [N, K, 2] in [0, 1] of the picture
     maps: the judge's, of its own crop, [N, C, H, W] a level, as unit vectors
     outside_maps: of the whole target picture with only what is outside the target's face from this one
+    likeness: how the judge's embeddings are compared
     """
 
     images: Tensor
@@ -118,6 +119,11 @@ class Seen:
     landmarks: Tensor | None = None
     maps: Sequence[Tensor] | None = None
     outside_maps: Sequence[Tensor] | None = None
+    likeness: Likeness = "cosine"
+
+    def similarity(self, other: Seen) -> Tensor:
+        """By the judge, [N]."""
+        return identity_similarity(self.embedding, other.embedding, self.likeness)
 
 
 class Gallery(NamedTuple):
@@ -166,10 +172,6 @@ class Swaps:
     training: Scale | None = None
     outer_eyes: tuple[int, int] = OUTER_EYES_68
 
-    def similarity(self, other: Seen) -> Tensor:
-        """By the judge, [N]."""
-        return identity_similarity(self.swapped.embedding, other.embedding, self.sources.likeness)
-
     def training_similarity(self) -> Tensor | None:
         """To the source, by the network of the training, [N]."""
         if self.training is None or self.swapped.trained is None or self.source.trained is None:
@@ -178,7 +180,7 @@ class Swaps:
 
     def gap(self, above_strangers: bool = False) -> Tensor | None:
         """judge_gap of the pairs, or the same of both networks' similarities as shares of the way from a stranger."""
-        trained, judged = self.training_similarity(), self.similarity(self.source)
+        trained, judged = self.training_similarity(), self.swapped.similarity(self.source)
         if trained is None or self.training is None or self.judge is None:
             return None
         if above_strangers:
@@ -233,8 +235,8 @@ METRICS: dict[str, Metric] = {
     "target_retrieval_top1": Metric(
         share=lambda pairs: pairs["target_rank"] <= 1, words="target found at rank 1", better="down"
     ),
-    "id_similarity_source": Metric(lambda s: s.similarity(s.source), words="similarity to the source"),
-    "id_similarity_target": Metric(lambda s: s.similarity(s.target)),
+    "id_similarity_source": Metric(lambda s: s.swapped.similarity(s.source), words="similarity to the source"),
+    "id_similarity_target": Metric(lambda s: s.swapped.similarity(s.target)),
     "training_similarity_source": Metric(lambda s: s.training_similarity()),
     "judge_gap": Metric(lambda s: s.gap(), words="judge gap", better="down"),
     "judge_gap_above_strangers": Metric(lambda s: s.gap(above_strangers=True)),
@@ -273,7 +275,7 @@ METRICS: dict[str, Metric] = {
     "feature_distance_true_swap": Metric(
         to_true_swap=lambda s, true: _apart(s.maps, true.maps), words="feature distance, true swap", better="down"
     ),
-    "id_similarity_true_swap": Metric(to_true_swap=lambda s, true: cosine_similarity(s.embedding, true.embedding)),
+    "id_similarity_true_swap": Metric(to_true_swap=lambda s, true: s.similarity(true)),
     "pose_error_true_swap_deg": Metric(to_true_swap=lambda s, true: pose_error_deg(s.pose_deg, true.pose_deg)),
     "expression_error_true_swap": Metric(to_true_swap=lambda s, true: expression_error(s.expression, true.expression)),
 }

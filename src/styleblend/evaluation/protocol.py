@@ -33,7 +33,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,8 +105,8 @@ class Batch:
     target_rows: Tensor
     source: Tensor
     target: Tensor
-    numbers: Tensor
-    """[n] places of the pairs in the list."""
+    numbers: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    """[n] places of the pairs in the list, for a method whose swaps are files; empty outside a list."""
 
 
 Method = Callable[[Batch], Tensor]
