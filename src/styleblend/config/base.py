@@ -41,5 +41,5 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0, description="weight of a loss term; 0 switches the term off")]
 Statement = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
-Finder = Literal["yunet", "insightface", "face_alignment"]
-"""Whose code finds faces: OpenCV's with YuNet's file, insightface's, or face-alignment's."""
+Finder = Literal["yunet", "insightface", "face_alignment", "mediapipe"]
+"""Whose networks find faces: OpenCV's YuNet, insightface's SCRFD, face-alignment's, or MediaPipe's BlazeFace."""

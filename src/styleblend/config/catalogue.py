@@ -26,7 +26,7 @@ Role = Literal[
 
 _FORMATS: dict[str, tuple[str, ...]] = {
     "decoder": ("torch", "pickle"),
-    "detector": ("onnx", "torch"),
+    "detector": ("onnx", "torch", "tflite"),
     "encoder_body": ("torch",),
     "identity": ("onnx", "dlib", "tfjs"),
     "identity_judge": ("onnx", "dlib", "tfjs"),

@@ -15,7 +15,7 @@ MAX_PIXELS = 100_000_000
 class Align(Section):
     detector: Literal["annotations", Finder] = Field(
         description="annotations ship with a source; the others find faces: with five points (yunet, insightface's"
-        " SCRFD) or 68 (face_alignment, which needs FAN as pretrained.landmarks)"
+        " SCRFD, mediapipe, which needs a mesh as pretrained.landmarks) or 68 (face_alignment, which needs FAN there)"
     )
     size_px: int = Field(64, ge=16, le=1024, description="side of the aligned face")
     min_score: Probability = Field(0.6, description="faces that the detector trusts less are not used")

@@ -71,6 +71,35 @@ class Config(Section):
             raise ValueError(
                 "align.detector is 'face_alignment', which needs FAN: set pretrained.landmarks to 2DFAN4, it is 'small'"
             )
+        if kind == "mediapipe":
+            self._expect_mesh("align.detector is 'mediapipe'", info)
+
+    def _expect_fitting_losses(self, info: ValidationInfo) -> None:
+        """What the training stages ask of the model and of its networks."""
+        if self.model.prior == "warp":
+            self._expect_mesh("model.prior is 'warp'", info)
+        for name, stage in (("train_encoder", self.train_encoder), ("finetune_decoder", self.finetune_decoder)):
+            if self.model.prior == "warp" and stage.loss.swap_consistency:
+                raise ValueError(
+                    f"{name}.loss.swap_consistency is {stage.loss.swap_consistency:g}, but Eq. 12 swaps swapped pictures"
+                    " again, whose meshes model.prior 'warp' does not know: set it to 0"
+                )
+            if stage.loss.mask and self.model.join != "mask":
+                raise ValueError(
+                    f"{name}.loss.mask is {stage.loss.mask:g}, but model.join is '{self.model.join}': set it to 'mask', or"
+                    " the weight to 0"
+                )
+            if stage.worn_faces:
+                self._expect_mesh(f"{name}.worn_faces is {stage.worn_faces:g}", info)
+
+    def _expect_mesh(self, what: str, info: ValidationInfo) -> None:
+        """Refuse settings whose landmark network is no mesh; `what` needs one."""
+        name, networks = self.pretrained.landmarks, known_networks(self.pretrained, info).networks
+        if name not in networks or networks[name].format != "tflite":
+            meshes = [known for known, each in networks.items() if "landmarks" in each.roles and each.format == "tflite"]
+            raise ValueError(
+                f"{what}, which needs a face mesh: set pretrained.landmarks to {' or '.join(meshes)}, it is '{name}'"
+            )
 
     @model_validator(mode="after")
     def sections_agree(self, info: ValidationInfo) -> Config:
@@ -84,6 +113,7 @@ class Config(Section):
         unannotated = [source.name for source in self.download.sources if not source.annotated]
         if self.align.detector == "annotations" and unannotated:
             raise ValueError(f"align.detector 'annotations' cannot serve {unannotated}: set it to 'yunet'")
+        self._expect_fitting_losses(info)
         gate = self.register_.gate
         if self.retrain.promote == "auto" and not gate.decides:
             raise ValueError(
