@@ -114,3 +114,13 @@ def test_a_training_in_which_nothing_teaches_at_first_is_refused() -> None:
 def test_every_weight_of_the_settings_has_its_term() -> None:
     """A weight without a term would be accepted and do nothing; a term without a weight could not be switched on."""
     assert set(losses.TERMS) == set(LossWeights.model_fields)
+
+
+def test_colour_sees_tones_and_no_detail() -> None:
+    """What averages out over an eighth of the side costs nothing; a tint costs its mean absolute size."""
+    target = torch.rand(2, 3, 32, 32) * 2 - 1
+    chequered = torch.ones(4, 4)
+    chequered[::2, ::2] = chequered[1::2, 1::2] = -1
+    assert losses.colour(target + 0.3 * chequered.repeat(8, 8), target).item() == pytest.approx(0, abs=1e-6)
+    tint = torch.tensor([0.2, -0.1, 0.0])[:, None, None]
+    assert losses.colour(target + tint, target).item() == pytest.approx(0.1, abs=1e-6)

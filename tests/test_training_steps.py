@@ -111,6 +111,7 @@ def test_terms_are_those_of_the_equations(faces: Faces) -> None:
             ),
             "outside": losses.outside(plain, batch.target, face),
             "edges": losses.edges(plain, batch.target, batch.same_person),
+            "colour": losses.colour(plain, batch.target),
             "pixels": losses.pixels(plain, batch.target, batch.same_person, face),
             "perceptual_maps": losses.perceptual_maps(
                 PERCEPTION.identity.look(plain).maps, PERCEPTION.identity.look(batch.target).maps, batch.same_person

@@ -234,8 +234,8 @@ def _probe(
     judged = learner.discriminator if cfg.loss.adversarial else None
     seen = probe.look(learner.averaged, perception, pairs, worker.rank, worker.world_size, worker.average, judged)
     progress.history = [*progress.history, {"step": progress.step, **seen}]
-    judged = progress.step > max(cfg.curriculum_steps, cfg.identity_from + cfg.identity_ramp)
-    progress.doubtful = progress.doubtful + 1 if seen["copies_target"] and judged else 0
+    settled = progress.step > max(cfg.curriculum_steps, cfg.identity_from + cfg.identity_ramp)
+    progress.doubtful = progress.doubtful + 1 if seen["copies_target"] and settled else 0
     if worker.rank == 0:
         recorder.metrics(progress.step, {f"probe/{name}": value for name, value in seen.items()})
         recorder.picture(progress.step, probe.grid(learner.averaged, pairs))
