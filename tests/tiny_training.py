@@ -26,8 +26,8 @@ from tiny_model import MODEL, SIDE_PX
 
 __all__ = ["MODEL", "SIDE_PX"]
 
-NEEDS_MORE = ("mask", "mesh", "identity_second")
-"""Terms that need more than the smallest job has: a model with a mask, a mesh, a second identity network."""
+NEEDS_MORE = ("mask", "mesh", "identity_second", "chroma")
+"""Terms that need more than the smallest job has: a mask, a mesh, a second identity network, a prior."""
 
 NETWORKS: dict[str, tuple[Any, dict[str, Any]]] = {
     "identity": (

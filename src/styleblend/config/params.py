@@ -89,6 +89,11 @@ class Config(Section):
                     f"{name}.loss.mask is {stage.loss.mask:g}, but model.join is '{self.model.join}': set it to 'mask', or"
                     " the weight to 0"
                 )
+            if stage.loss.chroma and self.model.prior != "warp":
+                raise ValueError(
+                    f"{name}.loss.chroma is {stage.loss.chroma:g}, but model.prior is '{self.model.prior}': set it to"
+                    " 'warp', or the weight to 0"
+                )
             if stage.worn_faces:
                 self._expect_mesh(f"{name}.worn_faces is {stage.worn_faces:g}", info)
 
@@ -96,7 +101,9 @@ class Config(Section):
         """Refuse settings whose landmark network is no mesh; `what` needs one."""
         name, networks = self.pretrained.landmarks, known_networks(self.pretrained, info).networks
         if name not in networks or networks[name].format != "tflite":
-            meshes = [known for known, each in networks.items() if "landmarks" in each.roles and each.format == "tflite"]
+            meshes = [
+                known for known, each in networks.items() if "landmarks" in each.roles and each.format == "tflite"
+            ]
             raise ValueError(
                 f"{what}, which needs a face mesh: set pretrained.landmarks to {' or '.join(meshes)}, it is '{name}'"
             )

@@ -22,6 +22,7 @@ class LossWeights(Section):
     pixels: Weight = Field(0, description="not in the paper: L1, more in the face than beside, reconstructions only")
     edges: Weight = Field(0, description="not in the paper: L1 of edges, reconstructions only")
     colour: Weight = Field(0, description="not in the paper: the target's colours at 8 px a side")
+    chroma: Weight = Field(0, description="not in the paper: swaps have the prior's colours; needs model.prior 'warp'")
     mask: Weight = Field(0, description="not in the paper: drawn pixels are the face's; needs model.join 'mask'")
     attributes: Weight = Field(0, description="not in the paper: pose and expression of the target")
     perceptual: Weight = Field(0, description="not in the paper: features of a frozen network, reconstructions only")
@@ -73,6 +74,10 @@ class Training(Section):
     mirrored: Probability = Field(0, description="share of self pairs of one picture with a mirrored source; paper: 0")
     worn_faces: Probability = Field(0, description="share of self pairs whose target wears another's face; paper: 0")
     colour_jitter: float = Field(0, ge=0, le=0.5, description="largest change of a source's colours; paper: 0")
+    saturation_jitter: Probability = Field(
+        0, description="largest share of saturation that identity and mesh networks do not see; paper: 0"
+    )
+    crop_jitter: float = Field(0, ge=0, le=0.3, description="largest zoom and move of what identity networks see")
     # pretrained: the small D's inversion; body: model_ir_se50.pth. That and `new` take D's mean code.
     encoder_start: EncoderStart = Field("pretrained", description="train_encoder only: what E starts from")
     swap_every: int = Field(1, ge=1, description="Eq. 12 is taken at every k-th step; 1 in the paper")

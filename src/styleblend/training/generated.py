@@ -15,6 +15,7 @@ from styleblend.faces import resize
 from styleblend.faces.regions import face_region, mesh_region
 from styleblend.model.discriminator import Discriminator
 from styleblend.model.encoder import Encoding
+from styleblend.model.prior import prior_picture
 from styleblend.model.swapper import Swapper
 from styleblend.perception import attributes, identity, landmarks, shape
 from styleblend.perception.identity import FaceNetwork, Look
@@ -22,6 +23,7 @@ from styleblend.perception.landmarks import to_19
 from styleblend.perception.mesh import POINTS, FaceMesh, MeshLandmarks
 from styleblend.perception.mesh_attributes import MeshShape
 from styleblend.perception.shape import ShapeNetwork, unposed
+from styleblend.training import jitter
 from styleblend.training.batches import Batch
 from styleblend.weights import frozen
 
@@ -123,7 +125,25 @@ class Generated:
     def embedding(self) -> Tensor:
         """F_id(swapped), [N, D]."""
         # One pass gives it with the maps, where these are looked at anyway.
-        return self._look.embedding if self.cfg.loss.perceptual_maps else self.perception.identity(self.swapped)
+        if self.cfg.loss.perceptual_maps and self.viewed is self.swapped:
+            return self._look.embedding
+        return self.perception.identity(self.viewed)
+
+    @cached_property
+    def faded(self) -> Tensor:
+        """The swap with less saturation, as networks of points see it."""
+        return jitter.faded(self.swapped, self.batch.noise_seeds, self.cfg.saturation_jitter)
+
+    @cached_property
+    def viewed(self) -> Tensor:
+        """The same cut out otherwise, as networks of identity see it."""
+        return jitter.cropped(self.faded, self.batch.noise_seeds, self.cfg.crop_jitter)
+
+    @property
+    def expected(self) -> Tensor:
+        """What the prior alone says, at the data set's side."""
+        assert self.batch.warped is not None
+        return prior_picture(self.batch.target, self.batch.warped, self.swapper.encoder.input_px)
 
     @cached_property
     def _look(self) -> Look:
@@ -147,7 +167,7 @@ class Generated:
         """Of the second network, [N, D] each: of the swap, and of the source without gradient."""
         with torch.no_grad():
             wanted = self.second(self.batch.source)
-        return self.second(self.swapped), wanted
+        return self.second(self.viewed), wanted
 
     @cached_property
     def meshes(self) -> tuple[Tensor, Tensor]:
@@ -162,7 +182,7 @@ class Generated:
         # Attached to the swap, so that a batch without a swap has a gradient, of zeros.
         found = wanted + 0 * self.swapped.mean()
         if len(rows):
-            found = found.index_put((rows,), self.perception.mesh(self.swapped[rows])[:, :POINTS])
+            found = found.index_put((rows,), self.perception.mesh(self.faded[rows])[:, :POINTS])
         return found, wanted
 
     @cached_property

@@ -18,6 +18,7 @@ from styleblend.perception.identity import Metric, similarity
 from styleblend.perception.landmarks import to_19
 from styleblend.perception.mesh import EXPRESSION_POINTS
 from styleblend.training.generated import Generated
+from styleblend.training.jitter import grey
 
 BESIDE_FACE = 0.4
 """Weight of a pixel beside the face in `pixels`, where 1 is that of one in the face."""
@@ -223,6 +224,18 @@ def colour(swapped: Tensor, target: Tensor) -> Tensor:
     return (resize.area(swapped, 8) - resize.area(target, 8)).abs().mean()
 
 
+def chroma(swapped: Tensor, expected: Tensor, same_person: Tensor) -> Tensor:
+    """Not in the paper: mean |difference| of colours without brightness, of swaps; mean over all N.
+
+    Without it eyes and lips take colours that the teaching networks like and people do not.
+
+    Args:
+        swapped, expected: [N, 3, S, S], the latter what the prior alone says. same_person: bool [N].
+    """
+    apart = (swapped - grey(swapped)) - (expected - grey(expected))
+    return (apart.abs().mean((1, 2, 3)) * ~same_person).mean()
+
+
 # A term's name is its weight in the section loss of params.yaml, and what is logged.
 TERMS: dict[str, Callable[[Generated], Tensor]] = {
     "swap_consistency": lambda g: swap_consistency(
@@ -254,6 +267,7 @@ TERMS: dict[str, Callable[[Generated], Tensor]] = {
     "shape_3d": lambda g: shape_3d(*g.shapes),
     "outside": lambda g: outside(g.swapped, g.batch.truth, g.face),
     "colour": lambda g: colour(g.swapped, g.batch.truth),
+    "chroma": lambda g: chroma(g.swapped, g.expected, g.batch.same_person),
     "mask": lambda g: mask(g.drawn_where, g.face),
 }
 """The terms of Eq. 13 in the order in which they are computed."""

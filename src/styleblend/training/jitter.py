@@ -1,0 +1,50 @@
+"""How the frozen networks of the losses see a swap: paler and cut out otherwise, each sample as its seed says.
+
+A network that teaches is fooled by what it alone takes for likeness: coloured eyes and lips, or a pattern in the pixels
+of its one crop. What survives another saturation and another crop is more of a face (docs/experiments.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_LUMA = (0.299, 0.587, 0.114)
+"""Rec. 601."""
+
+
+def grey(images: Tensor) -> Tensor:
+    """Brightness [N, 1, H, W] of RGB [N, 3, H, W]."""
+    return (images * images.new_tensor(_LUMA)[:, None, None]).sum(1, keepdim=True)
+
+
+def faded(images: Tensor, seeds: Sequence[int], most: float) -> Tensor:
+    """Pictures [N, 3, H, W] with up to the share `most` of their saturation taken away; differentiable."""
+    if not most:
+        return images
+    kept = 1 - most * _drawn(seeds, 1, 0).to(images.device)[:, :, None, None]
+    return kept * images + (1 - kept) * grey(images)
+
+
+def cropped(images: Tensor, seeds: Sequence[int], most: float) -> Tensor:
+    """Pictures zoomed and moved by up to `most` of half their side; what lies beyond goes on; differentiable."""
+    if not most:
+        return images
+    zoom, across, down = (2 * _drawn(seeds, 3, 1).to(images.device) - 1).mul(most).unbind(1)
+    zeros = torch.zeros_like(zoom)
+    rows = torch.stack([torch.stack([1 + zoom, zeros, across], 1), torch.stack([zeros, 1 + zoom, down], 1)], 1)
+    grid = F.affine_grid(rows.to(images.dtype), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def _drawn(seeds: Sequence[int], count: int, stream: int) -> Tensor:
+    """[N, count] in [0, 1): sample i depends on seeds[i] alone, and streams do not meet."""
+    rows = []
+    for seed in seeds:
+        # The plain seed draws the noise.
+        generator = torch.Generator().manual_seed((seed ^ 0x5DEECE66D) + stream)
+        rows.append(torch.rand(count, generator=generator))
+    return torch.stack(rows)
