@@ -73,7 +73,7 @@ def _face(picture: Image.Image, side: int, detector: Yunet) -> np.ndarray | None
 
 @torch.no_grad()
 def figures(seeing: FaceNetwork, faces: Tensor) -> dict[str, object]:
-    """Means and standard deviations of same and different, by distance or cosine, AUC, rank 1 and the CPU's seconds a face."""
+    """Mean and standard deviation of same and different, AUC, rank 1 and the CPU's seconds a face."""
     start = time.process_time()
     vectors = torch.cat([seeing(from_8bit(part)) for part in faces.flatten(0, 1).split(16)])
     seconds = (time.process_time() - start) / len(vectors)

@@ -10,9 +10,10 @@ import json
 import tarfile
 import threading
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import unquote
 
 ABOUT = "Metadata-Version: 2.1\nName: face-nets\nVersion: 1.0\n"
 
@@ -72,29 +73,42 @@ def _written(path: Path, content: bytes) -> Path:
 def npm_registry(tarball: Path, name: str = "@faces/nets", cut_at: int | None = None) -> Iterator[str]:
     """The address of an npm registry on this machine that has one package; `cut_at` ends its tarball too early."""
     content = tarball.read_bytes()
+    digest = base64.b64encode(hashlib.sha512(content).digest()).decode()
+
+    def answer(asked: str, address: str) -> bytes | None:
+        dist = {"tarball": f"{address}/{tarball.name}", "integrity": f"sha512-{digest}"}
+        versions = {"1.0.0": {"name": name, "version": "1.0.0", "dist": dist}}
+        about = {"name": name, "dist-tags": {"latest": "1.0.0"}, "versions": versions}
+        return {tarball.name: content, name: json.dumps(about).encode()}.get(asked)
+
+    with _served(answer, content, cut_at) as address:
+        yield address
+
+
+@contextmanager
+def pip_index(file: Path, name: str = "face-nets", cut_at: int | None = None) -> Iterator[str]:
+    """The address of a simple index on this machine that has one file; `cut_at` ends it too early."""
+    content = file.read_bytes()
+    page = f'<!DOCTYPE html><html><body><a href="/{file.name}">{file.name}</a></body></html>'.encode()
+    with _served(
+        lambda asked, address: {file.name: content, f"simple/{name}/": page}.get(asked), content, cut_at
+    ) as at:
+        yield f"{at}/simple"
+
+
+@contextmanager
+def _served(answer: Callable[[str, str], bytes | None], package: bytes, cut_at: int | None) -> Iterator[str]:
+    """A web server on this machine that gives what `answer` says for a path and its own address."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked = self.path.replace("%2f", "/").replace("%40", "@").lstrip("/")
-            if asked == tarball.name:
-                self._send(200, content)
-            elif asked == name:
-                self._send(200, json.dumps(self._about()).encode())
-            else:
-                self._send(404, b"{}")
-
-        def _about(self) -> dict[str, object]:
-            digest = base64.b64encode(hashlib.sha512(content).digest()).decode()
-            port = self.server.server_address[1]
-            dist = {"tarball": f"http://127.0.0.1:{port}/{tarball.name}", "integrity": f"sha512-{digest}"}
-            versions = {"1.0.0": {"name": name, "version": "1.0.0", "dist": dist}}
-            return {"name": name, "dist-tags": {"latest": "1.0.0"}, "versions": versions}
-
-        def _send(self, code: int, body: bytes) -> None:
-            self.send_response(code)
-            self.send_header("Content-Length", str(len(body)))
+            address = f"http://127.0.0.1:{self.server.server_address[1]}"
+            body = answer(unquote(self.path).lstrip("/"), address)
+            self.send_response(404 if body is None else 200)
+            self.send_header("Content-Type", "text/html" if body and body.startswith(b"<") else "application/json")
+            self.send_header("Content-Length", str(len(body or b"")))
             self.end_headers()
-            self.wfile.write(body[:cut_at] if body is content else body)
+            self.wfile.write((body or b"")[: cut_at if body is package else None])
 
         def log_message(self, *args: object) -> None:
             pass

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,7 +24,7 @@ from styleblend.config.pretrained import Pretrained
 from styleblend.config.training import LossWeights
 from styleblend.perception import identity
 from styleblend.perception.identity import DlibFace, GraphFace
-from styleblend.reporting.model_card import Candidate
+from styleblend.reporting.model_card import Candidate, model_card
 from styleblend.stages.perceive import perceive
 from styleblend.system.files import sha256
 from styleblend.training import probe
@@ -79,14 +81,28 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
 
 
 def test_networks_json_says_where_they_came_from(run: tuple[Path, dict]) -> None:
-    """By registry, package and version; their loaders are found by their endings; doubts go to card and tags."""
+    """By registry, package and version; their loaders are found by their endings."""
     folder, listed = run
     assert listed["identity"]["origin"] == "pypi face-nets 1.0" and listed["identity"]["file"] == "identity.dat"
     assert listed["identity_judge"]["origin"] == "npm @faces/nets 1.0.0"
     assert isinstance(identity.load(folder, "identity"), DlibFace)
     assert isinstance(identity.load(folder, "identity_judge"), GraphFace)
-    candidate = Candidate(None, {}, {}, pd.DataFrame(), frozen.listed(folder), {})  # type: ignore[arg-type]
-    assert candidate.not_verified() == ["near: what it learned from", "judge: what it learned from"]
+
+
+def test_doubts_stand_in_the_card_and_the_tags(run: tuple[Path, dict], tmp_path: Path) -> None:
+    """What the catalogue says that nobody verified travels with a version, by the network's name."""
+    tiny_project.make(tmp_path)
+    faces = tmp_path / "data/faces"
+    model = {"model": {"resolution": 64}, "alignment": {"template": "ffhq", "size_px": 64}}
+    protocol = {"methods": ["model"], "text": "none"}
+    manifest = pd.read_parquet(faces / "manifest.parquet")
+    inputs: Any = SimpleNamespace(faces=faces)
+    candidate = Candidate(inputs, {"n_pairs": 6.0}, protocol, manifest, frozen.listed(run[0]), model)
+    tags = candidate.tags()
+    assert tags["not_verified"] == "near: what it learned from; judge: what it learned from"
+    card = model_card(candidate, tags, "No gate.")
+    assert "**Not verified**\n\n- near: what it learned from\n- judge: what it learned from\n\n## Limits" in card
+    assert tags["licence"] == "non-commercial", "the one that trains binds the model"
 
 
 def test_the_table_of_faces_keeps_lengths_and_says_how_to_compare(run: tuple[Path, dict], tmp_path: Path) -> None:

