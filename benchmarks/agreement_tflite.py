@@ -6,7 +6,8 @@ FOLDER holds a folder for each person with a neutral picture n_*.jpg and a smili
 London Set does. Faces are aligned as the stage align does it. For each network: the largest difference from the
 runtime (ai-edge-litert), and how far the points on the one fixed cut lie from those on a cut around the face's own
 points, turned upright, as MediaPipe makes it from picture to picture, in shares of the distance between the outer
-corners of the eyes. Then smiles, mirror images, and CPU seconds a face on one thread. The networks are those that
+corners of the eyes. Then smiles, mirror images, poses of
+rendered faces, whose truth is known, and CPU seconds a face on one thread. The networks are those that
 `styleblend weights fetch mediapipe_face_mesh mediapipe_face_landmarker` brought into DIR.
 """
 
@@ -33,8 +34,10 @@ from styleblend.faces.pictures import open_picture
 from styleblend.faces.pixels import from_8bit
 from styleblend.perception import blendshapes, mesh
 from styleblend.perception.blendshapes import BLENDSHAPES, SEEN
-from styleblend.perception.mesh import FaceMesh
+from styleblend.perception.mesh import FACE_PRESENT, FaceMesh
 from styleblend.perception.mesh_attributes import MeshAttributes
+from styleblend.pretraining.data import draw
+from styleblend.synthetic.renderer import pose_deg, render
 from styleblend.weights.formats import tflite_graph
 from styleblend.weights.store import CACHE
 
@@ -118,6 +121,19 @@ def angles(seer: nn.Module, images: Tensor) -> dict[str, object]:
     return {"mean_deg": pose.mean(0).tolist(), "sd_deg": pose.std(0).tolist(), "mirror_error_deg": mirror.tolist()}
 
 
+def on_rendered(network: FaceMesh) -> dict[str, object]:
+    """Errors of the pose on 60 rendered people, evenly from -45 to 45 degrees of yaw, where the mesh sees a face."""
+    people, quads = draw(7, 60, 1, 0, 60, own_looks=False, even_yaw_deg=45)
+    images, truth = render(people, 192, 2, quads).images, pose_deg(people, quads)
+    there = network.look(images)[1] >= FACE_PRESENT
+    error = (MeshAttributes(network)(images)[0] - truth)[there]
+    return {
+        "faces_seen": int(there.sum()),
+        "mean_absolute_deg": error.abs().mean(0).tolist(),
+        "bias_deg": error.mean(0).tolist(),
+    }
+
+
 def main() -> None:
     """Measure and print one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -140,6 +156,7 @@ def main() -> None:
     with torch.no_grad():
         out: dict[str, object] = {"faces": len(images)}
         out["mesh_468"] = of_mesh(training, small.read_bytes(), images) | angles(MeshAttributes(training), images)
+        out["rendered"] = {"mesh_468": on_rendered(training), "mesh_478": on_rendered(judge.shape.mesh)}
         out["mesh_478"] = of_mesh(judge.shape.mesh, contents[tflite_graph.MESH], images) | angles(judge, images)
         points = torch.cat([judge.shape.mesh(part) for part in images.split(17)])[:, list(SEEN), :2]
         ours = judge.expression(points)[0].double().numpy()
