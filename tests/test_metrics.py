@@ -60,7 +60,7 @@ def test_a_distance_network_is_compared_by_distance(random: torch.Generator) -> 
     ranks = metrics.retrieval_rank(probes, gallery, wanted, persons, "distance")
     assert ranks.tolist() == [1 + int((row < row[k]).sum()) for k, row in enumerate(distances)]
     alike = metrics.identity_similarity(probes, gallery[:6], "distance")
-    assert alike.tolist() == pytest.approx((1 - distances.diagonal()[:6]).tolist(), rel=1e-5)
+    assert alike.tolist() == pytest.approx((1 - distances.diagonal()[:6] ** 2).tolist(), rel=1e-5)
     assert metrics.identity_similarity(2 * probes, probes).tolist() == pytest.approx([1] * 6)
     assert (metrics.identity_similarity(2 * probes, probes, "distance") < 1).all()
 

@@ -88,7 +88,7 @@ def test_a_judge_may_compare_by_distance(root: Path, pairs: protocol.Pairs) -> N
     judge.metric = "distance"
     seer = attributes.load(root / "networks", "attributes_judge")
     table = protocol.measure(pairs, {"m": baselines.copy_target}, Judges(judge, seer, judge), 10)["m"].table
-    apart = (pairs.judge[pairs.source].double() - pairs.judge[pairs.target].double()).norm(dim=1)
+    apart = (pairs.judge[pairs.source].double() - pairs.judge[pairs.target].double()).square().sum(1)
     assert table["id_similarity_source"].tolist() == pytest.approx((1 - apart).tolist(), abs=1e-3)
     assert table["id_similarity_target"].tolist() == pytest.approx([1] * len(pairs), abs=1e-3)
     assert (table["target_rank"] == 1).all()
@@ -117,6 +117,26 @@ def test_what_no_network_sees_is_not_measured(root: Path, pairs: protocol.Pairs)
     assert table["landmark_error"].tolist() == pytest.approx(
         (100 * (seen - wanted).norm(dim=2).mean(1) / across).tolist(), rel=1e-3
     )
+
+
+def test_a_mesh_bends_the_dense_warp(root: Path, pairs: protocol.Pairs, tmp_path: Path) -> None:
+    """Points of a mesh that perceive has seen are taken in the place of 68 landmarks; depth does not count."""
+    seen = pd.read_parquet(root / "perceived.parquet")
+    points = torch.stack([torch.tensor(values).reshape(68, 2) for values in seen["landmarks"]])
+    twice = torch.cat([points, (points + points.flip(1)) / 2], dim=1)
+    depth = torch.rand(*twice.shape[:2], 1, generator=torch.Generator().manual_seed(0))
+    seen["mesh"] = torch.cat([twice, depth], dim=2).flatten(1).tolist()
+    seen.to_parquet(tmp_path / "perceived.parquet")
+    meshed = protocol.read_pairs(root / "splits", root / "faces", tmp_path / "perceived.parquet")
+    order = [list(seen["face_id"]).index(name) for name in meshed.table.index]
+    torch.testing.assert_close(meshed.dense_points, twice[order].float())
+    assert pairs.dense_points is pairs.landmarks
+    rows = torch.arange(len(pairs))
+    faces = [pixels.from_8bit(pairs.pictures(each)) for each in (pairs.source, pairs.target)]
+    swapped = [
+        baselines.dense_warped(protocol.Batch(each, each.source, each.target, *faces, rows)) for each in (pairs, meshed)
+    ]
+    assert not swapped[0].equal(swapped[1])
 
 
 def test_gallery_holds_each_source_face_once(root: Path, pairs: protocol.Pairs) -> None:

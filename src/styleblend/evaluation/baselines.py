@@ -82,22 +82,26 @@ def half_mask(untrained: model.Swapper, batch: Batch) -> Tensor:
 
 def warp_blend(batch: Batch) -> Tensor:
     """The source's face, warped onto the target's landmarks and blended in (Perez et al. 2003)."""
-    return _pair_by_pair(batch, warp_blend_one)
+    return _pair_by_pair(batch, batch.pairs.landmarks, warp_blend_one)
 
 
 def dense_warped(batch: Batch) -> Tensor:
     """The source's face, bent onto the target's by a thin-plate spline, colours matched, with a soft mask."""
-    return _pair_by_pair(batch, dense_warp)
+    return _pair_by_pair(batch, batch.pairs.dense_points, dense_warp)
 
 
-def _pair_by_pair(batch: Batch, one: Callable[[Pixels, Pixels, Points, Points], Pixels]) -> Tensor:
-    """What a function of two pictures [S, S, 3] and their landmarks [K, 2], in pixels, makes of every pair."""
+def _pair_by_pair(batch: Batch, points: Tensor, one: Callable[[Pixels, Pixels, Points, Points], Pixels]) -> Tensor:
+    """What a function of two pictures [S, S, 3] and their points [K, 2], in pixels, makes of every pair.
+
+    Args:
+        points: [F, K, 2] of the split's faces, in [0, 1] of the picture.
+    """
     side = batch.target.shape[-1]
     pixels = (to_8bit(images).cpu().permute(0, 2, 3, 1) for images in (batch.source, batch.target))
     pictures = [images.contiguous().numpy() for images in pixels]
-    # Landmarks are shares of the side; pixels count from their centres.
-    points = [batch.pairs.landmarks[rows].numpy() * side - 0.5 for rows in (batch.source_rows, batch.target_rows)]
-    made = [one(*each) for each in zip(*pictures, *points, strict=True)]
+    # Pixels count from their centres.
+    places = [points[rows].numpy() * side - 0.5 for rows in (batch.source_rows, batch.target_rows)]
+    made = [one(*each) for each in zip(*pictures, *places, strict=True)]
     return from_8bit(torch.from_numpy(np.stack(made)).permute(0, 3, 1, 2))
 
 

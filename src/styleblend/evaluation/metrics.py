@@ -66,11 +66,11 @@ def identity_similarity(a: Tensor, b: Tensor, likeness: Likeness = "cosine") -> 
     """How alike two embeddings of one network are, [N, D], [N, D] -> [N]; 1 is the same.
 
     Args:
-        likeness: "cosine" of the angle, for networks that learned angles; "distance" is 1 minus the Euclidean
+        likeness: "cosine" of the angle, for networks that learned angles; "distance" is 1 minus the squared Euclidean
             distance, for those that learned distances, whose embeddings have a length that means something.
     """
     if likeness == "distance":
-        return 1 - (a.double() - b.double()).norm(dim=1)
+        return 1 - (a.double() - b.double()).square().sum(1)
     return cosine_similarity(a, b)
 
 

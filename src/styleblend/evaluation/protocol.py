@@ -70,7 +70,7 @@ class Pairs:
 
     table: rows of the manifest with `person`; judge: [F, D]; identity: [F, D'], of the training's network;
     landmarks: [F, K, 2] in [0, 1]; yaw_pitch_roll_deg: [F, 3]; expression: [F, E]; person: [F] numbers of persons;
-    source, target: [N] rows.
+    source, target: [N] rows; mesh: [F, M, 2], all points of the run's mesh alike, None where it has none.
     """
 
     folder: Path
@@ -83,6 +83,12 @@ class Pairs:
     person: Tensor
     source: Tensor
     target: Tensor
+    mesh: Tensor | None = None
+
+    @property
+    def dense_points(self) -> Tensor:
+        """The most points of a face that are known, [F, K, 2]."""
+        return self.landmarks if self.mesh is None else self.mesh
 
     def __len__(self) -> int:
         return len(self.source)
@@ -154,6 +160,8 @@ def read_pairs(splits: Path, faces: Path, perceived: Path, split: str = "test") 
         person=torch.from_numpy(pd.factorize(members)[0].astype(np.int64)),
         source=torch.from_numpy(members.index.get_indexer(pd.Index(listed["source_id"])).astype(np.int64)),
         target=torch.from_numpy(members.index.get_indexer(pd.Index(listed["target_id"])).astype(np.int64)),
+        # x, y and depth of each point.
+        mesh=column("mesh").unflatten(1, (-1, 3))[..., :2] if "mesh" in seen else None,
     )
 
 
