@@ -39,8 +39,8 @@ from tiny_model import randomised
 Array = NDArray[np.float64]
 STAGES: tuple[Stage, ...] = ("train_encoder", "finetune_decoder")
 JOINT: tuple[Stage, ...] = (*STAGES, "pretrain")
-# A mask's own term teaches the mask and what it is drawn from, but no colours.
-TERMS = tuple(name for name in LossWeights.model_fields if name != "mask")
+# The term of a mask teaches the mask and what it is drawn from, but no colours; that of chroma needs a prior.
+TERMS = tuple(name for name in LossWeights.model_fields if name not in ("mask", "chroma"))
 
 
 @pytest.fixture(autouse=True)
