@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
@@ -13,6 +15,8 @@ from mesh_faces import template, turned
 from styleblend import model
 from styleblend.config.model import Model
 from styleblend.errors import StyleBlendError
+from styleblend.evaluation import baselines
+from styleblend.evaluation.protocol import Batch
 from styleblend.faces import warp
 from styleblend.faces.pixels import to_8bit
 from styleblend.model.prior import PriorEncoder, prior_picture
@@ -158,3 +162,18 @@ def test_the_mask_and_the_prior_learn_in_their_stages() -> None:
     assert any(name.startswith("prior.") for name in learns["train_encoder"])
     assert any(name.startswith("encoder.fine.") for name in learns["train_encoder"])
     assert not any(name.startswith(("prior.", "encoder.")) for name in learns["finetune_decoder"])
+
+
+@torch.no_grad()
+def test_what_is_left_without_the_codes() -> None:
+    """`prior_alone` is the prior's picture; `shuffled_codes` the model with another source's codes and the right warp;
+    a model without the prior has neither."""
+    swapper = randomised(model.build(WARPED)).eval()
+    swapper.bend = lambda source, target: bent(len(source))
+    batch = cast(Batch, SimpleNamespace(source=pictures(), target=pictures(1)))
+    methods = baselines.of_prior(swapper)
+    assert torch.equal(methods["prior_alone"](batch), prior_picture(batch.target, bent(), SIDE_PX))
+    other = swapper(pictures().flip(0), batch.target, None, bent())
+    assert torch.equal(methods["shuffled_codes"](batch), other)
+    assert not torch.equal(other, swapper(batch.source, batch.target))
+    assert baselines.of_prior(model.build(JOINED)) == {}

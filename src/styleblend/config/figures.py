@@ -20,7 +20,16 @@ FIGURES = (
     "pose_error_source_deg", "saturated", "id_similarity_true_swap", "pose_error_true_swap_deg",
     "expression_error_true_swap",
 )  # fmt: skip
-BASELINES = ("copy_target", "copy_source", "warp_blend", "dense_warp", "half_mask", "untrained_mixing")
+BASELINES = (
+    "copy_target",
+    "copy_source",
+    "warp_blend",
+    "dense_warp",
+    "half_mask",
+    "untrained_mixing",
+    "prior_alone",
+    "shuffled_codes",
+)
 _METHODS = (*BASELINES, "true_swap")
 _SUFFIX = re.compile(r"_(low|high|yaw_[0-9a-z_.]+)$")
 _OTHERS = re.compile(r"^(fid|frechet_[a-z0-9_]+)$")

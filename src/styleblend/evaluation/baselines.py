@@ -21,6 +21,7 @@ from styleblend.evaluation.protocol import Batch, Method, Pairs
 from styleblend.faces import alignment
 from styleblend.faces.dense_warp import Pixels, Points, dense_warp
 from styleblend.faces.pixels import from_8bit, to_8bit
+from styleblend.model.prior import prior_picture
 from styleblend.synthetic import factors, renderer
 from styleblend.weights import frozen
 from styleblend.weights.start import start
@@ -52,6 +53,24 @@ def simple() -> dict[str, Method]:
         "copy_source": copy_source,
         "warp_blend": warp_blend,
         "dense_warp": dense_warped,
+    }
+
+
+def of_prior(trained: model.Swapper) -> dict[str, Method]:
+    """What a model with the prior `warp` would give without its codes: what is left is not the codes' work.
+
+    prior_alone: the warped source where it is seen, elsewhere the target, no network after the mesh. shuffled_codes:
+    the model with the codes of the batch's next source and the warp of the right one.
+    """
+    bend = trained.bend
+    if trained.prior is None or bend is None:
+        return {}
+    side = trained.decoder.resolutions[-1]
+    return {
+        "prior_alone": lambda batch: prior_picture(batch.target, bend(batch.source, batch.target), side),
+        "shuffled_codes": lambda batch: trained(
+            batch.source.roll(1, 0), batch.target, None, bend(batch.source, batch.target)
+        ),
     }
 
 
