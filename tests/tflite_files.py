@@ -109,8 +109,8 @@ def mesh(
 ) -> bytes:
     """A file in the form of MediaPipe's meshes.
 
-    It gives these points [468 or 478, 3] plus weights, spread [468 or 478, 3, 3], of the means of the colours, by
-    default a tenth of red in x, green in y and blue in z; and sees a face in pictures whose red is above the threshold.
+    It gives these points [468 or 478, 3] plus `spread` [468 or 478, 3, 3] times the means of the colours, by default a
+    tenth of red in x, green in y and blue in z; and sees a face in pictures whose red is above the threshold.
     """
     points = np.asarray(points_px, np.float32).reshape(-1, 3)
     graph = Writer(1, side_px, side_px, 3)
