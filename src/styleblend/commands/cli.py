@@ -84,7 +84,8 @@ def _parser() -> ArgumentParser:
     add.add_argument("--depth", type=int, default=1, metavar="N", help="levels of modules to show (default: 1)")
     _add_swap_options(command("swap", _swap, "put the source's identity into the target's face"))
     add = command("serve", _serve, "swap over HTTP, with a page to try it; follows the alias champion")
-    add.add_argument("--model", help="folder, alias or number to stay with (default: follow the alias of `follow`)")
+    help = "folder, alias, number or `starter` to stay with (default: follow the alias of `follow`)"
+    add.add_argument("--model", help=help)
     add.add_argument("--detector-weights", type=Path, metavar="FILE", help="file of the face detector")
     add.add_argument("--host", help="address to listen at (default: serve.host of the settings)")
     add.add_argument("--port", type=int, help="0 takes a free one (default: serve.port of the settings)")
@@ -110,7 +111,8 @@ def _add_swap_options(add: ArgumentParser) -> None:
     help = "picture, pictures or folder that keep pose, expression, light and background"
     add.add_argument("targets", type=Path, nargs="+", metavar="target", help=help)
     add.add_argument("-o", "--output", type=Path, required=True, help="picture (.png, .jpg) or folder to write")
-    add.add_argument("--model", help="folder, alias or number of a version (default: champion, else candidate)")
+    help = "folder, alias, number or `starter` (default: champion, else candidate, else starter)"
+    add.add_argument("--model", help=help)
     add.add_argument("--detector-weights", type=Path, metavar="FILE", help="file of the face detector")
     add.add_argument("--source-face", type=int, metavar="NUMBER", help="which face, from the left, from 0")
     which = add.add_mutually_exclusive_group()

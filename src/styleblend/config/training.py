@@ -26,7 +26,7 @@ class LossWeights(Section):
     shape_3d: Weight = Field(0, description="not in the paper: the source's shape in 3-D landmarks without pose")
 
 
-EncoderStart = Literal["pretrained", "new", "body"]
+EncoderStart = Literal["pretrained", "new", "body", "starter"]
 
 
 class Training(Section):
@@ -53,7 +53,8 @@ class Training(Section):
     mirrored: Probability = Field(0, description="share of self pairs of one picture with a mirrored source; paper: 0")
     worn_faces: Probability = Field(0, description="share of self pairs whose target wears another's face; paper: 0")
     colour_jitter: float = Field(0, ge=0, le=0.5, description="largest change of a source's colours; paper: 0")
-    # pretrained: the small D's inversion; body: model_ir_se50.pth. That and `new` take D's mean code.
+    # pretrained: the small D's inversion; body: model_ir_se50.pth. That and `new` take D's mean code. starter: not E
+    # alone, but all of G and V are the starter's.
     encoder_start: EncoderStart = Field("pretrained", description="train_encoder only: what E starts from")
     swap_every: int = Field(1, ge=1, description="Eq. 12 is taken at every k-th step; 1 in the paper")
     probe_every: int = Field(100, ge=1, description="steps between validation probes")

@@ -35,7 +35,11 @@ def load(
 
     from styleblend.weights import frozen
 
-    file = file or frozen.foreign(networks, "detector") or networks / f"detector{'.tflite' if kind == 'mediapipe' else '.onnx'}"
+    file = (
+        file
+        or frozen.foreign(networks, "detector")
+        or networks / f"detector{'.tflite' if kind == 'mediapipe' else '.onnx'}"
+    )
     if kind == "insightface":
         from styleblend.face_detector.scrfd import Scrfd
 

@@ -185,7 +185,9 @@ def _upright(points: Points, left_eye: Points, right_eye: Points) -> _Square:
     low, high = points.min(0), points.max(0)
     x, y = (low + high) / 2 + 0.5
     across = right_eye - left_eye
-    return _Square(float(x), float(y), float(_MESH_FACTOR * (high - low).max()), float(np.arctan2(across[1], across[0])))
+    return _Square(
+        float(x), float(y), float(_MESH_FACTOR * (high - low).max()), float(np.arctan2(across[1], across[0]))
+    )
 
 
 def _halvings(pixels: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:

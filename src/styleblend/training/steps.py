@@ -49,12 +49,15 @@ class Outcome(NamedTuple):
 def choose_what_learns(swapper: Swapper, stage: Stage) -> list[nn.Parameter]:
     """Freeze and unfreeze the parts of G for a stage (section 3); returns the parameters that learn.
 
-    train_encoder: E, the SBM and the decoder's pathway, which is as new as they are; D's synthesis is frozen.
-    finetune_decoder: all of D; E and the SBM are frozen.
+    train_encoder: E, the SBM, the prior's encoder and the decoder's pathway, which is as new as they are; D's
+    synthesis is frozen.
+    finetune_decoder: all of D; E, the SBM and the prior's encoder are frozen.
     """
     first = stage == "train_encoder"
     swapper.encoder.requires_grad_(first)
     swapper.blending.requires_grad_(first)
+    if swapper.prior is not None:
+        swapper.prior.requires_grad_(first)
     swapper.decoder.requires_grad_(True)
     for parameter in swapper.decoder.synthesis_parameters() if first else ():
         parameter.requires_grad_(False)
