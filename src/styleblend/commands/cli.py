@@ -52,9 +52,11 @@ def _parser() -> ArgumentParser:
 
     command("check", _check, "check params.yaml and the folders that it names")
     command("doctor", _doctor, "what is there and what lacks for a run; exit code 1 if it would fail")
-    add = command("preset", _preset, "change params.yaml to a preset: photos, standard, paper")
+    add = command("preset", _preset, "change params.yaml to a preset: faces, standard, paper")
     add.add_argument("name", help="file below presets/ without its ending; none takes a preset back")
     add.add_argument("--folder", type=Path, help="folder with your photographs, in any nesting")
+    help = "where the names of the persons stand: their folders' names, or nowhere (default: none)"
+    add.add_argument("--label", choices=("none", "parent_folder"), help=help)
     add.add_argument("--ffhq", type=Path, metavar="PLACE", help="folder of FFHQ, or a zip or tar file of it")
     add.add_argument("--celeba-hq", type=Path, metavar="PLACE", help="folder of CelebA-HQ, or a zip or tar file of it")
     add.add_argument("--mirror", type=Path, help="folder with pretrained files, where there is no internet")
@@ -156,7 +158,7 @@ def _doctor(given: Namespace) -> None:
 
 def _preset(given: Namespace) -> None:
     """Apply a preset and print what changed."""
-    options = {name: getattr(given, name) for name in ("folder", "mirror", "licence", "terms", "ffhq", "celeba_hq")}
+    options = {name: getattr(given, name) for name in ("folder", "label", "mirror", "licence", "terms", "ffhq", "celeba_hq")}
     # An ablation or a retraining writes its own settings into params.yaml while it runs.
     with only_one(given.params.absolute().parent, "styleblend preset"):
         lines = presets.apply(given.name, given.params, given.params.parent / "presets", **options)
