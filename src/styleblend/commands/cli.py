@@ -53,9 +53,11 @@ def _parser() -> ArgumentParser:
 
     command("check", _check, "check params.yaml and the folders that it names")
     command("doctor", _doctor, "what is there and what lacks for a run; exit code 1 if it would fail")
-    add = command("preset", _preset, "change params.yaml to a preset: photos, standard, paper")
+    add = command("preset", _preset, "change params.yaml to a preset: faces, standard, paper")
     add.add_argument("name", help="file below presets/ without its ending; none takes a preset back")
     add.add_argument("--folder", type=Path, help="folder with your photographs, in any nesting")
+    help = "where the names of the persons stand: their folders' names, or nowhere (default: none)"
+    add.add_argument("--label", choices=("none", "parent_folder"), help=help)
     add.add_argument("--ffhq", type=Path, metavar="PLACE", help="folder of FFHQ, or a zip or tar file of it")
     add.add_argument("--celeba-hq", type=Path, metavar="PLACE", help="folder of CelebA-HQ, or a zip or tar file of it")
     add.add_argument("--mirror", type=Path, help="folder with pretrained files, where there is no internet")
@@ -87,7 +89,8 @@ def _parser() -> ArgumentParser:
     add.add_argument("--depth", type=int, default=1, metavar="N", help="levels of modules to show (default: 1)")
     _add_swap_options(command("swap", _swap, "put the source's identity into the target's face"))
     add = command("serve", _serve, "swap over HTTP, with a page to try it; follows the alias champion")
-    add.add_argument("--model", help="folder, alias or number to stay with (default: follow the alias of `follow`)")
+    help = "folder, alias, number or `starter` to stay with (default: follow the alias of `follow`)"
+    add.add_argument("--model", help=help)
     add.add_argument("--detector-weights", type=Path, metavar="FILE", help="file of the face detector")
     add.add_argument("--host", help="address to listen at (default: serve.host of the settings)")
     add.add_argument("--port", type=int, help="0 takes a free one (default: serve.port of the settings)")
@@ -113,7 +116,8 @@ def _add_swap_options(add: ArgumentParser) -> None:
     help = "picture, pictures or folder that keep pose, expression, light and background"
     add.add_argument("targets", type=Path, nargs="+", metavar="target", help=help)
     add.add_argument("-o", "--output", type=Path, required=True, help="picture (.png, .jpg) or folder to write")
-    add.add_argument("--model", help="folder, alias or number of a version (default: champion, else candidate)")
+    help = "folder, alias, number or `starter` (default: champion, else candidate, else starter)"
+    add.add_argument("--model", help=help)
     add.add_argument("--detector-weights", type=Path, metavar="FILE", help="file of the face detector")
     add.add_argument("--source-face", type=int, metavar="NUMBER", help="which face, from the left, from 0")
     which = add.add_mutually_exclusive_group()
@@ -157,7 +161,7 @@ def _doctor(given: Namespace) -> None:
 
 def _preset(given: Namespace) -> None:
     """Apply a preset and print what changed."""
-    options = {name: getattr(given, name) for name in ("folder", "mirror", "licence", "terms", "ffhq", "celeba_hq")}
+    options = {name: getattr(given, name) for name in ("folder", "label", "mirror", "licence", "terms", "ffhq", "celeba_hq")}
     # An ablation or a retraining writes its own settings into params.yaml while it runs.
     with only_one(given.params.absolute().parent, "styleblend preset"):
         lines = presets.apply(given.name, given.params, given.params.parent / "presets", **options)

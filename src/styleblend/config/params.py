@@ -81,13 +81,13 @@ class Config(Section):
         for name, stage in (("train_encoder", self.train_encoder), ("finetune_decoder", self.finetune_decoder)):
             if self.model.prior == "warp" and stage.loss.swap_consistency:
                 raise ValueError(
-                    f"{name}.loss.swap_consistency is {stage.loss.swap_consistency:g}, but Eq. 12 swaps swapped pictures"
-                    " again, whose meshes model.prior 'warp' does not know: set it to 0"
+                    f"{name}.loss.swap_consistency is {stage.loss.swap_consistency:g}, but Eq. 12 swaps swapped"
+                    " pictures again, whose meshes model.prior 'warp' does not know: set it to 0"
                 )
             if stage.loss.mask and self.model.join != "mask":
                 raise ValueError(
-                    f"{name}.loss.mask is {stage.loss.mask:g}, but model.join is '{self.model.join}': set it to 'mask', or"
-                    " the weight to 0"
+                    f"{name}.loss.mask is {stage.loss.mask:g}, but model.join is '{self.model.join}': set it to 'mask',"
+                    " or the weight to 0"
                 )
             if stage.loss.chroma and self.model.prior != "warp":
                 raise ValueError(
@@ -133,6 +133,13 @@ class Config(Section):
     def encoder_can_start(self, info: ValidationInfo) -> Config:
         """What training would refuse, hours of rendering or downloads later."""
         start, chosen = self.train_encoder.encoder_start, self.pretrained
+        if (start == "starter") != (chosen.starter != "none"):
+            raise ValueError(
+                f"train_encoder.encoder_start is '{start}', but pretrained.starter is '{chosen.starter}': set them to"
+                " 'starter' and 'faces', or to another start and 'none'"
+            )
+        if start == "starter":
+            return self  # nothing begins as the small decoder or its inversion
         if start == "body" and self.model.encoder_body != "ir_se50":
             raise ValueError(
                 f"train_encoder.encoder_start 'body' needs model.encoder_body 'ir_se50', it is"

@@ -40,6 +40,7 @@ class Pretrained(Section):
     encoder_body: Choice = Field("none", description="the face network that the encoder's body starts from")
     inception: Choice = Field("none", description="features of the Frechet distance")
     detector: Choice = Field("none", description="face detector to obtain")
+    starter: Literal["none", "faces"] = Field("none", description="whole model that training starts from")
     mirror: Path | None = Field(None, description="folder with the catalogue's files, for use without internet")
     catalogue: Path | None = Field(None, description="YAML file with networks of your own, as catalogue.yaml")
     same_judge: bool = Field(False, description="allow one identity network for training and evaluation")

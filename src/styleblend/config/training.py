@@ -36,7 +36,7 @@ class LossWeights(Section):
 RAMPED = ("identity", "identity_second", "contrastive", "target_margin", "landmarks", "mesh")
 """Terms that identity_from and identity_ramp hold back: a network is fooled by blots before a face is drawn."""
 
-EncoderStart = Literal["pretrained", "new", "body"]
+EncoderStart = Literal["pretrained", "new", "body", "starter"]
 
 
 class Training(Section):
@@ -78,7 +78,8 @@ class Training(Section):
         0, description="largest share of saturation that identity and mesh networks do not see; paper: 0"
     )
     crop_jitter: float = Field(0, ge=0, le=0.3, description="largest zoom and move of what identity networks see")
-    # pretrained: the small D's inversion; body: model_ir_se50.pth. That and `new` take D's mean code.
+    # pretrained: the small D's inversion; body: model_ir_se50.pth. That and `new` take D's mean code. starter: not E
+    # alone, but all of G and V are the starter's.
     encoder_start: EncoderStart = Field("pretrained", description="train_encoder only: what E starts from")
     swap_every: int = Field(1, ge=1, description="Eq. 12 is taken at every k-th step; 1 in the paper")
     probe_every: int = Field(100, ge=1, description="steps between validation probes")

@@ -25,6 +25,9 @@ NONE = "none"
 """Name that takes a preset back."""
 MARK = "# Written by `styleblend preset"
 
+RENAMED = {"photos": "faces"}
+"""Presets of earlier versions, and those that took their places."""
+
 Published = Literal["ffhq", "celeba_hq"]
 
 
@@ -39,6 +42,8 @@ def names(folder: Path) -> list[str]:
 
 def expect_one_of(name: str, choices: Sequence[str]) -> None:
     """Refuse an unknown preset with a PresetError that lists the choices."""
+    if name not in choices and name in RENAMED:
+        raise PresetError(f"the preset '{name}' is '{RENAMED[name]}' now: `styleblend preset {RENAMED[name]}`")
     if name not in choices:
         raise PresetError(f"there is no preset '{name}': choose from {', '.join(choices)}")
 
@@ -68,6 +73,7 @@ def apply(
     presets: Path,
     *,
     folder: Path | None = None,
+    label: str | None = None,
     mirror: Path | None = None,
     licence: str | None = None,
     terms: str | None = None,
@@ -78,7 +84,7 @@ def apply(
 
     Args:
         name: of presets/<name>.yaml, or `none` to go back to params.yaml.bak.
-        folder, licence, terms: of the preset's one folder of photographs.
+        folder, label, licence, terms: of the preset's one folder of photographs; see config.sources.FolderSource.
         mirror: folder with pretrained files, for a machine without internet.
         ffhq, celeba_hq: folder or archive of that data set; what is published with it and lies beside it, as FFHQ's
             JSON, is named, too.
@@ -104,6 +110,8 @@ def apply(
         _only_folder_source(name, overrides)["licence"] = licence
     if terms is not None:
         _only_folder_source(name, overrides)["terms"] = terms
+    if label is not None:
+        _only_folder_source(name, overrides)["label"] = label
     if folder is not None:
         place = _folder(folder, "--folder", project)
         _only_folder_source(name, overrides)["path"] = overrides["download"]["origin"] = place
@@ -160,8 +168,8 @@ def _only_folder_source(name: str, overrides: dict[str, Any]) -> dict[str, Any]:
     folders: list[dict[str, Any]] = [source for source in sources if source["kind"] == "folder"]
     if len(folders) != 1:
         raise PresetError(
-            f"preset {name} has {len(folders)} folders of photographs, so --folder, --licence and --terms do "
-            "not fit: edit download.sources of params.yaml afterwards"
+            f"preset {name} has {len(folders)} folders of photographs, so --folder, --label, --licence and "
+            "--terms do not fit: edit download.sources of params.yaml afterwards"
         )
     return folders[0]
 

@@ -1,6 +1,7 @@
 """Face detections, from YuNet or from a data set's own landmarks, and the interface of all detectors.
 
-Those of insightface, face-alignment and MediaPipe are in `scrfd`, `face_alignment` and `mediapipe`; `loader` builds the configured one.
+Those of insightface, face-alignment and MediaPipe are in `scrfd`, `face_alignment` and `mediapipe`; `loader` builds the
+configured one.
 """
 
 from __future__ import annotations

@@ -155,12 +155,15 @@ def build(model: Model) -> Swapper:
     return Swapper(encoder, blending, decoder, prior)
 
 
-def save(swapper: Swapper, model: Model, folder: Path, **facts: Any) -> None:
+def save(swapper: Swapper, model: Model, folder: Path, *, dtype: torch.dtype = torch.float32, **facts: Any) -> None:
     """Write swapper.safetensors and model.json into an existing folder.
 
     model.json holds the sizes as `model`, the template and the side of its faces as `alignment`, and the facts.
+
+    Args:
+        dtype: of the stored weights; `load` gives float32 again.
     """
-    state = {name: value.detach().cpu().contiguous() for name, value in swapper.state_dict().items()}
+    state = {name: value.detach().cpu().to(dtype).contiguous() for name, value in swapper.state_dict().items()}
     save_file(state, folder / WEIGHTS_FILE)
     alignment = TEMPLATE.identity() | {"size_px": model.input_px}
     description = {"model": model.model_dump(mode="json"), "alignment": alignment, **facts}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -34,17 +35,19 @@ class Bender:
         return torch.stack(rows).to(source.device)
 
 
-def load(folder: Path, mesh_file: Path | None = None) -> Swapper:
+def load(folder: Path, find_mesh: Callable[[], Path] | None = None) -> Swapper:
     """The swapper of a model folder, ready to swap, in eval mode, on the CPU; see model.load.
 
     Args:
-        mesh_file: the mesh's network, where it is not in the folder.
+        find_mesh: gives the file of the mesh's network; asked where a model needs one and its folder has none.
     Raises:
         StyleBlendError: the model or its mesh is missing, damaged or another one.
     """
     loaded = swapper.load(folder)
     if loaded.prior is not None:
-        file = mesh_file or folder / MESH_FILE
+        file = folder / MESH_FILE
+        if not file.is_file() and find_mesh is not None:
+            file = find_mesh()
         if not file.is_file():
             problem = f"{folder} has a model with the prior 'warp' but no {MESH_FILE}"
             raise StyleBlendError(f"{problem}: fetch the model again")

@@ -41,6 +41,14 @@ class LoadedVersion(Generic[Model]):
         return self.version.title
 
 
+@dataclass(frozen=True)
+class Provisional(Generic[Model]):
+    """What serves until a version has the alias."""
+
+    model: Model
+    name: str
+
+
 class LiveModel(Generic[Model]):
     """Polls the registry for the version that has an alias, and loads another version when the alias moves.
 
@@ -49,11 +57,17 @@ class LiveModel(Generic[Model]):
     """
 
     def __init__(
-        self, track: Tracking, load: Callable[[Path], Model], cfg: Follow, kept: Path = Path(".state/versions")
+        self,
+        track: Tracking,
+        load: Callable[[Path], Model],
+        cfg: Follow,
+        kept: Path = Path(".state/versions"),
+        provisional: Provisional[Model] | None = None,
     ) -> None:
         """Args:
         load: makes a model from a version's folder, as `perception.bending.load` does; runs in another thread.
         kept: folder where fetched versions stay, so that going back needs no download.
+        provisional: serves as long as no version has the alias; None makes that an error.
         """
         # The current folder may change while the program runs.
         self._track = mlflow_store.resolved(track)
@@ -61,6 +75,7 @@ class LiveModel(Generic[Model]):
         self._cfg = cfg
         self._kept = kept.resolve()
         self._in_use: LoadedVersion[Model] | None = None
+        self._provisional = provisional
         self._complaint = ""
         self._refreshing = threading.Lock()
         self._closing = threading.Event()
@@ -72,7 +87,11 @@ class LiveModel(Generic[Model]):
         Raises:
             StyleBlendError: no version has the alias, or it cannot be loaded.
         """
-        self.refresh()
+        try:
+            self.refresh()
+        except mlflow_store.NoVersion:
+            if self._provisional is None:
+                raise
         self._thread.start()
         return self
 
@@ -82,9 +101,11 @@ class LiveModel(Generic[Model]):
         self._thread.join(_PATIENCE_S)
 
     @property
-    def current(self) -> LoadedVersion[Model]:
+    def current(self) -> LoadedVersion[Model] | Provisional[Model]:
         """What is used now. Take it once for a piece of work and keep it until that is done."""
         if self._in_use is None:
+            if self._provisional is not None:
+                return self._provisional
             raise StyleBlendError("no model is loaded yet: enter the `with` block first")
         return self._in_use
 
@@ -109,11 +130,18 @@ class LiveModel(Generic[Model]):
         while not self._closing.wait(self._cfg.every_s):
             try:
                 self.refresh()
+            except mlflow_store.NoVersion as error:
+                # Nothing new where the provisional model serves; else the alias was taken away.
+                if self._in_use is not None:
+                    self._complain(error)
             # Whatever a new version brings with it, the program goes on with the old one.
             except Exception as error:
-                complaint = f"still using {self.current.name}: {' '.join(str(error).split()) or repr(error)}"
-                if complaint != self._complaint:
-                    _log.warning("%s", complaint)
-                self._complaint = complaint
+                self._complain(error)
             else:
                 self._complaint = ""
+
+    def _complain(self, error: Exception) -> None:
+        complaint = f"still using {self.current.name}: {' '.join(str(error).split()) or repr(error)}"
+        if complaint != self._complaint:
+            _log.warning("%s", complaint)
+        self._complaint = complaint

@@ -18,7 +18,7 @@ from styleblend.system.files import md5, sha256
 UNKNOWN = "unknown"
 NONE = "none"
 PARAMS, LOCK, ENVIRONMENT = "params.yaml", "dvc.lock", "environment.txt"
-CODE = ("src", "dvc.yaml", "data/pretrained/small")
+CODE = ("src", "dvc.yaml", "data/pretrained/small", "data/pretrained/faces")
 """What git holds and the pipeline reads, except for the settings and DVC's lock, which a version carries itself."""
 
 

@@ -25,6 +25,10 @@ class TrackingError(StyleBlendError):
     """A run, model version or alias that was asked for is not in the store."""
 
 
+class NoVersion(TrackingError):
+    """Nothing is registered yet under the alias or number, or there is no local store at all."""
+
+
 class TrackingUnreachable(TrackingError, TransientError):
     """The MLflow server does not answer, or not as it should."""
 

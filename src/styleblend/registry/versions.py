@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from styleblend.config.provenance import Provenance
 from styleblend.config.tracking import Tracking
-from styleblend.registry.mlflow_store import KEY, TrackingError, connect, local_file, mlflow_at, resolved
+from styleblend.registry.mlflow_store import KEY, NoVersion, TrackingError, connect, local_file, mlflow_at, resolved
 from styleblend.registry.runs import Run
 from styleblend.system.files import whole_folder
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 SWAPPER = "swapper"
 """Name of the folder with the model among a version's artifacts."""
+
+LEARNED_FROM, RENDERED, PHOTOGRAPHS = "learned_from", "rendered faces", "photographs"
+"""The tag that says which kinds of pictures a version learned from, and its words."""
 
 # The column of MLflow's database is that wide.
 _DESCRIPTION_LIMIT = 5000
@@ -42,6 +45,11 @@ class Version:
     def title(self) -> str:
         """As in marks and answers: `styleblend version 3`."""
         return f"{self.name} version {self.version}"
+
+    @property
+    def knows_rendered_faces_only(self) -> bool:
+        """Whether no photograph was among what it learned from; False where its tags do not say."""
+        return self.tags.get(LEARNED_FROM) == RENDERED
 
     @property
     def identity(self) -> str:
@@ -90,7 +98,7 @@ def find_version(cfg: Tracking, reference: str) -> Version:
     """Look up a model version by alias or number.
 
     Raises:
-        TrackingError: there is no such version; the message names what there is.
+        NoVersion: there is no such version; the message names what there is.
     """
     _check_store(cfg)
     client, _ = connect(cfg)
@@ -102,9 +110,9 @@ def find_version(cfg: Tracking, reference: str) -> Version:
             own = sorted(name for name, target in aliases.items() if str(target) == str(number))
             return Version(cfg.model_name, str(number), str(version.run_id), dict(version.tags), tuple(own))
     if not versions:
-        raise TrackingError(f"model '{cfg.model_name}' has no version in {cfg.uri}: run `dvc repro` first")
+        raise NoVersion(f"model '{cfg.model_name}' has no version in {cfg.uri}: run `dvc repro` first")
     numbers, names = sorted((str(version.version) for version in versions), key=int), sorted(aliases) or ["(none)"]
-    raise TrackingError(
+    raise NoVersion(
         f"model '{cfg.model_name}' has no version or alias '{reference}': "
         f"there are versions {', '.join(numbers)} and aliases {', '.join(names)}"
     )
@@ -189,7 +197,8 @@ def alias_holder(cfg: Tracking, alias: str) -> Version:
     `aliases` of the result names this one only.
 
     Raises:
-        TrackingError: no version has the alias, or the store does not answer.
+        NoVersion: no version has the alias.
+        TrackingError: the store does not answer.
     """
     _check_store(cfg)
     cfg = resolved(cfg)
@@ -198,7 +207,8 @@ def alias_holder(cfg: Tracking, alias: str) -> Version:
         found = mlflow.MlflowClient(cfg.uri, cfg.uri).get_model_version_by_alias(cfg.model_name, alias)
     except mlflow.MlflowException as error:
         reason = str(error).splitlines()[0]
-        raise TrackingError(
+        lacks = error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+        raise (NoVersion if lacks else TrackingError)(
             f"alias '{alias}' of model '{cfg.model_name}' could not be read ({reason}): set it in MLflow, or see to it "
             f"that {cfg.uri} answers"
         ) from error
@@ -221,7 +231,7 @@ def describe(cfg: Tracking, version: Version, markdown: str) -> None:
 def _check_store(cfg: Tracking) -> None:
     """Refuse a local store that is not there yet, in place of making an empty one."""
     if (file := local_file(cfg)) is not None and not file.exists():
-        raise TrackingError(f"no model registry at {file}: run `dvc repro` first, or correct tracking.uri")
+        raise NoVersion(f"no model registry at {file}: run `dvc repro` first, or correct tracking.uri")
 
 
 def _make_version(

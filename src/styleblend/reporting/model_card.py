@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from styleblend.data import licences
+from styleblend.registry.versions import LEARNED_FROM, PHOTOGRAPHS, RENDERED
 from styleblend.reporting.figures import caveat, figure_table
 from styleblend.reporting.table import markdown
 from styleblend.system.files import sha256
@@ -62,6 +63,12 @@ class Candidate:
         }
         return [f"{name}: {text}" for name, text in stated.items()]
 
+    def learned_from(self) -> str:
+        """Which kinds of pictures: rendered ones have the seed that makes them again; a starter saw photographs."""
+        rendered = self.manifest["render_seed"].notna()
+        kinds = {RENDERED: rendered.any(), PHOTOGRAPHS: not rendered.all() or "starter" in self.networks}
+        return ", ".join(kind for kind, there in kinds.items() if there)
+
     def tags(self) -> dict[str, str]:
         """The data, networks and licences that it was made with, short enough for MLflow's page."""
 
@@ -73,6 +80,7 @@ class Candidate:
             "data_sha256": sha256(self.inputs.faces / "manifest.parquet"),
             "data_licences": stated("licence"),
             "data_terms": stated("terms"),
+            LEARNED_FROM: self.learned_from(),
             "networks": ", ".join(f"{one['file']} {str(one['sha256'])[:12]} ({one['licence']})" for one in networks),
             "network_licences": ", ".join(sorted({str(one["licence"]) for one in networks})),
             **licences.of(self.networks, self.manifest).tags(),

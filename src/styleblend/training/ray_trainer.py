@@ -41,7 +41,7 @@ from styleblend.training import loop, probe, record
 from styleblend.training.batches import read_faces
 from styleblend.training.generated import load_perception
 from styleblend.training.steps import Learner, Stage, new_learner
-from styleblend.weights import frozen
+from styleblend.weights import frozen, starter
 from styleblend.weights.start import fill, start
 
 RESULT = "result"
@@ -216,7 +216,7 @@ def train_job(job: Job, worker: loop.Worker) -> None:
     with lock(job.state / "writer.lock", wait_s=_LOCK_SECONDS), _recorded(job) as recorder:
         progress = loop.train(*everything, recorder, before.began_with)
         with whole_folder(job.state / RESULT) as folder:
-            facts = {"stage": job.stage, "step": job.training.steps, "fingerprint": job.fingerprint}
+            facts: dict[str, Any] = {"stage": job.stage, "step": job.training.steps, "fingerprint": job.fingerprint}
             save(learner.averaged, job.model, folder, **facts)
             if job.model.prior == "warp":
                 shutil.copyfile(frozen.foreign(job.networks, "landmarks") or "", folder / bending.MESH_FILE)
@@ -235,7 +235,11 @@ def _new_learner(job: Job, device: torch.device) -> Learner:
     discriminator = build_discriminator(job.model)
     if job.encoder is None:
         swapper = build(job.model)
-        start(swapper, job.model, job.networks, cfg.encoder_start)
+        if cfg.encoder_start == "starter":
+            starter.fill(swapper, job.model, job.networks / "starter")
+            starter.fill_discriminator(discriminator, job.networks / "starter")
+        else:
+            start(swapper, job.model, job.networks, cfg.encoder_start)
     else:
         swapper = load(job.encoder)
         fill(discriminator, job.encoder / "discriminator.safetensors", new=())

@@ -29,6 +29,7 @@ CODE = (
     "weights/formats",
     "weights/frozen.py",
     "weights/start.py",
+    "weights/starter.py",
 )
 """Changing these begins the training anew. Comments count too: a run half of old code would be worth nothing."""
 

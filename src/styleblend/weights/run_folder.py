@@ -13,16 +13,20 @@ from styleblend.config.pretrained import ROLES, Pretrained
 from styleblend.errors import StyleBlendError
 from styleblend.system.files import sha256, whole_folder
 from styleblend.weights.frozen import NETWORKS, RESTORE, read_card
+from styleblend.weights.starter import STARTER, collect_starter
 from styleblend.weights.store import Store, archives_of, package_of, store_of
 from styleblend.weights.weight_files import obtain
 
 
-def collect(small: Path, out: Path, cfg: Pretrained, store: Store | None = None) -> dict[str, dict[str, Any]]:
+def collect(
+    small: Path, out: Path, cfg: Pretrained, store: Store | None = None, starter: Path = STARTER
+) -> dict[str, dict[str, Any]]:
     """Fill `out` with every frozen network of a run, and networks.json with what each is.
 
     A network of the catalogue is named after its role, with the ending of its format; one of this project's is
     <role>.safetensors with its card beside it. networks.json maps a role to its file, name in the catalogue (or
-    `small`), format, sha256, licence, whether that allows commercial use, its consequence, and origin.
+    `small`), format, sha256, licence, whether that allows commercial use, its consequence, and origin. A starter is a
+    folder of that name.
 
     Raises:
         StyleBlendError: a file is missing, its content is not what its card or the catalogue says, or one
@@ -37,6 +41,8 @@ def collect(small: Path, out: Path, cfg: Pretrained, store: Store | None = None)
                 networks[role] = _copy_small(role, small, partial)
             elif name != "none":
                 networks[role] = _copy_listed(role, store.catalogue.get(name), store, partial)
+        if cfg.starter != "none":
+            networks["starter"] = collect_starter(starter, partial / "starter")
         require_another_judge(networks["identity"], networks["identity_judge"], cfg.same_judge)
         (partial / NETWORKS).write_text(json.dumps(networks, indent=2) + "\n")
     return networks
