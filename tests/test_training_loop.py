@@ -111,7 +111,8 @@ def test_probe_is_the_same_for_any_number_of_workers(data) -> None:
         tensors[0].copy_(mean)
 
     several = probe.look(swapper, PERCEPTION, pairs, 1, 3, average)
-    assert several == pytest.approx(one, rel=1e-5)
+    # Sums of other batches: a mean near 0 differs in its last digits alone.
+    assert several == pytest.approx(one, rel=1e-5, abs=1e-6)
 
 
 def test_probe_knows_a_copy_of_the_target(data) -> None:

@@ -16,7 +16,9 @@ from pydantic import Field, ValidationError, ValidationInfo, model_validator
 from styleblend.config.base import ConfigError, Section
 from styleblend.config.data import Align, Perceive, Split, Validate
 from styleblend.config.evaluation import Evaluate
+from styleblend.config.face_pretraining import PretrainFaces
 from styleblend.config.model import Model
+from styleblend.config.needs import expect_detector, expect_for_training
 from styleblend.config.pretrained import Pretrained, known_networks
 from styleblend.config.pretraining import Pretrain
 from styleblend.config.product import Follow, Serve, Swap
@@ -35,6 +37,7 @@ class Config(Section):
     model: Model
     download: Download
     pretrain: Pretrain
+    pretrain_faces: PretrainFaces | None = None
     pretrained: Pretrained
     align: Align
     perceive: Perceive
@@ -59,31 +62,20 @@ class Config(Section):
                 "choose another, or set model.resolution and model.decoder_widths to it"
             )
 
-    def _expect_detector(self, info: ValidationInfo) -> None:
-        kind, name = self.align.detector, self.pretrained.detector
-        networks = known_networks(self.pretrained, info).networks
-        fitting = [known for known, entry in networks.items() if kind in entry.detects]
-        if name not in fitting:
-            raise ValueError(
-                f"align.detector is '{kind}' but pretrained.detector is '{name}': choose one of {', '.join(fitting)}"
-            )
-        if kind == "face_alignment" and self.pretrained.landmarks == "small":
-            raise ValueError(
-                "align.detector is 'face_alignment', which needs FAN: set pretrained.landmarks to 2DFAN4, it is 'small'"
-            )
-
     @model_validator(mode="after")
     def sections_agree(self, info: ValidationInfo) -> Config:
         side, input_px = self.align.size_px, self.model.input_px
         if side != input_px:
             raise ValueError(f"align.size_px {side} and model.input_px {input_px} differ: set both alike")
         if self.align.detector != "annotations":
-            self._expect_detector(info)
+            expect_detector(self.align, self.pretrained, info)
         if "decoder" in self.pretrained.chosen():
             self._expect_decoder(info)
         unannotated = [source.name for source in self.download.sources if not source.annotated]
         if self.align.detector == "annotations" and unannotated:
             raise ValueError(f"align.detector 'annotations' cannot serve {unannotated}: set it to 'yunet'")
+        for name in ("train_encoder", "finetune_decoder"):
+            expect_for_training(name, getattr(self, name), self.model, self.pretrained, info)
         gate = self.register_.gate
         if self.retrain.promote == "auto" and not (gate.min or gate.max):
             raise ValueError(

@@ -21,6 +21,7 @@ CODE = (
     "faces/regions.py",
     "faces/resize.py",
     "faces/template.py",
+    "faces/warp.py",
     "model",
     "perception",
     "training",

@@ -1,0 +1,61 @@
+"""What sections need of each other, said at the door and not after hours of pictures and downloads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationInfo
+
+from styleblend.config.data import Align
+from styleblend.config.model import Model
+from styleblend.config.pretrained import Pretrained, known_networks
+
+if TYPE_CHECKING:
+    from styleblend.config.training import Training
+
+
+def expect_detector(align: Align, networks: Pretrained, info: ValidationInfo) -> None:
+    """Refuse a detector without the network that it finds faces with.
+
+    Raises:
+        ValueError: it is another one, or there is none; names those that fit. The function below does alike.
+    """
+    kind, name = align.detector, networks.detector
+    known = known_networks(networks, info).networks
+    fitting = [each for each, entry in known.items() if kind in entry.detects]
+    if name not in fitting:
+        raise ValueError(
+            f"align.detector is '{kind}' but pretrained.detector is '{name}': choose one of {', '.join(fitting)}"
+        )
+    if kind == "face_alignment" and networks.landmarks == "small":
+        raise ValueError(
+            "align.detector is 'face_alignment', which needs FAN: set pretrained.landmarks to 2DFAN4, it is 'small'"
+        )
+
+
+def expect_for_training(
+    name: str, training: Training, model: Model, networks: Pretrained, info: ValidationInfo
+) -> None:
+    """Refuse a training that asks for a mask, a mesh or a second identity network that there is not.
+
+    Args:
+        name: of the section that holds `training`.
+    """
+    if training.loss.mask and model.join != "mask":
+        raise ValueError(
+            f"{name}.loss.mask is {training.loss.mask:g} but model.join is '{model.join}': set it to 'mask', or the"
+            " weight to 0"
+        )
+    if training.loss.identity_second and networks.identity_second == "none":
+        fitting = " or ".join(known_networks(networks, info).fitting("identity_second"))
+        raise ValueError(
+            f"{name}.loss.identity_second is {training.loss.identity_second:g} but pretrained.identity_second is"
+            f" 'none': choose {fitting}, or set the weight to 0"
+        )
+    why = "model.prior is 'warp'" if model.prior == "warp" else ""
+    for key, value in (("worn_faces", training.worn_faces), ("loss.mesh", training.loss.mesh)):
+        why = why or (f"{name}.{key} is {value:g}" if value else "")
+    known, landmarks = known_networks(networks, info), networks.landmarks
+    if why and (landmarks == "small" or known.get(landmarks).format != "tflite"):
+        fitting = " or ".join(each for each in known.fitting("landmarks") if known.get(each).format == "tflite")
+        raise ValueError(f"{why}, which needs a mesh, but pretrained.landmarks is '{landmarks}': choose {fitting}")
