@@ -18,7 +18,7 @@ from styleblend.config.sources import CelebaHqSource, FfhqSource, FolderSource
 from styleblend.errors import StyleBlendError
 from styleblend.experiments import presets
 
-NAMES = ("paper", "photos", "standard")
+NAMES = ("paper", "photos", "standard", "starter")
 
 
 @pytest.fixture

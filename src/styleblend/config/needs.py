@@ -18,7 +18,7 @@ def expect_detector(align: Align, networks: Pretrained, info: ValidationInfo) ->
     """Refuse a detector without the network that it finds faces with.
 
     Raises:
-        ValueError: it is another one, or there is none; names those that fit. The function below does alike.
+        ValueError: it is another one, or there is none; names those that fit. The functions below do alike.
     """
     kind, name = align.detector, networks.detector
     known = known_networks(networks, info).networks
@@ -41,21 +41,34 @@ def expect_for_training(
     Args:
         name: of the section that holds `training`.
     """
-    if training.loss.mask and model.join != "mask":
+    loss = training.loss
+    if model.prior == "warp" and loss.swap_consistency:
         raise ValueError(
-            f"{name}.loss.mask is {training.loss.mask:g} but model.join is '{model.join}': set it to 'mask', or the"
-            " weight to 0"
+            f"{name}.loss.swap_consistency is {loss.swap_consistency:g}, but Eq. 12 swaps swapped pictures again, whose"
+            " meshes model.prior 'warp' does not know: set it to 0"
         )
-    if training.loss.identity_second and networks.identity_second == "none":
+    if loss.mask and model.join != "mask":
+        raise ValueError(
+            f"{name}.loss.mask is {loss.mask:g}, but model.join is '{model.join}': set it to 'mask', or the weight to 0"
+        )
+    if loss.identity_second and networks.identity_second == "none":
         fitting = " or ".join(known_networks(networks, info).fitting("identity_second"))
         raise ValueError(
-            f"{name}.loss.identity_second is {training.loss.identity_second:g} but pretrained.identity_second is"
-            f" 'none': choose {fitting}, or set the weight to 0"
+            f"{name}.loss.identity_second is {loss.identity_second:g}, but pretrained.identity_second is 'none': choose"
+            f" {fitting}, or set the weight to 0"
         )
-    why = "model.prior is 'warp'" if model.prior == "warp" else ""
-    for key, value in (("worn_faces", training.worn_faces), ("loss.mesh", training.loss.mesh)):
-        why = why or (f"{name}.{key} is {value:g}" if value else "")
-    known, landmarks = known_networks(networks, info), networks.landmarks
-    if why and (landmarks == "small" or known.get(landmarks).format != "tflite"):
-        fitting = " or ".join(each for each in known.fitting("landmarks") if known.get(each).format == "tflite")
-        raise ValueError(f"{why}, which needs a mesh, but pretrained.landmarks is '{landmarks}': choose {fitting}")
+    if model.prior == "warp":
+        expect_mesh("model.prior is 'warp'", networks, info)
+    for key, value in (("worn_faces", training.worn_faces), ("loss.mesh", loss.mesh)):
+        if value:
+            expect_mesh(f"{name}.{key} is {value:g}", networks, info)
+
+
+def expect_mesh(what: str, networks: Pretrained, info: ValidationInfo) -> None:
+    """Refuse settings whose landmark network is no mesh; `what` needs one."""
+    name, known = networks.landmarks, known_networks(networks, info)
+    meshes = [each for each in known.fitting("landmarks") if known.get(each).format == "tflite"]
+    if name not in meshes:
+        raise ValueError(
+            f"{what}, which needs a face mesh: set pretrained.landmarks to {' or '.join(meshes)}, it is '{name}'"
+        )
