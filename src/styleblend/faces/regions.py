@@ -46,7 +46,7 @@ def mesh_region(mesh: torch.Tensor, size_px: int, soften_px: float = 0.0) -> tor
     return torch.from_numpy(_filled(hulls, size_px, soften_px))[:, None].to(mesh.device)
 
 
-def _filled(points_px: NDArray[np.float32], size_px: int, soften_px: float) -> NDArray[np.float32]:
+def _filled(points_px: NDArray[np.floating], size_px: int, soften_px: float) -> NDArray[np.float32]:
     masks = np.zeros((len(points_px), size_px, size_px), np.float32)
     fraction = 4  # bits: OpenCV draws polygons with sub-pixel corners as fixed-point numbers
     for mask, hull in zip(masks, points_px, strict=True):

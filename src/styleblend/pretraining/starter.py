@@ -38,6 +38,9 @@ from styleblend.weights.starter import DISCRIMINATOR_FILE, write_starter
 STATE = Path(".state/pretrain_faces")
 """Photographs as they were prepared, and checkpoints: what a sitting leaves to the next."""
 
+FIGURES = "figures.jsonl"
+"""In the folder of a training: a line each time that something was measured, of all sittings."""
+
 PACE = {"steps", "probe_every", "checkpoint_every", "log_every", "max_failures", "max_rollbacks", "cpus_per_worker"}
 """Settings of a training that another sitting may change: it goes on all the same."""
 
@@ -49,12 +52,12 @@ NOT_VERIFIED = (
 
 @dataclass(frozen=True)
 class Sitting(loop.Recorder):
-    """Lines to the console, figures to figures.jsonl and grids of the probe to pictures beside it."""
+    """Lines to the console, figures to FIGURES and grids of the probe to pictures beside it."""
 
     folder: Path
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
-        with (self.folder / "figures.jsonl").open("a") as stream:
+        with (self.folder / FIGURES).open("a") as stream:
             stream.write(json.dumps({"step": step, **values}) + "\n")
 
     def picture(self, step: int, pixels: Tensor) -> None:
@@ -84,8 +87,8 @@ def pretrain_faces(cfg: PretrainFaces, small: Path, out: Path, state: Path = STA
         dealt = deal(cfg, photographs)
         folder = state / f"training-{_key(cfg, photographs)}"
         dealt.write(folder / "splits")
-        learner, history = _train(cfg, photographs, folder, device)
-        card = _card(cfg, photographs, dealt.test["person"], history)
+        learner = _train(cfg, photographs, folder, device)
+        card = _card(cfg, photographs, dealt.test["person"], last_probe(folder))
         write_starter(out, learner.averaged, learner.discriminator, cfg.model, card)
     return card
 
@@ -96,9 +99,7 @@ def _key(cfg: PretrainFaces, photographs: Photographs) -> str:
     return fingerprint(photographs.key, cfg.model.model_dump_json(), rest, json.dumps(cfg.held_out), f"{cfg.val:g}")
 
 
-def _train(
-    cfg: PretrainFaces, photographs: Photographs, folder: Path, device: torch.device
-) -> tuple[Learner, list[dict[str, float]]]:
+def _train(cfg: PretrainFaces, photographs: Photographs, folder: Path, device: torch.device) -> Learner:
     learner = _new_learner(cfg, device)
     if learner.swapper.prior is not None:
         learner.swapper.bend = learner.averaged.bend = bending.of_run(photographs.networks)
@@ -108,7 +109,15 @@ def _train(
     pairs = probe.read_pairs(folder / "splits" / "val_pairs.parquet", val, device)
     worker, recorder = loop.Worker(device=device), Sitting(folder)
     parts = (learner, perception, train, pairs)
-    return learner, loop.train(cfg.training, *parts, folder / "checkpoints", worker, recorder)
+    loop.train(cfg.training, *parts, folder / "checkpoints", worker, recorder)
+    return learner
+
+
+def last_probe(folder: Path) -> dict[str, float]:
+    """The figures of the probe's last look in the folder of a training, of whichever sitting, with their step."""
+    rows = [json.loads(line) for line in (folder / FIGURES).read_text().splitlines()]
+    looks: list[dict[str, float]] = [row for row in rows if any(name.startswith("probe/") for name in row)]
+    return looks[-1]
 
 
 def _new_learner(cfg: PretrainFaces, device: torch.device) -> Learner:
@@ -128,9 +137,7 @@ def _new_learner(cfg: PretrainFaces, device: torch.device) -> Learner:
     return new_learner(swapper.to(device), discriminator.to(device), "pretrain", cfg.training)
 
 
-def _card(
-    cfg: PretrainFaces, photographs: Photographs, held_out: pd.Series, history: list[dict[str, float]]
-) -> dict[str, Any]:
+def _card(cfg: PretrainFaces, photographs: Photographs, held_out: pd.Series, seen: dict[str, float]) -> dict[str, Any]:
     """What the starter is made of, what may be done with it, and what nobody checked."""
     manifest, networks = read_manifest(photographs.faces), frozen.listed(photographs.networks)
     verdict = licences.of(networks, manifest)
@@ -150,7 +157,7 @@ def _card(
         "networks": {role: {key: entry.get(key) for key in _OF_NETWORKS} for role, entry in networks.items()},
         "training": cfg.training.model_dump(mode="json"),
         "start": None if cfg.start is None else cfg.start.name,
-        "last_probe": history[-1],
+        "last_probe": seen,
     }
 
 
