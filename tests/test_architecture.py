@@ -34,9 +34,9 @@ FLOORS = (
     {"weights"},
     {"perception"},
     {"registry"},
-    {"evaluation", "face_detector", "pretraining", "training"},
+    {"evaluation", "face_detector", "training"},
     {"data"},
-    {"reporting", "swapping"},
+    {"pretraining", "reporting", "swapping"},
     {"experiments", "serving"},
     {"commands", "stages"},
 )

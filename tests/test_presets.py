@@ -19,7 +19,7 @@ from styleblend.data.splits import draw_pairs
 from styleblend.errors import StyleBlendError
 from styleblend.experiments import presets
 
-NAMES = ("gpu", "paper", "photos", "standard")
+NAMES = ("faces", "gpu", "paper", "standard", "starter")
 
 
 @pytest.fixture

@@ -153,7 +153,7 @@ def _model(reference: str | None, cfg: Config, device: str) -> dict[str, Method]
     from styleblend.faces.resize import bicubic
     from styleblend.swapping.loaders import find_model
 
-    trained = find_model(cfg.tracking, reference)[0].to(device)
+    trained = find_model(cfg, reference)[0].to(device)
     side = trained.encoder.input_px
     return {MODEL: lambda batch: trained(*(bicubic(each, side).clamp(-1, 1) for each in (batch.source, batch.target)))}
 

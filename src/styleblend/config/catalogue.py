@@ -19,8 +19,8 @@ from styleblend.config.base import Finder, Section
 from styleblend.errors import StyleBlendError
 
 Role = Literal[
-    "identity", "identity_judge", "landmarks", "landmarks_3d", "attributes", "attributes_judge", "decoder",
-    "encoder_body", "inception", "detector",
+    "identity", "identity_second", "identity_judge", "landmarks", "landmarks_3d", "attributes", "attributes_judge",
+    "decoder", "encoder_body", "inception", "detector",
 ]  # fmt: skip
 """What a network of others can be in a run; `encoder` is this project's alone."""
 
@@ -29,6 +29,7 @@ _FORMATS: dict[str, tuple[str, ...]] = {
     "detector": ("onnx", "torch", "tflite"),
     "encoder_body": ("torch",),
     "identity": ("onnx", "dlib", "tfjs"),
+    "identity_second": ("onnx", "dlib", "tfjs"),
     "identity_judge": ("onnx", "dlib", "tfjs"),
     "inception": ("torchscript", "tfjs_layers"),
     "landmarks": ("torch", "tflite"),

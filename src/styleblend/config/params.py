@@ -16,7 +16,9 @@ from pydantic import Field, ValidationError, ValidationInfo, model_validator
 from styleblend.config.base import ConfigError, Section
 from styleblend.config.data import Align, Perceive, Split, Validate
 from styleblend.config.evaluation import Evaluate
+from styleblend.config.face_pretraining import PretrainFaces
 from styleblend.config.model import Model
+from styleblend.config.needs import expect_detector, expect_for_training
 from styleblend.config.pretrained import Pretrained, known_networks
 from styleblend.config.pretraining import Pretrain
 from styleblend.config.product import Follow, Serve, Swap
@@ -35,6 +37,7 @@ class Config(Section):
     model: Model
     download: Download
     pretrain: Pretrain
+    pretrain_faces: PretrainFaces | None = None
     pretrained: Pretrained
     align: Align
     perceive: Perceive
@@ -59,68 +62,20 @@ class Config(Section):
                 "choose another, or set model.resolution and model.decoder_widths to it"
             )
 
-    def _expect_detector(self, info: ValidationInfo) -> None:
-        kind, name = self.align.detector, self.pretrained.detector
-        networks = known_networks(self.pretrained, info).networks
-        fitting = [known for known, entry in networks.items() if kind in entry.detects]
-        if name not in fitting:
-            raise ValueError(
-                f"align.detector is '{kind}' but pretrained.detector is '{name}': choose one of {', '.join(fitting)}"
-            )
-        if kind == "face_alignment" and self.pretrained.landmarks == "small":
-            raise ValueError(
-                "align.detector is 'face_alignment', which needs FAN: set pretrained.landmarks to 2DFAN4, it is 'small'"
-            )
-        if kind == "mediapipe":
-            self._expect_mesh("align.detector is 'mediapipe'", info)
-
-    def _expect_fitting_losses(self, info: ValidationInfo) -> None:
-        """What the training stages ask of the model and of its networks."""
-        if self.model.prior == "warp":
-            self._expect_mesh("model.prior is 'warp'", info)
-        for name, stage in (("train_encoder", self.train_encoder), ("finetune_decoder", self.finetune_decoder)):
-            if self.model.prior == "warp" and stage.loss.swap_consistency:
-                raise ValueError(
-                    f"{name}.loss.swap_consistency is {stage.loss.swap_consistency:g}, but Eq. 12 swaps swapped"
-                    " pictures again, whose meshes model.prior 'warp' does not know: set it to 0"
-                )
-            if stage.loss.mask and self.model.join != "mask":
-                raise ValueError(
-                    f"{name}.loss.mask is {stage.loss.mask:g}, but model.join is '{self.model.join}': set it to 'mask',"
-                    " or the weight to 0"
-                )
-            if stage.loss.chroma and self.model.prior != "warp":
-                raise ValueError(
-                    f"{name}.loss.chroma is {stage.loss.chroma:g}, but model.prior is '{self.model.prior}': set it to"
-                    " 'warp', or the weight to 0"
-                )
-            if stage.worn_faces:
-                self._expect_mesh(f"{name}.worn_faces is {stage.worn_faces:g}", info)
-
-    def _expect_mesh(self, what: str, info: ValidationInfo) -> None:
-        """Refuse settings whose landmark network is no mesh; `what` needs one."""
-        name, networks = self.pretrained.landmarks, known_networks(self.pretrained, info).networks
-        if name not in networks or networks[name].format != "tflite":
-            meshes = [
-                known for known, each in networks.items() if "landmarks" in each.roles and each.format == "tflite"
-            ]
-            raise ValueError(
-                f"{what}, which needs a face mesh: set pretrained.landmarks to {' or '.join(meshes)}, it is '{name}'"
-            )
-
     @model_validator(mode="after")
     def sections_agree(self, info: ValidationInfo) -> Config:
         side, input_px = self.align.size_px, self.model.input_px
         if side != input_px:
             raise ValueError(f"align.size_px {side} and model.input_px {input_px} differ: set both alike")
         if self.align.detector != "annotations":
-            self._expect_detector(info)
+            expect_detector(self.align, self.pretrained, info)
         if "decoder" in self.pretrained.chosen():
             self._expect_decoder(info)
         unannotated = [source.name for source in self.download.sources if not source.annotated]
         if self.align.detector == "annotations" and unannotated:
             raise ValueError(f"align.detector 'annotations' cannot serve {unannotated}: set it to 'yunet'")
-        self._expect_fitting_losses(info)
+        for name in ("train_encoder", "finetune_decoder"):
+            expect_for_training(name, getattr(self, name), self.model, self.pretrained, info)
         gate = self.register_.gate
         if self.retrain.promote == "auto" and not gate.decides:
             raise ValueError(

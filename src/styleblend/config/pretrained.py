@@ -17,7 +17,7 @@ Choice = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 _GEOMETRY = ("landmarks", "landmarks_3d", "attributes", "attributes_judge")
 SMALL_OR_LISTED = ("identity", "identity_judge", *_GEOMETRY, "decoder")
-NONE_OR_LISTED = ("encoder_body", "inception", "detector")
+NONE_OR_LISTED = ("identity_second", "encoder_body", "inception", "detector")
 ROLES = (*SMALL_OR_LISTED, "encoder", *NONE_OR_LISTED)
 """What frozen networks do in a run, and keys of the section `pretrained`."""
 
@@ -30,6 +30,7 @@ class Pretrained(Section):
     """
 
     identity: Choice = Field("small", description="whose face it is; training learns under it")
+    identity_second: Choice = Field("none", description="a second one for training, unlike both, or none")
     identity_judge: Choice = Field("small", description="the same for the evaluation, another network")
     landmarks: Choice = Field("small", description="68 points, for Eq. 11")
     landmarks_3d: Choice = Field("small", description="68 points in three dimensions")
@@ -69,6 +70,12 @@ class Pretrained(Section):
             raise ValueError(
                 f"pretrained.identity and identity_judge are both '{judge}', so evaluation would flatter the model: "
                 "choose another for one of them, or set pretrained.same_judge to true"
+            )
+        second = self.identity_second
+        if second != "none" and second in (self.identity, judge):
+            other = "identity" if second == self.identity else "identity_judge"
+            raise ValueError(
+                f"pretrained.identity_second and {other} are both '{second}': choose another for one of them, or none"
             )
         return self
 

@@ -135,10 +135,23 @@ AnySource = RenderedSource | FolderSource | FfhqSource | CelebaHqSource | Archiv
 Source = Annotated[AnySource, Field(discriminator="kind")]
 
 
-class Download(Section):
+class Sources(Section):
+    """Where pictures come from, and how many processes fetch them."""
+
+    sources: tuple[Source, ...] = ()
+    workers: int = Field(2, ge=1, description="parallel processes")
+
+    @model_validator(mode="after")
+    def each_has_a_name(self) -> Sources:
+        names = [source.name for source in self.sources]
+        if len(set(names)) < len(names):
+            raise ValueError(f"sources have the names {names}: give each source a name of its own")
+        return self
+
+
+class Download(Sources):
     sources: tuple[Source, ...] = Field(min_length=1)
     origin: Path = Field(description="what the pictures come from; dvc.yaml watches it, so new photographs count")
-    workers: int = Field(2, ge=1, description="parallel processes")
 
     @property
     def places(self) -> tuple[Path, ...]:
@@ -147,9 +160,6 @@ class Download(Section):
 
     @model_validator(mode="after")
     def sources_fit(self) -> Download:
-        names = [source.name for source in self.sources]
-        if len(set(names)) < len(names):
-            raise ValueError(f"download.sources have the names {names}: give each source a name of its own")
         for place in self.places:
             if not place.is_relative_to(self.origin):
                 raise ValueError(f"download.origin '{self.origin}' does not hold '{place}': set it to one that does")

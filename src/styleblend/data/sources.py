@@ -20,7 +20,7 @@ import pandas as pd
 from PIL import Image
 
 from styleblend.config import sources as config
-from styleblend.config.sources import Download, RenderedSource, Source
+from styleblend.config.sources import RenderedSource, Source, Sources
 from styleblend.data import published
 from styleblend.data.archives import unpacked
 from styleblend.data.folders import list_pictures
@@ -57,7 +57,7 @@ class CopyTask:
     work: Path
 
 
-def gather(cfg: Download, out: Path, state: Path) -> pd.DataFrame:
+def gather(cfg: Sources, out: Path, state: Path) -> pd.DataFrame:
     """Fill `out` with every source's pictures and index; return all indexes, one row a picture.
 
     A killed gather goes on from the pictures in `state`; those that differ from their record are made again.

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,9 @@ from styleblend.errors import StyleBlendError, TransientError
 from styleblend.system.stage_record import RUN, Record, keep
 
 
-def run(name: str, main: Callable[[argparse.Namespace, Config], object], *paths: str) -> None:
+def run(
+    name: str, main: Callable[[argparse.Namespace, Config], object], *paths: str, optional: Sequence[str] = ()
+) -> None:
     """Run a stage with the paths of its command line and the settings of params.yaml.
 
     A StyleBlendError ends the process with its one line and exit code 1, or 75 (EX_TEMPFAIL of sysexits.h) where the
@@ -24,12 +26,15 @@ def run(name: str, main: Callable[[argparse.Namespace, Config], object], *paths:
 
     Args:
         main: takes the parsed arguments and all settings.
-        paths: names of required options that take a path, without their dashes.
+        paths: names of required options that take a path, without their dashes. optional: of those that may be left
+            out, and are None then.
     """
     parser = argparse.ArgumentParser(prog=f"styleblend {name}", description=main.__doc__)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="settings (default: %(default)s)")
     for path in paths:
         parser.add_argument(f"--{path}", type=Path, required=True)
+    for path in optional:
+        parser.add_argument(f"--{path}", type=Path)
     given = parser.parse_args()
     record = Record(name, os.environ.get(RUN, ""), time.time_ns())
     keep(record)

@@ -43,32 +43,36 @@ def collect(
                 networks[role] = _copy_listed(role, store.catalogue.get(name), store, partial)
         if cfg.starter != "none":
             networks["starter"] = collect_starter(starter, partial / "starter")
-        require_another_judge(networks["identity"], networks["identity_judge"], cfg.same_judge)
+        for role in ("identity", "identity_second"):
+            if role in networks:
+                require_another_judge(networks[role], networks["identity_judge"], cfg.same_judge, role)
         (partial / NETWORKS).write_text(json.dumps(networks, indent=2) + "\n")
     return networks
 
 
-def require_another_judge(training: Mapping[str, Any], judge: Mapping[str, Any], same_allowed: bool = False) -> None:
+def require_another_judge(
+    training: Mapping[str, Any], judge: Mapping[str, Any], same_allowed: bool = False, trains: str = "identity"
+) -> None:
     """Refuse one and the same network for training and evaluation.
 
     A generator learns to please the network that it is trained against, also where that network errs, so its
     figures from that network are too good.
 
     Args:
-        training, judge: entries of networks.json, or cards, of the roles `identity` and `identity_judge`.
+        training, judge: entries of networks.json, or cards, of the roles `trains` and `identity_judge`.
         same_allowed: pretrained.same_judge of params.yaml.
 
     Raises:
         StyleBlendError: both have one sha256 and that is not allowed, or an entry has none.
     """
     hashes = []
-    for role, entry in (("identity", training), ("identity_judge", judge)):
+    for role, entry in ((trains, training), ("identity_judge", judge)):
         hashes.append(str(entry.get("sha256") or "").lower())
         if not hashes[-1]:
             raise StyleBlendError(f"network '{role}' has no sha256 in its entry: run `dvc repro pretrained` again")
     if hashes[0] == hashes[1] and not same_allowed:
         raise StyleBlendError(
-            f"identity and identity_judge are the same network (sha256 {hashes[0]}), so evaluation would flatter the "
+            f"{trains} and identity_judge are the same network (sha256 {hashes[0]}), so evaluation would flatter the "
             "model: choose another file for one of them, or set pretrained.same_judge to true"
         )
 

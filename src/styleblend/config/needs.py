@@ -1,0 +1,81 @@
+"""What sections need of each other, said at the door and not after hours of pictures and downloads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationInfo
+
+from styleblend.config.data import Align
+from styleblend.config.model import Model
+from styleblend.config.pretrained import Pretrained, known_networks
+
+if TYPE_CHECKING:
+    from styleblend.config.training import Training
+
+
+def expect_detector(align: Align, networks: Pretrained, info: ValidationInfo) -> None:
+    """Refuse a detector without the network that it finds faces with.
+
+    Raises:
+        ValueError: it is another one, or there is none; names those that fit. The functions below do alike.
+    """
+    kind, name = align.detector, networks.detector
+    known = known_networks(networks, info).networks
+    fitting = [each for each, entry in known.items() if kind in entry.detects]
+    if name not in fitting:
+        raise ValueError(
+            f"align.detector is '{kind}' but pretrained.detector is '{name}': choose one of {', '.join(fitting)}"
+        )
+    if kind == "face_alignment" and networks.landmarks == "small":
+        raise ValueError(
+            "align.detector is 'face_alignment', which needs FAN: set pretrained.landmarks to 2DFAN4, it is 'small'"
+        )
+    if kind == "mediapipe":
+        expect_mesh("align.detector is 'mediapipe'", networks, info)
+
+
+def expect_for_training(
+    name: str, training: Training, model: Model, networks: Pretrained, info: ValidationInfo
+) -> None:
+    """Refuse a training that asks for a mask, a mesh or a second identity network that there is not.
+
+    Args:
+        name: of the section that holds `training`.
+    """
+    loss = training.loss
+    if model.prior == "warp" and loss.swap_consistency:
+        raise ValueError(
+            f"{name}.loss.swap_consistency is {loss.swap_consistency:g}, but Eq. 12 swaps swapped pictures again, whose"
+            " meshes model.prior 'warp' does not know: set it to 0"
+        )
+    if loss.mask and model.join != "mask":
+        raise ValueError(
+            f"{name}.loss.mask is {loss.mask:g}, but model.join is '{model.join}': set it to 'mask', or the weight to 0"
+        )
+    if loss.chroma and model.prior != "warp":
+        raise ValueError(
+            f"{name}.loss.chroma is {loss.chroma:g}, but model.prior is '{model.prior}': set it to 'warp', or the"
+            " weight to 0"
+        )
+    if loss.identity_second and networks.identity_second == "none":
+        fitting = " or ".join(known_networks(networks, info).fitting("identity_second"))
+        raise ValueError(
+            f"{name}.loss.identity_second is {loss.identity_second:g}, but pretrained.identity_second is 'none': choose"
+            f" {fitting}, or set the weight to 0"
+        )
+    if model.prior == "warp":
+        expect_mesh("model.prior is 'warp'", networks, info)
+    for key, value in (("worn_faces", training.worn_faces), ("loss.mesh", loss.mesh)):
+        if value:
+            expect_mesh(f"{name}.{key} is {value:g}", networks, info)
+
+
+def expect_mesh(what: str, networks: Pretrained, info: ValidationInfo) -> None:
+    """Refuse settings whose landmark network is no mesh; `what` needs one."""
+    name, known = networks.landmarks, known_networks(networks, info)
+    meshes = [each for each in known.fitting("landmarks") if known.get(each).format == "tflite"]
+    if name not in meshes:
+        raise ValueError(
+            f"{what}, which needs a face mesh: set pretrained.landmarks to {' or '.join(meshes)}, it is '{name}'"
+        )

@@ -1,0 +1,171 @@
+"""The recipe of the starter for photographs: E, SBM, D, pathway and prior learn together, in one process, in sittings.
+
+The training is the pipeline's own loop with its losses, checkpoints and probe; what is its own is the joint stage, and
+where it begins. Nothing here needs Ray or MLflow.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from PIL import Image
+from torch import Tensor
+
+from styleblend.config.face_pretraining import PretrainFaces
+from styleblend.data import licences
+from styleblend.data.manifest import read_manifest
+from styleblend.errors import StyleBlendError
+from styleblend.model import build, build_discriminator, load
+from styleblend.perception import bending
+from styleblend.perception.landmarks import load_mesh
+from styleblend.pretraining.photographs import Photographs, deal, named_by_hash, prepare
+from styleblend.provenance import save_picture
+from styleblend.system.files import fingerprint
+from styleblend.system.lock import hold
+from styleblend.system.process import exit_on_sigterm
+from styleblend.training import loop, probe
+from styleblend.training.batches import read_faces
+from styleblend.training.generated import load_perception
+from styleblend.training.steps import Learner, new_learner
+from styleblend.weights import frozen
+from styleblend.weights.start import fill
+from styleblend.weights.starter import DISCRIMINATOR_FILE, write_starter
+
+STATE = Path(".state/pretrain_faces")
+"""Photographs as they were prepared, and checkpoints: what a sitting leaves to the next."""
+
+FIGURES = "figures.jsonl"
+"""In the folder of a training: a line each time that something was measured, of all sittings."""
+
+PACE = {"steps", "probe_every", "checkpoint_every", "log_every", "max_failures", "max_rollbacks", "cpus_per_worker"}
+"""Settings of a training that another sitting may change: it goes on all the same."""
+
+NOT_VERIFIED = (
+    "what the frozen networks learned from, and whether people of these pictures are among it; that pictures without a"
+    " label show different people; that what owners state of licence and terms is right, and everybody shown agreed"
+)
+
+
+@dataclass(frozen=True)
+class Sitting(loop.Recorder):
+    """Lines to the console, figures to FIGURES and grids of the probe to pictures beside it."""
+
+    folder: Path
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        with (self.folder / FIGURES).open("a") as stream:
+            stream.write(json.dumps({"step": step, **values}) + "\n")
+
+    def picture(self, step: int, pixels: Tensor) -> None:
+        file = self.folder / f"step-{step:07d}.png"
+        save_picture(Image.fromarray(pixels.numpy()), file, model="styleblend pretrain_faces", kind="grid")
+
+    def line(self, text: str) -> None:
+        print(f"pretrain_faces: {text}", flush=True)
+
+
+def pretrain_faces(cfg: PretrainFaces, small: Path, out: Path, state: Path = STATE) -> dict[str, Any]:
+    """Run the recipe, or the rest of it, and write the starter with its card to `out`; returns the card.
+
+    A sitting that was ended goes on from its last checkpoint, also with more steps; other photographs, sizes, losses or
+    rates begin anew, beside what there was.
+
+    Args:
+        small: folder of this project's own networks.
+    Raises:
+        StyleBlendError: see photographs.prepare and loop.train; another process is at it; cfg.start is no starter of
+            these sizes.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    busy = "another process runs pretrain_faces"
+    with hold(state / "recipe.lock", busy, state, wait_s=0), exit_on_sigterm():
+        photographs = prepare(cfg, small, state, device.type)
+        dealt = deal(cfg, photographs)
+        folder = state / f"training-{_key(cfg, photographs)}"
+        dealt.write(folder / "splits")
+        learner = _train(cfg, photographs, folder, device)
+        card = _card(cfg, photographs, dealt.test["person"], last_probe(folder))
+        write_starter(out, learner.averaged, learner.discriminator, cfg.model, card)
+    return card
+
+
+def _key(cfg: PretrainFaces, photographs: Photographs) -> str:
+    """Names the training that a sitting goes on with. Code is no part: a training of days survives a mended message."""
+    rest = cfg.training.model_dump_json(exclude=PACE)
+    return fingerprint(photographs.key, cfg.model.model_dump_json(), rest, json.dumps(cfg.held_out), f"{cfg.val:g}")
+
+
+def _train(cfg: PretrainFaces, photographs: Photographs, folder: Path, device: torch.device) -> Learner:
+    learner = _new_learner(cfg, device)
+    if learner.swapper.prior is not None:
+        learner.swapper.bend = learner.averaged.bend = bending.Bender(load_mesh(photographs.networks))
+    perception = load_perception(photographs.networks, cfg.training.loss, device)
+    known = (photographs.faces, photographs.perceived, cfg.model.input_px)
+    train, val = (read_faces(folder / "splits" / f"{name}.parquet", *known) for name in ("train", "val"))
+    pairs = probe.read_pairs(folder / "splits" / "val_pairs.parquet", val, device)
+    worker, recorder = loop.Worker(device=device), Sitting(folder)
+    parts = (learner, perception, train, pairs)
+    loop.train(cfg.training, *parts, folder / "checkpoints", worker, recorder)
+    return learner
+
+
+def last_probe(folder: Path) -> dict[str, float]:
+    """The figures of the probe's last look in the folder of a training, of whichever sitting, with their step."""
+    rows = [json.loads(line) for line in (folder / FIGURES).read_text().splitlines()]
+    looks: list[dict[str, float]] = [row for row in rows if any(name.startswith("probe/") for name in row)]
+    return looks[-1]
+
+
+def _new_learner(cfg: PretrainFaces, device: torch.device) -> Learner:
+    torch.manual_seed(cfg.training.seed)
+    swapper, discriminator = build(cfg.model), build_discriminator(cfg.model)
+    if cfg.start is not None:
+        begun = load(cfg.start)
+        try:
+            swapper.load_state_dict(begun.state_dict())
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise StyleBlendError(
+                f"{cfg.start} does not fit pretrain_faces.model ({reason}): set the sizes of its model.json, or start"
+                " from another"
+            ) from None
+        fill(discriminator, cfg.start / DISCRIMINATOR_FILE, new=())
+    return new_learner(swapper.to(device), discriminator.to(device), "pretrain", cfg.training)
+
+
+def _card(cfg: PretrainFaces, photographs: Photographs, held_out: pd.Series, seen: dict[str, float]) -> dict[str, Any]:
+    """What the starter is made of, what may be done with it, and what nobody checked."""
+    manifest, networks = read_manifest(photographs.faces), frozen.listed(photographs.networks)
+    verdict = licences.of(networks, manifest)
+    return {
+        "name": "starter",
+        "use": "a beginning for training on photographs of one's own, and a first swap without training",
+        "licence": verdict.licence,
+        "commercial": verdict.licence != licences.NON_COMMERCIAL,
+        "consequence": verdict.text(),
+        "not_verified": NOT_VERIFIED,
+        "data": [_described(str(name), rows, cfg) for name, rows in manifest.groupby("source")],
+        "held_out": {
+            "rule": "crc32 of 'source/person' modulo 100 below 100 times the share; without a label the face's id",
+            "shares": cfg.held_out,
+            "persons_sha256": named_by_hash(held_out),
+        },
+        "networks": {role: {key: entry.get(key) for key in _OF_NETWORKS} for role, entry in networks.items()},
+        "training": cfg.training.model_dump(mode="json"),
+        "start": None if cfg.start is None else cfg.start.name,
+        "last_probe": seen,
+    }
+
+
+_OF_NETWORKS = ("name", "sha256", "licence", "not_verified")
+
+
+def _described(name: str, rows: pd.DataFrame, cfg: PretrainFaces) -> dict[str, Any]:
+    said = {key: sorted(set(rows[key].dropna())) for key in ("licence", "terms")}
+    persons = rows["person"].fillna(rows["face_id"]).nunique()
+    return {"source": name, "faces": len(rows), "persons": persons, "held_out": cfg.held_out.get(name, 0.0), **said}
