@@ -158,7 +158,9 @@ def _doctor(given: Namespace) -> None:
 
 def _preset(given: Namespace) -> None:
     """Apply a preset and print what changed."""
-    options = {name: getattr(given, name) for name in ("folder", "label", "mirror", "licence", "terms", "ffhq", "celeba_hq")}
+    options = {
+        name: getattr(given, name) for name in ("folder", "label", "mirror", "licence", "terms", "ffhq", "celeba_hq")
+    }
     # An ablation or a retraining writes its own settings into params.yaml while it runs.
     with only_one(given.params.absolute().parent, "styleblend preset"):
         lines = presets.apply(given.name, given.params, given.params.parent / "presets", **options)
