@@ -94,12 +94,7 @@ def test_options_reach_the_source(project: Path, tmp_path_factory: pytest.TempPa
     cfg = load_params(project / "params.yaml")
     (source,) = cfg.download.sources
     assert isinstance(source, FolderSource)
-    assert (source.path, source.label, source.licence, source.terms) == (
-        Path("mine"),
-        "parent_folder",
-        "my own",
-        "agreed",
-    )
+    assert (source.path, source.label, source.licence, source.terms) == (Path("mine"), "parent_folder", "own", "agreed")
     assert cfg.download.origin == Path("mine")
     assert cfg.pretrained.mirror == outside
 

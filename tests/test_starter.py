@@ -205,7 +205,7 @@ def test_a_version_of_rendered_faces_says_so_before_photographs(
     folder: Path, cfg: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     tags: dict[str, str], photographs: bool, there: bool, said: str | None,
 ) -> None:  # fmt: skip
-    """It is used all the same; rendered faces that are cut out already, and versions that saw photographs, need none."""
+    """It is used all the same; rendered faces that are cut out already, and versions that saw others, need none."""
     monkeypatch.setattr(loaders.versions, "find_version", lambda track, reference: version(**tags))
     monkeypatch.setattr(loaders.versions, "kept_version", lambda track, version, kept: folder)
     name = find_model(cfg, None, photographs, folder if there else tmp_path / "absent")[1]

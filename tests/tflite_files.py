@@ -142,8 +142,8 @@ def member(path: Path, name: str) -> bytes:
 
 
 def blazeface(rows: ArrayLike, anchors: list[int], brightness: float = 20.0, threshold: float = 0.3) -> bytes:
-    """A file in the form of MediaPipe's BlazeFace: it gives these rows [K, 16] at K of its 896 anchors, with scores over
-    one half in pictures whose red is above the threshold on average (of 1, where black is -1)."""
+    """A file in the form of MediaPipe's BlazeFace: it gives these rows [K, 16] at K of its 896 anchors, with scores
+    over one half in pictures whose red is above the threshold on average (of 1, where black is -1)."""
     boxes = np.zeros((896, 16), np.float32)
     boxes[anchors] = np.asarray(rows, np.float32)
     slopes, biases = np.zeros((896, 1, 1, 3), np.float32), np.full(896, -50, np.float32)
