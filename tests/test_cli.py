@@ -108,7 +108,7 @@ def test_check_accepts_the_committed_settings(project: Path, capsys: pytest.Capt
 def test_check_names_an_empty_folder(project: Path) -> None:
     """A folder without a picture is found before anything runs."""
     (project / "mine").mkdir()
-    cli.main(["preset", "photos", "--folder", "mine"])
+    cli.main(["preset", "faces", "--folder", "mine"])
     assert "photographs there" in refused("check")
     (project / "mine").rmdir()
     assert "mine does not exist" in refused("check")

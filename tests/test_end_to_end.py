@@ -19,7 +19,7 @@ from PIL import Image
 from styleblend import provenance
 from styleblend.config.merge import merged
 from styleblend.config.params import load_params
-from styleblend.experiments import isolated_run, presets
+from styleblend.experiments import isolated_run
 from styleblend.registry import lineage, mlflow_store
 from styleblend.registry.versions import fetch_record, find_version
 from styleblend.system.files import sha256
@@ -62,7 +62,7 @@ def checkout(root: Path, folder: Path) -> Path:
     for name in (".dvc/config", ".dvcignore", ".gitignore", "dvc.yaml", "params.yaml"):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(root / name, folder / name)
-    for name in ("src", "presets", "data/pretrained/small"):
+    for name in ("src", "presets", "data/pretrained/small", "data/pretrained/faces"):
         shutil.copytree(root / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     if (root / "dvc.lock").exists():
         shutil.copy(root / "dvc.lock", folder)
@@ -186,7 +186,7 @@ def test_a_second_repro_runs_nothing(project: Path) -> None:
 def test_a_readme_changes_nothing(project: Path) -> None:
     """Files that no stage uses are nobody's dependency."""
     (project / "README.md").write_text("changed")
-    (project / "presets/photos.yaml").write_text("changed")
+    (project / "presets/faces.yaml").write_text("changed")
     assert ran(repro(project, "--dry").stdout) == []
 
 
@@ -332,6 +332,19 @@ def test_a_run_with_overrides_registers_in_the_project(project: Path) -> None:
     assert ran(again.stdout) == [] and versions(project) == before, "its own settings are in DVC's cache"
 
 
+def photographed(mine: Path, mirror: Path) -> dict[str, Any]:
+    """Settings for a folder of photographs, in which YuNet finds the faces; small networks see them."""
+    own = {"kind": "folder", "name": "mine", "path": str(mine), "licence": "own", "terms": "a test"}
+    return {
+        "download": {"origin": str(mine), "sources": [own]},
+        "pretrained": {"detector": "yunet", "mirror": str(mirror)},
+        "align": {"detector": "yunet"},
+        "validate": {"min_faces": 20, "max_quarantined": 0.5, "mostly": 0.8},
+        # Embeddings of real faces lie close together in a network that learned from rendered ones.
+        "split": {"cluster_similarity": 0.95, "test_pairs": 60, "val_pairs": 16},
+    }
+
+
 @pytest.mark.photos
 def test_real_photographs_all_give_a_face(
     root: Path, photos: Path, yunet_file: Path, tmp_path_factory: pytest.TempPathFactory
@@ -340,8 +353,7 @@ def test_real_photographs_all_give_a_face(
     mine = Path(shutil.copytree(photos, tmp_path_factory.mktemp("photographs") / "mine"))
     (mine / "README.md").unlink()
     folder = checkout(root, tmp_path_factory.mktemp("project"))
-    presets.apply("photos", folder / "params.yaml", folder / "presets", folder=mine, mirror=yunet_file.parent)
-    write(folder, {"align": {"workers": 2}})
+    write(folder, photographed(mine, yunet_file.parent) | {"align": {"detector": "yunet", "workers": 2}})
     done = repro(folder, "split")
     assert done.returncode == 0, done.stdout[-5000:]
     inputs = {path for path in mine.rglob("*") if path.is_file()}
@@ -363,8 +375,7 @@ def test_a_folder_without_a_face_is_one_line(root: Path, yunet_file: Path, tmp_p
     (tmp_path / "project").mkdir()
     (tmp_path / "mine").mkdir()
     folder = checkout(root, tmp_path / "project")
-    options = {"folder": tmp_path / "mine", "mirror": yunet_file.parent}
-    presets.apply("photos", folder / "params.yaml", folder / "presets", **options)
+    write(folder, photographed(tmp_path / "mine", yunet_file.parent))
     done = repro(folder, "align")
     assert done.returncode != 0
     assert "put photographs there" in line_of(done.stdout, "download")

@@ -65,10 +65,10 @@ def test_a_preset_can_be_taken_back(project: Path, name: str) -> None:
 
 def test_presets_do_not_pile_up(project: Path) -> None:
     """One preset after another gives what the last one alone gives."""
-    apply(project, "photos", folder=project / "mine")
+    apply(project, "faces", folder=project / "mine")
     alone = yaml.safe_load((project / "params.yaml").read_text())
     apply(project, "paper")
-    apply(project, "photos", folder=project / "mine")
+    apply(project, "faces", folder=project / "mine")
     assert yaml.safe_load((project / "params.yaml").read_text()) == alone
 
 
@@ -81,13 +81,21 @@ def test_the_same_preset_twice_changes_nothing(project: Path) -> None:
 
 
 def test_options_reach_the_source(project: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Folder, licence, terms and mirror are written; a folder inside the project is written relative to it."""
+    """Folder, label, licence, terms and mirror are written; a folder inside the project is written relative to it."""
     outside = tmp_path_factory.mktemp("weights")
-    apply(project, "photos", folder=project / "mine", mirror=outside, licence="my own", terms="all agreed")
+    apply(
+        project,
+        "faces",
+        folder=project / "mine",
+        label="parent_folder",
+        mirror=outside,
+        licence="my own",
+        terms="agreed",
+    )
     cfg = load_params(project / "params.yaml")
     (source,) = cfg.download.sources
     assert isinstance(source, FolderSource)
-    assert (source.path, source.licence, source.terms) == (Path("mine"), "my own", "all agreed")
+    assert (source.path, source.label, source.licence, source.terms) == (Path("mine"), "parent_folder", "own", "agreed")
     assert cfg.download.origin == Path("mine")
     assert cfg.pretrained.mirror == outside
 
@@ -129,12 +137,14 @@ def test_every_preset_has_a_gate(project: Path, name: str) -> None:
 
 
 def test_an_empty_table_empties(project: Path) -> None:
-    """Absolute limits are for rendered faces: `photos` takes them away, and leaves the alias as it is."""
+    """A preset takes limits of the gate away by an empty table, and leaves the rest of the section."""
     before = load_params(project / "params.yaml").register_
     assert before.gate.min and before.gate.max
-    apply(project, "photos")
+    (project / "presets/free.yaml").write_text("register: {gate: {min: {}, max: {}}}")
+    apply(project, "free")
     after = load_params(project / "params.yaml").register_
     assert not after.gate.min and not after.gate.max and after.alias == before.alias
+    assert after.gate.baselines == before.gate.baselines
     assert merged({"a": 1}, {}) == {"a": 1}
 
 
@@ -150,13 +160,14 @@ def test_changes_are_reported_one_by_one(project: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("nosuch", {}, "no preset 'nosuch': choose from gpu, paper, photos, standard, none"),
-        ("photos", {"folder": Path("/nowhere")}, "--folder /nowhere does not exist"),
-        ("photos", {"mirror": Path("/nowhere")}, "--mirror /nowhere does not exist"),
-        ("photos", {"licence": ""}, "licence: missing; state in one line"),
+        ("nosuch", {}, "no preset 'nosuch': choose from faces, gpu, paper, standard, starter, none"),
+        ("photos", {}, "the preset 'photos' is 'faces' now: `styleblend preset faces`"),
+        ("faces", {"folder": Path("/nowhere")}, "--folder /nowhere does not exist"),
+        ("faces", {"mirror": Path("/nowhere")}, "--mirror /nowhere does not exist"),
+        ("faces", {"licence": ""}, "licence: missing; state in one line"),
         ("paper", {"ffhq": Path("/nowhere")}, "--ffhq /nowhere does not exist"),
         ("paper", {"celeba_hq": Path("/nowhere")}, "--celeba-hq /nowhere does not exist"),
-        ("photos", {"ffhq": Path("/tmp")}, "preset photos has 0 sources of kind ffhq, so --ffhq does not fit"),
+        ("faces", {"ffhq": Path("/tmp")}, "preset faces has 0 sources of kind ffhq, so --ffhq does not fit"),
         ("standard", {"folder": Path("/tmp")}, "preset standard has 0 folders"),
         ("paper", {"folder": Path("/tmp")}, "preset paper has 0 folders"),
     ],

@@ -212,8 +212,11 @@ def test_remedies_are_options(error: StyleBlendError, message: str) -> None:
         (("serve", "--model", "model"), r"name it with --detector-weights$"),
     ],
 )
-def test_without_a_detector_the_remedy_is_named(project: Path, arguments: tuple[str, ...], remedies: str) -> None:
+def test_without_a_detector_the_remedy_is_named(
+    project: Path, arguments: tuple[str, ...], remedies: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No file, no mirror and no network: one line with the ways out that the command has."""
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
     with pytest.raises(SystemExit, match=remedies) as caught:
         cli.main([*arguments])
     assert "\n" not in str(caught.value.code)

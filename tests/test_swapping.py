@@ -19,7 +19,6 @@ from styleblend.config.data import Align
 from styleblend.config.params import Config, load_params
 from styleblend.config.product import Swap
 from styleblend.config.sources import Download, FolderSource, RenderedSource
-from styleblend.config.tracking import Tracking
 from styleblend.data import sources
 from styleblend.data.align import align_faces
 from styleblend.errors import StyleBlendError
@@ -204,6 +203,7 @@ def test_messages_of_the_python_interface_name_its_parameters(
     (tmp_path / "data/pretrained").mkdir(parents=True)
     (tmp_path / "data/pretrained/small").symlink_to(root / "data/pretrained/small")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
     (source, face), (other, other_face) = renders[3], renders[4]
     blank, pair = Image.new("RGB", (9, 9)), Image.new("RGB", (2 * SIDE, SIDE))
     for place in range(2):
@@ -429,9 +429,10 @@ def test_a_real_detector_finds_the_rendered_face(
     assert np.abs(quad - quad_from_landmarks(face.points_px)).max() < 0.12 * SIDE
 
 
-def test_without_a_detector_the_remedy_is_named(root: Path, tmp_path: Path) -> None:
+def test_without_a_detector_the_remedy_is_named(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No file, no mirror and no network: one line with all three ways out; a wrong file is named."""
     cfg = load_params(root / "params.yaml")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
     with pytest.raises(StyleBlendError, match=r"name it as detector.*swap_aligned") as caught:
         swapping.find_detector(cfg, None, tmp_path / "networks", tmp_path / "state")
     assert "\n" not in str(caught.value)
@@ -443,33 +444,38 @@ def test_a_mirror_serves_the_detector(root: Path, yunet_file: Path, tmp_path: Pa
     """A machine without internet takes it from pretrained.mirror, and keeps it."""
     cfg = load_params(root / "params.yaml")
     pretrained = cfg.pretrained.model_copy(update={"mirror": yunet_file.parent})
-    mirrored = cfg.model_copy(update={"pretrained": pretrained})
+    align = cfg.align.model_copy(update={"detector": "yunet"})
+    mirrored = cfg.model_copy(update={"pretrained": pretrained, "align": align})
     swapping.find_detector(mirrored, None, tmp_path / "networks", tmp_path / "state")
     assert list((tmp_path / "state" / "weights").iterdir())
 
 
 @pytest.mark.slow
 def test_the_champion_is_used_and_else_the_candidate(
-    swapper: model.Swapper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    swapper: model.Swapper,
+    cfg: Config,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Without a champion the candidate serves and a line says so; once promoted, the champion does."""
     monkeypatch.chdir(tmp_path)
-    cfg = Tracking()
+    track = cfg.tracking
     with pytest.raises(StyleBlendError, match="run `dvc repro` first"):
         swapping.find_model(cfg, None)
-    parent = runs.start_pipeline(cfg, "p", {})
+    parent = runs.start_pipeline(track, "p", {})
     for key in ("first", "second"):
         folder = tmp_path / key
         folder.mkdir()
         with torch.no_grad():
             swapper.decoder.rgb_bias.fill_(0.5 if key == "first" else -0.5)
         model.save(swapper, MODEL, folder)
-        with runs.child_run(cfg, parent, "register", key, {}) as run:
-            versions.register_version(cfg, folder, {}, {}, {}, "candidate", run=run, key=key)
+        with runs.child_run(track, parent, "register", key, {}) as run:
+            versions.register_version(track, folder, {}, {}, {}, "candidate", run=run, key=key)
     found, name = swapping.find_model(cfg, None)
     assert "using the candidate, version 2" in capsys.readouterr().out
     assert (name, float(found.decoder.rgb_bias.detach()[0])) == ("styleblend version 2", -0.5)
-    versions.point_alias(cfg, "champion", "1")
+    versions.point_alias(track, "champion", "1")
     found, name = swapping.find_model(cfg, None)
     assert (name, float(found.decoder.rgb_bias.detach()[0])) == ("styleblend version 1", 0.5)
     found, name = swapping.find_model(cfg, str(tmp_path / "second"))
