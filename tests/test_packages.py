@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import shutil
+import threading
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -247,3 +249,27 @@ def test_a_package_name_is_a_name(name: str) -> None:
     """Nothing that pip or npm would take for an option, a path or a url."""
     with pytest.raises(ValueError, match="name"):
         Package(registry="pypi", name=name, version="1.0", file="nets-1.0-py3-none-any.whl")
+
+
+def test_the_pace_of_a_download_bears_folders_that_come_and_go(tmp_path: Path) -> None:
+    """pip removes its folders while their files are counted: the largest of what is left is found all the same."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/whole").write_bytes(bytes(1000))
+    stop = threading.Event()
+
+    def unpack() -> None:
+        for number in itertools.count():
+            if stop.is_set():
+                return
+            place = tmp_path / f"unpack-{number}" / "deep"
+            place.mkdir(parents=True)
+            (place / "part").write_bytes(bytes(10))
+            shutil.rmtree(place.parent)
+
+    thread = threading.Thread(target=unpack)
+    thread.start()
+    try:
+        assert {packages._largest(tmp_path) for _ in range(300)} == {1000}
+    finally:
+        stop.set()
+        thread.join()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import io
+import os
 import re
 import shutil
 import sys
@@ -18,6 +19,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
@@ -127,11 +129,11 @@ def _npm(package: Package, out: Path, folder: Path) -> tuple[list[str], dict[str
 def _largest(folder: Path) -> int:
     """Size of the largest file below a folder that others change: what has come so far of a download."""
     largest = 0
-    for path in folder.rglob("*"):
-        try:
-            largest = max(largest, path.stat().st_size)
-        except FileNotFoundError:
-            continue
+    # Not Path.rglob, which fails where a folder is gone before it looks into it; os.walk passes that over.
+    for parent, _, files in os.walk(folder):
+        for name in files:
+            with suppress(FileNotFoundError):
+                largest = max(largest, os.stat(os.path.join(parent, name)).st_size)
     return largest
 
 
