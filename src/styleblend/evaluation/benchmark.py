@@ -164,7 +164,11 @@ def _methods(inputs: Inputs, pairs: Pairs, trained: model.Swapper, seed: int, de
     untrained = baselines.untrained_mixing(sizes, inputs.networks, seed, inputs.encoder_start).to(device)
     methods: dict[str, Method] = {
         MODEL: lambda batch: trained(batch.source, batch.target),
-        **baselines.methods(untrained, baselines.keeps_identity_apart(inputs.networks, inputs.encoder_start)),
+        **baselines.methods(
+            untrained,
+            baselines.keeps_identity_apart(inputs.networks, inputs.encoder_start),
+            "starter" if inputs.encoder_start == "starter" else "untrained_mixing",
+        ),
     }
     if baselines.has_true_swap(pairs):
         rendered = {each.name: each for each in inputs.sources if each.kind == "rendered"}
