@@ -50,6 +50,12 @@ BAD: list[tuple[str, Any, str]] = [
     ("align.size_px", 32, r"align\.size_px 32 and model\.input_px 64 differ"),
     ("align.detector", "yunet", r"pretrained\.detector is 'none': choose one of yunet"),
     ("align.detector", "insightface", r"'insightface' but pretrained\.detector is 'none'"),
+    ("align.detector", "mediapipe", r"pretrained\.detector is 'none': choose one of mediapipe_face_detector"),
+    ("model.prior", "warp", r"model\.prior is 'warp', which needs a face mesh: set pretrained\.landmarks to mediapipe"),
+    ("train_encoder.loss.mask", 0.2, r"train_encoder\.loss\.mask is 0\.2, but model\.join is 'none': set it to 'mask'"),
+    ("finetune_decoder.worn_faces", 0.5, r"finetune_decoder\.worn_faces is 0\.5, which needs a face mesh: .*'small'"),
+    ("train_encoder.encoder_start", "starter", r"'starter', but pretrained\.starter is 'none': set them to 'starter'"),
+    ("pretrained.starter", "faces", r"encoder_start is 'pretrained', but pretrained\.starter is 'faces'"),
     ("align.detector", "eyes", r"align\.detector: .*got 'eyes'"),
     ("split.val", 0.6, r"split\.val: .*less than 0\.5, got 0\.6"),
     ("download.sources", [], r"download\.sources: .*at least 1"),
@@ -320,3 +326,20 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     """The error says where to run."""
     with pytest.raises(ConfigError, match=r"does not exist: run in the project's folder"):
         load_params(tmp_path / "params.yaml")
+
+
+def test_what_a_mesh_makes_possible_is_possible(root: Path) -> None:
+    """With a mesh as landmark network the prior, worn faces and MediaPipe's detector are accepted; Eq. 12 is not."""
+    values = yaml.safe_load((root / "params.yaml").read_text())
+    values["model"] |= {"prior": "warp", "join": "mask"}
+    values["pretrained"] |= {"landmarks": "mediapipe_face_mesh", "detector": "mediapipe_face_detector"}
+    values["align"]["detector"] = "mediapipe"
+    with pytest.raises(ConfigError, match=r"train_encoder\.loss\.swap_consistency is 2, but Eq\. 12 .*: set it to 0"):
+        parse_params(values, "params.yaml")
+    for stage in ("train_encoder", "finetune_decoder"):
+        values[stage]["loss"] |= {"swap_consistency": 0, "mask": 0.2}
+        values[stage]["worn_faces"] = 0.5
+    assert parse_params(values, "params.yaml").model.prior == "warp"
+    values["pretrained"]["landmarks"] = "small"
+    with pytest.raises(ConfigError, match="needs a face mesh"):
+        parse_params(values, "params.yaml")

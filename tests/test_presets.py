@@ -84,13 +84,7 @@ def test_options_reach_the_source(project: Path, tmp_path_factory: pytest.TempPa
     """Folder, label, licence, terms and mirror are written; a folder inside the project is written relative to it."""
     outside = tmp_path_factory.mktemp("weights")
     apply(
-        project,
-        "faces",
-        folder=project / "mine",
-        label="parent_folder",
-        mirror=outside,
-        licence="my own",
-        terms="agreed",
+        project, "faces", folder=project / "mine", label="parent_folder", mirror=outside, licence="own", terms="agreed"
     )
     cfg = load_params(project / "params.yaml")
     (source,) = cfg.download.sources

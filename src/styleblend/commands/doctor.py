@@ -24,7 +24,8 @@ from styleblend.config.tracking import Tracking
 from styleblend.errors import StyleBlendError
 from styleblend.provenance import credentials
 from styleblend.registry import lineage, mlflow_store
-from styleblend.weights import frozen, packages, weight_files
+from styleblend.weights import frozen, packages, starter, weight_files
+from styleblend.weights.starter import STARTER
 from styleblend.weights.store import SMALL, Store, archives_of, is_right, package_of, store_of
 
 ANSWER_SECONDS = 5
@@ -83,7 +84,9 @@ def networks(cfg: Pretrained, project: Path) -> Iterator[Finding]:
 def beginning(cfg: Config, project: Path) -> Iterator[Finding]:
     """Whether the small networks that training begins with have the sizes of the section `model`."""
     parts: dict[str, tuple[str, ...]] = {}
-    if cfg.pretrained.decoder == "small":
+    if cfg.pretrained.starter != "none":
+        yield _starter(cfg, project)
+    elif cfg.pretrained.decoder == "small":
         parts["decoder"] = ("resolution", "style_dim", "decoder_widths")
     if cfg.train_encoder.encoder_start == "pretrained":
         parts["encoder"] = (
@@ -103,6 +106,22 @@ def beginning(cfg: Config, project: Path) -> Iterator[Finding]:
             has, wants = (getattr(sizes, other[0]) for sizes in (made, cfg.model))
             found = f"{role}: the small one has model.{other[0]} {has}, the settings have {wants}"
             yield Finding("networks", "FAIL", f"{found}: {_OTHER_SIZES[role]}")
+
+
+def _starter(cfg: Config, project: Path) -> Finding:
+    """Whether the starter is there and has the sizes of the section `model`."""
+    folder = project / STARTER
+    try:
+        card, has = starter.read_card(folder), starter.sizes(folder)
+    except StyleBlendError as error:
+        return Finding("networks", "FAIL", str(error))
+    other = [key for key in type(has).model_fields if getattr(has, key) != getattr(cfg.model, key)]
+    if other:
+        found = (
+            f"starter: it has model.{other[0]} {getattr(has, other[0])}, the settings {getattr(cfg.model, other[0])}"
+        )
+        return Finding("networks", "FAIL", f"{found}: set it as it was")
+    return Finding("networks", "ok", f"starter: {STARTER}; {card['consequence']}")
 
 
 _OTHER_SIZES = {

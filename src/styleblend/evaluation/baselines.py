@@ -22,6 +22,8 @@ from styleblend.faces import alignment
 from styleblend.faces.dense_warp import Pixels, Points, dense_warp
 from styleblend.faces.pixels import from_8bit, to_8bit
 from styleblend.model.prior import prior_picture
+from styleblend.perception import bending
+from styleblend.perception.landmarks import load_mesh
 from styleblend.synthetic import factors, renderer
 from styleblend.weights import frozen
 from styleblend.weights.start import start
@@ -33,14 +35,17 @@ if TYPE_CHECKING:
 HALF_MASK = "half_mask"
 
 
-def methods(untrained: model.Swapper, identity_apart: bool = False) -> dict[str, Method]:
+def methods(
+    untrained: model.Swapper, identity_apart: bool = False, name: str = "untrained_mixing"
+) -> dict[str, Method]:
     """Every baseline by its name in reports.
 
     Args:
         untrained: what `untrained_mixing` makes.
+        name: of that method; "starter" where training began with a whole model.
         identity_apart: its codes keep identity in channels of their own, as `keeps_identity_apart` says.
     """
-    found: dict[str, Method] = {**simple(), "untrained_mixing": lambda batch: untrained(batch.source, batch.target)}
+    found: dict[str, Method] = {**simple(), name: lambda batch: untrained(batch.source, batch.target)}
     if identity_apart:
         found[HALF_MASK] = lambda batch: half_mask(untrained, batch)
     return found
@@ -165,7 +170,7 @@ def untrained_mixing(
 
     Args:
         encoder_start: as in config.Training: "pretrained" is all of the small encoder, "body" the weights of a face
-            network, "new" random ones; the last two with the decoder's mean code.
+            network, "new" random ones; the last two with the decoder's mean code. "starter" is a whole model, trained.
     Raises:
         StyleBlendError: a pretrained file is missing or does not fit the sizes.
     """
@@ -173,6 +178,8 @@ def untrained_mixing(
         torch.manual_seed(seed)
         swapper = model.build(sizes)
     start(swapper, sizes, networks, encoder_start)
+    if swapper.prior is not None:
+        swapper.bend = bending.Bender(load_mesh(networks))
     return swapper.eval()
 
 

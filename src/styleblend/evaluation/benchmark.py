@@ -219,11 +219,14 @@ def context(pairs: Pairs, judging: judges.Judges) -> dict[str, Any]:
 def _methods(inputs: Inputs, pairs: Pairs, trained: model.Swapper, seed: int, device: str) -> dict[str, Method]:
     sizes = sizes_of(json.loads((inputs.swapper / "model.json").read_text())["model"])
     untrained = baselines.untrained_mixing(sizes, inputs.networks, seed, inputs.encoder_start).to(device)
-    untrained.bend = trained.bend
     methods: dict[str, Method] = {
         MODEL: lambda batch: trained(batch.source, batch.target),
         **baselines.of_prior(trained),
-        **baselines.methods(untrained, baselines.keeps_identity_apart(inputs.networks, inputs.encoder_start)),
+        **baselines.methods(
+            untrained,
+            baselines.keeps_identity_apart(inputs.networks, inputs.encoder_start),
+            "starter" if inputs.encoder_start == "starter" else "untrained_mixing",
+        ),
     }
     if baselines.has_true_swap(pairs):
         rendered = {each.name: each for each in inputs.sources if each.kind == "rendered"}

@@ -41,8 +41,9 @@ from styleblend.training import loop, probe, record
 from styleblend.training.batches import read_faces
 from styleblend.training.generated import load_perception
 from styleblend.training.steps import Learner, Stage, new_learner
-from styleblend.weights import frozen, starter
+from styleblend.weights import frozen
 from styleblend.weights.start import fill, start
+from styleblend.weights.starter import fill_discriminator
 
 RESULT = "result"
 _ERROR = "error.txt"
@@ -235,11 +236,9 @@ def _new_learner(job: Job, device: torch.device) -> Learner:
     discriminator = build_discriminator(job.model)
     if job.encoder is None:
         swapper = build(job.model)
+        start(swapper, job.model, job.networks, cfg.encoder_start)
         if cfg.encoder_start == "starter":
-            starter.fill(swapper, job.model, job.networks / "starter")
-            starter.fill_discriminator(discriminator, job.networks / "starter")
-        else:
-            start(swapper, job.model, job.networks, cfg.encoder_start)
+            fill_discriminator(discriminator, job.networks / "starter")
     else:
         swapper = load(job.encoder)
         fill(discriminator, job.encoder / "discriminator.safetensors", new=())

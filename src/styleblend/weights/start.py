@@ -14,7 +14,7 @@ from styleblend.config.model import Model
 from styleblend.errors import StyleBlendError
 from styleblend.model import Encoder, Swapper
 from styleblend.model.decoder import NEW_PARTS
-from styleblend.weights import frozen
+from styleblend.weights import frozen, starter
 from styleblend.weights.formats.ir_se50 import load_body
 from styleblend.weights.formats.stylegan import load_stylegan
 
@@ -27,7 +27,7 @@ def start(swapper: Swapper, model: Model, networks: Path, encoder_start: Encoder
 
     The decoder is the StyleGAN that networks.json names, or else the small one; either draws as before, for the
     pathway begins at zero. The encoder gives codes as differences from that decoder's mean code and starts as
-    config.Training.encoder_start says.
+    config.Training.encoder_start says. Of a starter it is everything, for it was trained already.
 
     Args:
         model: the sizes that `swapper` was built with. networks: folder of the stage `pretrained`.
@@ -35,6 +35,9 @@ def start(swapper: Swapper, model: Model, networks: Path, encoder_start: Encoder
     Raises:
         StyleBlendError: a file is missing, damaged or made for other sizes, or this start needs another decoder.
     """
+    if encoder_start == "starter":
+        starter.fill(swapper, model, networks / "starter")
+        return
     stylegan = frozen.foreign(networks, "decoder")
     inversion = networks / "encoder.safetensors"
     if stylegan is None:
