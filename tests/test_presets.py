@@ -137,7 +137,7 @@ def test_changes_are_reported_one_by_one(project: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("nosuch", {}, "no preset 'nosuch': choose from paper, photos, standard, none"),
+        ("nosuch", {}, "no preset 'nosuch': choose from paper, photos, standard, starter, none"),
         ("photos", {"folder": Path("/nowhere")}, "--folder /nowhere does not exist"),
         ("photos", {"mirror": Path("/nowhere")}, "--mirror /nowhere does not exist"),
         ("photos", {"licence": ""}, "licence: missing; state in one line"),
