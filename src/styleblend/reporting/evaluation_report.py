@@ -45,7 +45,7 @@ def write(result: Result, out: Path, signing: Credentials, beside: report_page.B
         blending_chart(result.inside.from_source, folder / "blending.png")
         if len(result.source):
             _write_pictures(result, folder, signing)
-        page = report_page.render(result, beside, warnings, folder, signing)
+        page = report_page.render(result, beside, warnings + result.remarks, folder, signing)
         (folder / report_page.NAME).write_text(page)
     return warnings + result.remarks
 
