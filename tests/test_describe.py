@@ -222,7 +222,7 @@ def test_a_wrong_preset_is_one_line_and_exit_code_1(project: Path) -> None:
     before = (project / "params.yaml").read_bytes()
     with pytest.raises(SystemExit) as caught:
         cli.main(["describe", "--preset", "nosuch"])
-    message = "styleblend describe: there is no preset 'nosuch': choose from faces, paper, standard"
+    message = "styleblend describe: there is no preset 'nosuch': choose from faces, gpu, paper, standard, starter"
     assert caught.value.code == message
     assert (project / "params.yaml").read_bytes() == before
 
