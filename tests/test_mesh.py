@@ -43,9 +43,10 @@ from styleblend.pretraining.data import draw
 from styleblend.stages.download import download
 from styleblend.synthetic.renderer import average_shape, landmarks_3d, pose_deg
 from styleblend.system.files import sha256
-from styleblend.training.batches import Batches, read_faces
+from styleblend.training.batches import read_faces
 from styleblend.training.generated import Perception
 from styleblend.training.steps import choose_what_learns, generator_terms
+from styleblend.training.stream import Batches
 from styleblend.weights.formats import tflite_graph
 from styleblend.weights.formats.tflite_graph import TfliteError
 from styleblend.weights.store import CACHE

@@ -139,6 +139,7 @@ def test_rendering_a_data_set_loads_no_marking_library(tmp_path: Path) -> None:
 # `data.align` cuts faces from the user's own photographs, which nobody made; the others save networks.
 SAVING = {
     "data/align.py",
+    "data/paired_faces.py",
     "face_detector/face_alignment.py",
     "pretraining/loop.py",
     "pretraining/recipe.py",

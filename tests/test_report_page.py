@@ -116,8 +116,8 @@ def test_pictures_of_the_page_are_marked_and_signed(project: Path, tmp_path: Pat
         assert provenance.read_marks(file)["kind"] == "grid"
         assert verification.verify(file, own_authority(project)).c2pa.trusted
         with Image.open(file) as picture:
-            # Source, target, swap, true swap and the warp of two pairs, below a line of captions.
-            assert picture.width == 5 * 128 and picture.height > 2 * 128
+            # Source, target, swap, true swap and two warps of two pairs, below a line of captions.
+            assert picture.width == 6 * 128 and picture.height > 2 * 128
 
 
 def test_extremes_are_those_of_the_rule() -> None:

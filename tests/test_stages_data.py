@@ -159,7 +159,7 @@ def test_mistakes_end_a_stage_with_one_line(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     params(tmp_path, sources=[source], origin="photos")
     empty = stage("download", tmp_path, "--out", "data/raw")
-    small = stage("pretrained", tmp_path, "--small", "small", "--out", "networks")
+    small = stage("pretrained", tmp_path, "--small", "small", "--starter", "starter", "--out", "networks")
     tables = stage("split", tmp_path, "--faces", "faces", "--perceived", "p.parquet", "--out", "splits")
     params(tmp_path, sources=[source | {"label": "file_name"}], origin="photos")
     label = stage("download", tmp_path, "--out", "data/raw")

@@ -29,6 +29,7 @@ from styleblend.config.sources import RenderedSource
 from styleblend.config.tracking import Tracking
 from styleblend.errors import StyleBlendError
 from styleblend.evaluation import benchmark
+from styleblend.perception import bending
 from styleblend.provenance import credentials, verification
 from styleblend.registry import mlflow_store, versions
 from styleblend.reporting import alarms as reporting_alarms
@@ -291,7 +292,7 @@ def test_a_version_with_an_alarm_is_registered_without_an_alias(
         (shutil.copytree if name == "data" else shutil.copy)(project / name, tmp_path / name)
     (tmp_path / "reports").mkdir()
     monkeypatch.chdir(tmp_path)
-    load = model.load
+    load = bending.load
     for swapper, name, words in (
         (CopiesTarget, "copies_target", "similarity is 1.00 to the target"),
         (Overdrives, "saturated", "of the colour values are at their limits, "),
@@ -303,7 +304,7 @@ def test_a_version_with_an_alarm_is_registered_without_an_alias(
             loaded.__class__ = kind
             return loaded
 
-        monkeypatch.setattr(benchmark.model, "load", copying)
+        monkeypatch.setattr(benchmark.bending, "load", copying)
         on = reporting_alarms.of_figures(benchmark.run(inputs_of(Path("data")), CFG).flat)
         assert words in on[name] and on[name].startswith(f"{alarms.WORDS[name]}: ")
     figures = run_evaluate(tmp_path)

@@ -78,6 +78,8 @@ def test_workers_share_the_batch_of_one(inputs: dict[str, Path]) -> None:
         for part, *pieces in zip(whole, *halves, strict=True):
             if isinstance(part, torch.Tensor):
                 assert torch.equal(part, torch.cat(pieces))
+            elif part is None:
+                assert pieces == [None, None]
             else:
                 assert part == pieces[0] + pieces[1]
         assert whole.source.min() >= -1 and whole.source.max() <= 1 and whole.source.std() > 0.1

@@ -43,12 +43,14 @@ def make(root: Path, photographs: bool = False) -> None:
     seer = {"name": "attributes-tiny", "trunk": "plain", "blocks": [], "coefficients": 7, **trunk}
     judge = {"name": "judge-tiny", "trunk": "plain", "blocks": [], "embedding": 16, **trunk}
     _network(networks, "attributes_judge", attributes.AttributeNetwork(**seer), seer)
-    _network(networks, "identity_judge", identity.IdentityNetwork(**judge), judge)
-    training = {**judge, "name": "identity-tiny", "embedding": 12}
+    seeing = identity.IdentityNetwork(**judge)
+    _network(networks, "identity_judge", seeing, judge)
+    # The judge's own weights by another name: what the two see cannot come apart, or every version would alarm.
+    training = {**judge, "name": "identity-tiny"}
     points = {"name": "landmarks-tiny", **trunk}
     untrained = model.build(MODEL)
     # After the others, whose weights stay what they were.
-    _network(networks, "identity", identity.IdentityNetwork(**training), training)
+    _network(networks, "identity", seeing, training)
     _network(networks, "landmarks", landmarks.LandmarkNetwork(**points), points)
     _network(networks, "encoder", untrained.encoder, {})
     _network(networks, "decoder", untrained.decoder, {})
