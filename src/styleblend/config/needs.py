@@ -44,6 +44,8 @@ def expect_for_training(
         name: of the section that holds `training`.
     """
     loss = training.loss
+    if model.prior == "warp":
+        expect_mesh("model.prior is 'warp'", networks, info)
     if model.prior == "warp" and loss.swap_consistency:
         raise ValueError(
             f"{name}.loss.swap_consistency is {loss.swap_consistency:g}, but Eq. 12 swaps swapped pictures again, whose"
@@ -64,8 +66,6 @@ def expect_for_training(
             f"{name}.loss.identity_second is {loss.identity_second:g}, but pretrained.identity_second is 'none': choose"
             f" {fitting}, or set the weight to 0"
         )
-    if model.prior == "warp":
-        expect_mesh("model.prior is 'warp'", networks, info)
     for key, value in (("worn_faces", training.worn_faces), ("loss.mesh", loss.mesh)):
         if value:
             expect_mesh(f"{name}.{key} is {value:g}", networks, info)
