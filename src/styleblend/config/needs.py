@@ -44,6 +44,12 @@ def expect_for_training(
         name: of the section that holds `training`.
     """
     loss = training.loss
+    if loss.identity_second and networks.identity_second == "none":
+        fitting = " or ".join(known_networks(networks, info).fitting("identity_second"))
+        raise ValueError(
+            f"{name}.loss.identity_second is {loss.identity_second:g}, but pretrained.identity_second is 'none': choose"
+            f" {fitting}, or set the weight to 0"
+        )
     if model.prior == "warp":
         expect_mesh("model.prior is 'warp'", networks, info)
     if model.prior == "warp" and loss.swap_consistency:
@@ -59,12 +65,6 @@ def expect_for_training(
         raise ValueError(
             f"{name}.loss.chroma is {loss.chroma:g}, but model.prior is '{model.prior}': set it to 'warp', or the"
             " weight to 0"
-        )
-    if loss.identity_second and networks.identity_second == "none":
-        fitting = " or ".join(known_networks(networks, info).fitting("identity_second"))
-        raise ValueError(
-            f"{name}.loss.identity_second is {loss.identity_second:g}, but pretrained.identity_second is 'none': choose"
-            f" {fitting}, or set the weight to 0"
         )
     for key, value in (("worn_faces", training.worn_faces), ("loss.mesh", loss.mesh)):
         if value:
