@@ -21,7 +21,7 @@ from styleblend.faces.pixels import from_8bit, to_8bit
 from styleblend.model.swapper import Swapper
 from styleblend.synthetic import factors, renderer
 from styleblend.training import alarms, checkpoint, loop, probe, record, steps
-from styleblend.training.batches import Faces, read_faces
+from styleblend.training.batches import Faces
 from styleblend.training.generated import load_perception
 from styleblend.weights.start import start
 
@@ -73,10 +73,7 @@ class Notes(loop.Recorder):
 def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Faces, probe.Pairs]:
     """Faces of noise and validation pairs, with the embeddings that the untrained networks give."""
     inputs = tiny.write_inputs(tmp_path_factory.mktemp("inputs"))
-    train, val = (
-        read_faces(inputs["splits"] / f"{name}.parquet", inputs["faces"], inputs["perceived"], 32)
-        for name in ("train", "val")
-    )
+    train, val = tiny.read_splits(inputs)
     pairs = probe.read_pairs(inputs["splits"] / "val_pairs.parquet", val, CPU, inputs["perceived"])
     assert PERCEPTION.identity_judge is not None
     seen = PERCEPTION.identity(pairs.source), PERCEPTION.identity(pairs.target)

@@ -33,10 +33,8 @@ from styleblend.faces.mean_box import MEAN_BOX
 from styleblend.perception import fan, landmarks
 from styleblend.perception.fan import FanLandmarks, fan_crop, hard_argmax, soft_argmax
 from styleblend.synthetic import factors, renderer
-from styleblend.training.batches import read_faces
 from styleblend.training.generated import Perception
 from styleblend.training.steps import choose_what_learns, generator_terms
-from styleblend.training.stream import Batches
 from torchscript_files import Metric, scripted
 
 CELLS = 64
@@ -408,10 +406,7 @@ def test_a_training_step_learns_through_it(run_of_tiny_networks: dict[str, Path]
     inputs = run_of_tiny_networks
     weights = {name: float(name == "landmarks") for name in LossWeights.model_fields}
     cfg = tiny.training(batch_size=2, loss=weights)
-    read = read_faces(inputs["splits"] / "train.parquet", inputs["faces"], inputs["perceived"], tiny.SIDE_PX)
-    batches = Batches(cfg, read, 0, 1)
-    batch = batches.at(0, 0)
-    batches.close()
+    batch = tiny.first_batch(inputs, cfg)
     torch.manual_seed(0)
     swapper, discriminator = model.build(tiny.MODEL), model.build_discriminator(tiny.MODEL)
     choose_what_learns(swapper, "train_encoder")

@@ -43,10 +43,8 @@ from styleblend.pretraining.data import draw
 from styleblend.stages.download import download
 from styleblend.synthetic.renderer import average_shape, landmarks_3d, pose_deg
 from styleblend.system.files import sha256
-from styleblend.training.batches import read_faces
 from styleblend.training.generated import Perception
 from styleblend.training.steps import choose_what_learns, generator_terms
-from styleblend.training.stream import Batches
 from styleblend.weights.formats import tflite_graph
 from styleblend.weights.formats.tflite_graph import TfliteError
 from styleblend.weights.store import CACHE
@@ -271,10 +269,7 @@ def test_a_training_step_learns_through_meshes_alone(tmp_path: Path) -> None:
     for term in ("landmarks", "attributes", "shape_3d"):
         weights = {name: float(name == term) for name in LossWeights.model_fields}
         cfg = tiny.training(batch_size=2, loss=weights)
-        read = read_faces(inputs["splits"] / "train.parquet", inputs["faces"], inputs["perceived"], tiny.SIDE_PX)
-        batches = Batches(cfg, read, 0, 1)
-        batch = batches.at(0, 0)
-        batches.close()
+        batch = tiny.first_batch(inputs, cfg)
         torch.manual_seed(0)
         swapper, discriminator = model.build(tiny.MODEL), model.build_discriminator(tiny.MODEL)
         choose_what_learns(swapper, "train_encoder")

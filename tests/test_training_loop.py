@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
@@ -14,8 +16,9 @@ import tiny_training as tiny
 from styleblend import model
 from styleblend.config.training import LossWeights, Training
 from styleblend.errors import StyleBlendError
-from styleblend.training import checkpoint, loop, probe
-from styleblend.training.batches import Faces, read_faces
+from styleblend.perception.identity import IdentityNetwork
+from styleblend.training import checkpoint, inputs, loop, probe
+from styleblend.training.batches import Faces
 from styleblend.training.steps import Learner
 
 PERCEPTION = tiny.perception()
@@ -48,12 +51,9 @@ class Notes:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Faces, probe.Pairs]:
-    inputs = tiny.write_inputs(tmp_path_factory.mktemp("inputs"))
-    train, val = (
-        read_faces(inputs["splits"] / f"{name}.parquet", inputs["faces"], inputs["perceived"], 32)
-        for name in ("train", "val")
-    )
-    return train, probe.read_pairs(inputs["splits"] / "val_pairs.parquet", val, torch.device("cpu"))
+    written = tiny.write_inputs(tmp_path_factory.mktemp("inputs"))
+    train, val = tiny.read_splits(written)
+    return train, probe.read_pairs(written["splits"] / "val_pairs.parquet", val, torch.device("cpu"))
 
 
 def states(learner: Learner) -> dict[str, Tensor]:
@@ -219,3 +219,28 @@ def test_pairs_of_unknown_faces_are_named(data, tmp_path: Path) -> None:
     pd.DataFrame([("x", "tiny-0-0")], columns=["source_id", "target_id"]).to_parquet(tmp_path / "pairs.parquet")
     with pytest.raises(StyleBlendError, match=r"unknown faces \['x'\]"):
         probe.read_pairs(tmp_path / "pairs.parquet", data[0], torch.device("cpu"))
+
+
+def test_a_networks_own_comparison_reaches_the_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `inputs.read` says of two pictures of one person is by the metric of the network, here a distance."""
+    places = tiny.write_inputs(tmp_path)
+    known = pd.read_parquet(places["perceived"])
+    random = np.random.default_rng(0)
+    # A person's vectors lie near each other and are not of unit length, so that a cosine would be another number.
+    of_person = {face_id[:6]: 1.5 * np.eye(8)[k % 8] for k, face_id in enumerate(known["face_id"])}
+    vectors = [of_person[face_id[:6]] + random.normal(0, 0.1, 8) for face_id in known["face_id"]]
+    known.assign(identity=[vector.astype(np.float32) for vector in vectors]).to_parquet(places["perceived"])
+    monkeypatch.setattr(IdentityNetwork, "metric", "distance")
+    cfg = tiny.training()
+    order = (places[name] for name in ("networks", "splits", "faces", "perceived"))
+    read = inputs.read(cfg, tiny.learner(cfg), *order, torch.device("cpu"))
+    val = tiny.read_splits(places)[1]
+    alike = [
+        1 - float((val.identity[a] - val.identity[b]).square().sum())
+        for a in range(len(val))
+        for b in range(len(val))
+        if a != b and val.persons[a] == val.persons[b]
+    ]
+    wanted = sum(alike) / len(alike)
+    assert 0.1 < wanted < 0.95 and read.pairs.same_person[0] == pytest.approx(wanted, abs=1e-6)
+    assert len(read.faces) > len(val) and read.pairs.source_judge is not None

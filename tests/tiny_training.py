@@ -20,8 +20,10 @@ from styleblend.config.training import LossWeights, Training
 from styleblend.perception import attributes, identity, landmarks, shape
 from styleblend.synthetic.renderer import average_shape
 from styleblend.training import steps
+from styleblend.training.batches import Batch, Faces, read_faces
 from styleblend.training.generated import Perception
 from styleblend.training.steps import Learner, Stage
+from styleblend.training.stream import Batches
 from tiny_model import MODEL, SIDE_PX
 
 __all__ = ["MODEL", "SIDE_PX"]
@@ -108,6 +110,21 @@ def write_inputs(folder: Path) -> dict[str, Path]:
         "perceived": folder / "perceived.parquet",
         "networks": folder / "networks",
     }
+
+
+def read_splits(inputs: dict[str, Path]) -> tuple[Faces, Faces]:
+    """The faces of the training and of the validation split of what `write_inputs` wrote."""
+    tables = (inputs["splits"] / f"{name}.parquet" for name in ("train", "val"))
+    train, val = (read_faces(table, inputs["faces"], inputs["perceived"], SIDE_PX) for table in tables)
+    return train, val
+
+
+def first_batch(inputs: dict[str, Path], cfg: Training) -> Batch:
+    """The batch of step 0, for one worker."""
+    batches = Batches(cfg, read_splits(inputs)[0], 0, 1)
+    batch = batches.at(0, 0)
+    batches.close()
+    return batch
 
 
 def write_networks(folder: Path) -> None:

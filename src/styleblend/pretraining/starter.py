@@ -21,16 +21,12 @@ from styleblend.data import licences
 from styleblend.data.manifest import read_manifest
 from styleblend.errors import StyleBlendError
 from styleblend.model import build, build_discriminator, load
-from styleblend.perception import bending
-from styleblend.perception.landmarks import load_mesh
 from styleblend.pretraining.photographs import Photographs, deal, named_by_hash, prepare
 from styleblend.provenance import save_picture
 from styleblend.system.files import fingerprint
 from styleblend.system.lock import hold
 from styleblend.system.process import exit_on_sigterm
-from styleblend.training import loop, probe
-from styleblend.training.batches import read_faces
-from styleblend.training.generated import load_perception
+from styleblend.training import inputs, loop
 from styleblend.training.steps import Learner, new_learner
 from styleblend.weights import frozen
 from styleblend.weights.start import fill
@@ -102,15 +98,10 @@ def _key(cfg: PretrainFaces, photographs: Photographs) -> str:
 
 def _train(cfg: PretrainFaces, photographs: Photographs, folder: Path, device: torch.device) -> Learner:
     learner = _new_learner(cfg, device)
-    if learner.swapper.prior is not None:
-        learner.swapper.bend = learner.averaged.bend = bending.Bender(load_mesh(photographs.networks))
-    perception = load_perception(photographs.networks, cfg.training.loss, device)
-    known = (photographs.faces, photographs.perceived, cfg.model.input_px)
-    train, val = (read_faces(folder / "splits" / f"{name}.parquet", *known) for name in ("train", "val"))
-    pairs = probe.read_pairs(folder / "splits" / "val_pairs.parquet", val, device)
+    places = (photographs.networks, folder / "splits", photographs.faces, photographs.perceived)
+    read = inputs.read(cfg.training, learner, *places, device)
     worker, recorder = loop.Worker(device=device), Sitting(folder)
-    parts = (learner, perception, train, pairs)
-    loop.train(cfg.training, *parts, folder / "checkpoints", worker, recorder)
+    loop.train(cfg.training, learner, *read, folder / "checkpoints", worker, recorder)
     return learner
 
 

@@ -31,15 +31,12 @@ from styleblend.config.training import Training
 from styleblend.errors import StyleBlendError
 from styleblend.model import build, build_discriminator, load, save
 from styleblend.perception import bending
-from styleblend.perception.landmarks import load_mesh
 from styleblend.provenance import save_picture
 from styleblend.registry import runs
 from styleblend.system.files import whole_file, whole_folder
 from styleblend.system.lock import hold
 from styleblend.system.process import exit_on_sigterm
-from styleblend.training import loop, probe, record
-from styleblend.training.batches import read_faces
-from styleblend.training.generated import load_perception
+from styleblend.training import inputs, loop, record
 from styleblend.training.steps import Learner, Stage, new_learner
 from styleblend.weights import frozen
 from styleblend.weights.start import fill, start
@@ -198,18 +195,10 @@ def train_job(job: Job, worker: loop.Worker) -> None:
         StyleBlendError: an input is wrong, or the run collapsed.
     """
     learner = _new_learner(job, worker.device)
-    if learner.swapper.prior is not None:
-        learner.swapper.bend = learner.averaged.bend = bending.Bender(load_mesh(job.networks))
-    perception = load_perception(job.networks, job.training.loss, worker.device)
-    faces, known = (
-        read_faces(job.splits / f"{split}.parquet", job.faces, job.perceived, job.model.input_px)
-        for split in ("train", "val")
-    )
-    judge = perception.identity_judge
-    metrics = (perception.identity.metric, "cosine" if judge is None else judge.metric)
-    pairs = probe.read_pairs(job.splits / "val_pairs.parquet", known, worker.device, job.perceived, metrics)
+    places = (job.networks, job.splits, job.faces, job.perceived)
+    read = inputs.read(job.training, learner, *places, worker.device)
     before = record.read(job.encoder) if job.encoder is not None else record.Record()
-    everything = (job.training, learner, perception, faces, pairs, job.state / "checkpoints", worker)
+    everything = (job.training, learner, *read, job.state / "checkpoints", worker)
     if worker.rank:
         loop.train(*everything, loop.Recorder(), before.began_with)
         return
