@@ -17,9 +17,11 @@ import arcface_files as files
 from styleblend.errors import StyleBlendError
 from styleblend.face_detector.detection import Yunet
 from styleblend.faces.alignment import quad_from_landmarks, to_aligned
-from styleblend.perception.identity import ArcFace, IdentityNetwork, Looks, load_arcface, template_crop
+from styleblend.perception.identity import ArcFace, IdentityNetwork, Looks, load_arcface
 from styleblend.training import losses
 from styleblend.weights.run_folder import require_another_judge
+
+template_crop = ArcFace("crop", torch.nn.Identity()).crop  # type: ignore[arg-type]
 
 # Where ArcFace's crops have the eyes, the nose and the mouth's corners, in pixels of 112 from the first one's centre.
 TEMPLATE_PX = np.array(

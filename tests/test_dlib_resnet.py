@@ -18,6 +18,7 @@ from styleblend.faces.pixels import from_8bit
 from styleblend.perception import identity
 from styleblend.perception.identity import DlibFace
 from styleblend.perception.layers import windowed
+from styleblend.perception.similarity import similarity
 from styleblend.weights.formats import dlib_resnet
 
 
@@ -47,10 +48,10 @@ def test_gradients_reach_the_aligned_face(tmp_path: Path) -> None:
         images = torch.rand(2, 3, side, side, dtype=torch.float64) * 2 - 1
         images.requires_grad_()
         wanted = torch.randn(2, 5, dtype=torch.float64)
-        (gradient,) = torch.autograd.grad(identity.similarity(face(images), wanted, "distance").sum(), images)
+        (gradient,) = torch.autograd.grad(similarity(face(images), wanted, "distance").sum(), images)
         step = 1e-6 * torch.randn_like(gradient)
         with torch.no_grad():
-            up, down = (identity.similarity(face(images + way * step), wanted, "distance").sum() for way in (1, -1))
+            up, down = (similarity(face(images + way * step), wanted, "distance").sum() for way in (1, -1))
         assert float((up - down) / 2) == pytest.approx(float((gradient * step).sum()), rel=1e-3)
 
 
@@ -72,7 +73,7 @@ def test_a_run_compares_its_vectors_by_distance(tmp_path: Path) -> None:
     whole = face.maps(images)
     assert [maps.shape[1] for maps in whole] == [4, 4, 6, 9]
     assert all(a.shape[2] > b.shape[2] for a, b in zip(whole, look.maps, strict=True))
-    apart = identity.similarity(vectors[:1], vectors[1:2], face.metric)
+    apart = similarity(vectors[:1], vectors[1:2], face.metric)
     torch.testing.assert_close(apart, 1 - (vectors[0] - vectors[1]).norm()[None] ** 2)
 
 

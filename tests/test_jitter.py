@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from styleblend.faces.pixels import grey
 from styleblend.training import jitter, losses
 
 SEEDS = (3, 2**61 + 5, 11)
@@ -29,15 +30,15 @@ def test_grey_is_rec_601() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     wanted = np.asarray(Image.fromarray(pixels).convert("L"), np.float32)
     images = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 127.5 - 1
-    assert np.abs((jitter.grey(images)[0, 0].numpy() + 1) * 127.5 - wanted).max() <= 1
+    assert np.abs((grey(images)[0, 0].numpy() + 1) * 127.5 - wanted).max() <= 1
 
 
 def test_faded_pictures_keep_their_brightness() -> None:
     """Colours move towards grey by one share a picture, between none and the most; brightness stays."""
     images = pictures()
     found = jitter.faded(images, SEEDS, 0.8)
-    torch.testing.assert_close(jitter.grey(found), jitter.grey(images), atol=1e-5, rtol=0)
-    shares = (found - jitter.grey(found)).flatten(1).norm(dim=1) / (images - jitter.grey(images)).flatten(1).norm(dim=1)
+    torch.testing.assert_close(grey(found), grey(images), atol=1e-5, rtol=0)
+    shares = (found - grey(found)).flatten(1).norm(dim=1) / (images - grey(images)).flatten(1).norm(dim=1)
     assert (shares >= 0.2).all() and (shares < 1).all() and len(set(shares.round(decimals=4).tolist())) == 3
 
 

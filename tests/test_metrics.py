@@ -49,7 +49,7 @@ def test_pose_and_expression_errors_are_euclidean() -> None:
 def test_cosine_similarity_ignores_length() -> None:
     """Parallel vectors give 1, perpendicular ones 0."""
     a = torch.tensor([[2.0, 0.0], [2.0, 0.0]])
-    assert metrics.cosine_similarity(a, torch.tensor([[5.0, 0.0], [0.0, 1.0]])).tolist() == [1, 0]
+    assert metrics.identity_similarity(a, torch.tensor([[5.0, 0.0], [0.0, 1.0]])).tolist() == [1, 0]
 
 
 def test_a_distance_network_is_compared_by_distance(random: torch.Generator) -> None:

@@ -87,7 +87,7 @@ def _metric(perceived: pd.DataFrame) -> str:
 
 
 def likeness(a: Vectors, b: Vectors, metric: str = "cosine") -> Vectors:
-    """How alike each of a [n, D] and each of b [m, D] are, [n, m], as perception.identity has it, by one product."""
+    """How alike each of a [n, D] and each of b [m, D] are, [n, m], as perception.similarity has it, by one product."""
     products: Vectors = a @ b.T
     if metric == "cosine":  # of unit vectors
         return products

@@ -122,6 +122,10 @@ def run(inputs: Inputs, cfg: Evaluate) -> Result:
     source, target = (pairs.pictures(faces[seen]) for faces in (pairs.source, pairs.target))
     inside = look_inside(trained, from_8bit(source).to(device), from_8bit(target).to(device))
     margin = extremes.margins(measured[MODEL].table)
+    said = (
+        remarks.nearer_to_real_faces(found.distances, judging.frechet_name),
+        remarks.beside_half_mask(measured, cfg.bootstrap, cfg.seed),
+    )
     return Result(
         inputs=inputs,
         pairs=pairs,
@@ -134,14 +138,7 @@ def run(inputs: Inputs, cfg: Evaluate) -> Result:
         inside=inside,
         caveat=found.caveat,
         extremes=extremes.draw(pairs, methods, margin, extremes.choose(margin, shown, cfg.report_rows), device),
-        remarks=[line for line in _remarks(found, measured, judging, cfg) if line],
-    )
-
-
-def _remarks(found: Tables, measured: Mapping[str, Measured], judging: judges.Judges, cfg: Evaluate) -> tuple[str, ...]:
-    return (
-        remarks.nearer_to_real_faces(found.distances, judging.frechet_name),
-        remarks.beside_half_mask(measured, cfg.bootstrap, cfg.seed),
+        remarks=[line for line in said if line],
     )
 
 

@@ -18,8 +18,10 @@ from torch import Tensor
 
 from styleblend.evaluation.pictures import detail_energy, feature_distance, l1_outside, psnr_db, ssim
 from styleblend.faces.pixels import saturated
+from styleblend.perception.similarity import Metric as NetworkMetric
+from styleblend.perception.similarity import similarity as likeness_between
 
-Likeness = Literal["cosine", "distance"]
+Likeness = NetworkMetric
 """How embeddings of a network are compared; a network says so by its attribute `metric`, without one it is cosine."""
 OUTER_EYES_68 = (36, 45)
 """Outer corners of the eyes among iBUG's 68 points."""
@@ -57,21 +59,9 @@ def retrieval_rank(
     return 1 + (~right & ~(similarity < best)).sum(1)
 
 
-def cosine_similarity(a: Tensor, b: Tensor) -> Tensor:
-    """[N, D], [N, D] -> [N], in [-1, 1]."""
-    return F.cosine_similarity(a.double(), b.double(), dim=1)
-
-
 def identity_similarity(a: Tensor, b: Tensor, likeness: Likeness = "cosine") -> Tensor:
-    """How alike two embeddings of one network are, [N, D], [N, D] -> [N]; 1 is the same.
-
-    Args:
-        likeness: "cosine" of the angle, for networks that learned angles; "distance" is 1 minus the squared Euclidean
-            distance, for those that learned distances, whose embeddings have a length that means something.
-    """
-    if likeness == "distance":
-        return 1 - (a.double() - b.double()).square().sum(1)
-    return cosine_similarity(a, b)
+    """perception.similarity in float64, [N, D], [N, D] -> [N]; 1 is the same."""
+    return likeness_between(a.double(), b.double(), likeness)
 
 
 def judge_gap(training: Tensor, judge: Tensor, same_training: float, same_judge: float) -> Tensor:

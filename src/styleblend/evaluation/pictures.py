@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from styleblend.faces.pixels import grey
+
 _SIGMA_PX, _RADIUS_PX = 1.0, 3
-_LUMA = (0.299, 0.587, 0.114)
 
 
 def psnr_db(a: Tensor, b: Tensor) -> Tensor:
@@ -89,13 +90,13 @@ def detail_energy(images: Tensor, region: Tensor) -> Tensor:
     Returns:
         0 where no place is left.
     """
-    grey = (images.double() * images.new_tensor(_LUMA, dtype=torch.float64).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    brightness = grey(images.double())
     line = _gaussian(_RADIUS_PX, _SIGMA_PX, images.device)
     # Mirrored at the edges, as reflecting the picture there would.
-    down, across = (_mirrored(_windows(line, side + 2 * _RADIUS_PX), side) for side in grey.shape[2:])
-    blurred = down @ grey @ across.T
+    down, across = (_mirrored(_windows(line, side + 2 * _RADIUS_PX), side) for side in brightness.shape[2:])
+    blurred = down @ brightness @ across.T
     inner = 1 - F.max_pool2d(1 - region.float(), 2 * _RADIUS_PX + 1, stride=1, padding=_RADIUS_PX).double()
-    return ((grey - blurred).square() * inner).sum((1, 2, 3)) / inner.sum((1, 2, 3)).clamp(min=1)
+    return ((brightness - blurred).square() * inner).sum((1, 2, 3)) / inner.sum((1, 2, 3)).clamp(min=1)
 
 
 def unit_vectors(maps: Sequence[Tensor]) -> list[Tensor]:

@@ -18,6 +18,14 @@ def to_8bit(images: Tensor) -> Tensor:
     return images.clamp(-1, 1).add(1).mul(127.5).round().byte()
 
 
+_LUMA = (0.299, 0.587, 0.114)
+
+
+def grey(images: Tensor) -> Tensor:
+    """Brightness [N, 1, H, W] of RGB [N, 3, H, W], by Rec. 601."""
+    return (images * images.new_tensor(_LUMA)[:, None, None]).sum(1, keepdim=True)
+
+
 def from_8bit(pixels: Tensor) -> Tensor:
     """Convert uint8 to float32 in [-1, 1]."""
     return pixels.float() / 127.5 - 1

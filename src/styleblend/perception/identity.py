@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from styleblend.perception.layers import SAMPLED_PX, Window, central, maps_by_side, resized, trunk_of, windowed
+from styleblend.perception.similarity import Metric
 from styleblend.weights import frozen
 from styleblend.weights.formats import arcface_onnx, dlib_resnet, face_graphs
 from styleblend.weights.formats.arcface_onnx import SIDE_PX, ArcFaceBody
 from styleblend.weights.formats.dlib_resnet import DlibResNet
 from styleblend.weights.formats.face_graphs import FaceGraph
-
-Metric = Literal["cosine", "distance"]
-"""How a network's vectors are compared: by their angle, or by their Euclidean distance where their length counts."""
 
 # What ArcFace's 112 px template shows of an FFHQ-aligned face: x 32.4 to 224.1 and y 30.6 to 222.3 of 256 px. One for
 # all faces, since a loss cannot detect points in every picture. The template's own five points, aligned by FFHQ's rule,
@@ -28,19 +26,6 @@ _TEMPLATE = Window(32.4 / 256, 30.6 / 256, 191.7 / 256)
 # deviations apart at 0.8 of an aligned face's side, 4.2 at 0.6, 4.6 at 0.7, 4.4 at 0.9; on 200 others 4.6 at 0.75 and
 # 4.7 at 0.8; where the window lies in height made no difference.
 _WINDOWS = {"faceres": Window(0.1, 0.125, 0.8), "mobileface": _TEMPLATE}
-
-
-def similarity(a: Tensor, b: Tensor, metric: Metric, dim: int = 1) -> Tensor:
-    """How alike two faces are by their vectors, 1 for the same vector: the cosine, or 1 - |a - b|^2 for `distance`.
-
-    So a distance of 0.6, which dlib's author gives as the limit of one person, is a similarity of 0.64.
-
-    Args:
-        a, b: embeddings of one network, which broadcast. dim: along which they lie.
-    """
-    if metric == "cosine":
-        return F.cosine_similarity(a, b, dim=dim)
-    return 1 - (a - b).square().sum(dim)
 
 
 class Look(NamedTuple):
@@ -110,120 +95,33 @@ class IdentityNetwork(nn.Module):
         return maps_by_side(self.trunk, resized(images, self.side_px))
 
 
-def template_crop(images: Tensor) -> Tensor:
-    """FFHQ-aligned faces [N, 3, S, S] of any side to ArcFace's template [N, 3, 112, 112], differentiably.
-
-    Raises:
-        StyleBlendError: the pictures are not square.
-    """
-    return windowed(images, _TEMPLATE, SIDE_PX)
-
-
-class ArcFace(nn.Module):
-    """Aligned faces to unit vectors, close for the same person: what IdentityNetwork does, with ArcFace inside.
+class Windowed(nn.Module):
+    """A network of others that sees a fixed window of an aligned face; by default its vectors are made of unit length.
 
     Args:
-        name: names the network in reports. body: frozen, in eval mode.
+        name: names the network in reports. body: frozen, in eval mode. window: of the aligned face; it is brought to
+            the side `body_px` of what the network learned from.
     """
 
     side_px = SAMPLED_PX
     metric: Metric = "cosine"
 
-    def __init__(self, name: str, body: ArcFaceBody) -> None:
+    def __init__(self, name: str, body: ArcFaceBody | DlibResNet | FaceGraph, window: Window, body_px: int) -> None:
         super().__init__()
-        self.name = name
-        self.body = body
+        self.name, self.body = name, body
+        self.window, self._body_px = window, body_px
 
-    def raw(self, images: Tensor) -> Tensor:
-        """Embedding before normalisation, [N, embedding]."""
-        out: Tensor = self.body(template_crop(images))
-        return out
+    def crop(self, images: Tensor) -> Tensor:
+        """[N, 3, S, S] in [-1, 1] -> what the body reads, [N, 3, body_px, body_px]."""
+        return windowed(images, self.window, self._body_px)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """[N, 3, S, S] in [-1, 1] -> unit vectors [N, embedding]."""
-        return F.normalize(self.raw(images), dim=1)
-
-    def features(self, images: Tensor) -> Tensor:
-        """Spatial means of the last maps [N, channels], for a perceptual loss or a Frechet distance."""
-        return self.body.maps(template_crop(images)).mean((2, 3))
-
-    def look(self, images: Tensor) -> Look:
-        """As in Looks; equal to forward and `features`, which are two passes."""
-        maps = maps_by_side(self.body.trunk, template_crop(images))
-        return Look(F.normalize(self.body.head(maps[-1]), dim=1), maps[-1].mean((2, 3)), maps)
-
-    def maps(self, images: Tensor) -> list[Tensor]:
-        """As in Looks."""
-        return maps_by_side(self.body.trunk, resized(images, round(SIDE_PX / _TEMPLATE.span)))
-
-
-class DlibFace(nn.Module):
-    """Aligned faces to the vectors of dlib's network, which are compared by their distance: it is not normalised.
-
-    The window is the similarity that brings the mean five points of aligned faces nearest to those of dlib's own chips;
-    it leaves 2.0 of 150 px at the point that is worst.
-
-    Args:
-        name: names the network in reports. body: frozen, in eval mode.
-    """
-
-    side_px = SAMPLED_PX
-    metric: Metric = "distance"
-    window = Window(0.1641, 0.2697, 0.6640)
-
-    def __init__(self, name: str, body: DlibResNet) -> None:
-        super().__init__()
-        self.name = name
-        self.body = body
-
-    def _chips(self, images: Tensor) -> Tensor:
-        return windowed(images, self.window, self.body.side_px)
-
-    def raw(self, images: Tensor) -> Tensor:
-        """The same as the embedding: it has no other length."""
-        return self(images)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """[N, 3, S, S] in [-1, 1] -> vectors [N, 128], 1.2 to 1.6 long; distances under 0.6 are of one person."""
-        out: Tensor = self.body(self._chips(images))
-        return out
-
-    def features(self, images: Tensor) -> Tensor:
-        """Spatial means of the last maps [N, 256], for a perceptual loss or a Frechet distance."""
-        return self.body.maps(self._chips(images)).mean((2, 3))
-
-    def look(self, images: Tensor) -> Look:
-        """As in Looks; equal to forward and `features`, which are two passes."""
-        maps = self.body.maps_by_side(self._chips(images))
-        return Look(self.body.embedded(maps[-1]), maps[-1].mean((2, 3)), maps)
-
-    def maps(self, images: Tensor) -> list[Tensor]:
-        """As in Looks."""
-        return self.body.maps_by_side(resized(images, round(self.body.side_px / self.window.span)))
-
-
-class GraphFace(nn.Module):
-    """Aligned faces to unit vectors of a network that is published for TensorFlow.js: faceres or MobileFace.
-
-    Args:
-        name: names the network in reports. body: frozen, in eval mode.
-    """
-
-    side_px = SAMPLED_PX
-    metric: Metric = "cosine"
-
-    def __init__(self, name: str, body: FaceGraph) -> None:
-        super().__init__()
-        self.name = name
-        self.body = body
-        self.window = _WINDOWS[body.kind]
-
-    def _faces(self, images: Tensor) -> Tensor:
-        return windowed(images, self.window, self.body.form.side_px)
+    def whole(self, images: Tensor) -> Tensor:
+        """The whole picture at the scale of the crop."""
+        return resized(images, round(self._body_px / self.window.span))
 
     def raw(self, images: Tensor) -> Tensor:
         """Embedding before normalisation, [N, D]."""
-        out: Tensor = self.body(self._faces(images))
+        out: Tensor = self.body(self.crop(images))
         return out
 
     def forward(self, images: Tensor) -> Tensor:
@@ -232,16 +130,71 @@ class GraphFace(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Spatial means of the last maps [N, C], for a perceptual loss or a Frechet distance."""
-        return self.body.maps(self._faces(images)).mean((2, 3))
+        return self.body.maps(self.crop(images)).mean((2, 3))
+
+
+class ArcFace(Windowed):
+    """Aligned faces to unit vectors, close for the same person: what IdentityNetwork does, with ArcFace inside."""
+
+    body: ArcFaceBody
+
+    def __init__(self, name: str, body: ArcFaceBody) -> None:
+        super().__init__(name, body, _TEMPLATE, SIDE_PX)
 
     def look(self, images: Tensor) -> Look:
         """As in Looks; equal to forward and `features`, which are two passes."""
-        raw, maps = self.body.look(self._faces(images))
+        maps = maps_by_side(self.body.trunk, self.crop(images))
+        return Look(F.normalize(self.body.head(maps[-1]), dim=1), maps[-1].mean((2, 3)), maps)
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """As in Looks."""
+        return maps_by_side(self.body.trunk, self.whole(images))
+
+
+class DlibFace(Windowed):
+    """Aligned faces to the vectors of dlib's network, which are compared by their distance: it is not normalised.
+
+    The window is the similarity that brings the mean five points of aligned faces nearest to those of dlib's own chips;
+    it leaves 2.0 of 150 px at the point that is worst.
+    """
+
+    metric: Metric = "distance"
+    window = Window(0.1641, 0.2697, 0.6640)
+    body: DlibResNet
+
+    def __init__(self, name: str, body: DlibResNet) -> None:
+        super().__init__(name, body, self.window, body.side_px)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[N, 3, S, S] in [-1, 1] -> vectors [N, 128], 1.2 to 1.6 long; distances under 0.6 are of one person."""
+        return self.raw(images)
+
+    def look(self, images: Tensor) -> Look:
+        """As in Looks; equal to forward and `features`, which are two passes."""
+        maps = self.body.maps_by_side(self.crop(images))
+        return Look(self.body.embedded(maps[-1]), maps[-1].mean((2, 3)), maps)
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """As in Looks."""
+        return self.body.maps_by_side(self.whole(images))
+
+
+class GraphFace(Windowed):
+    """Aligned faces to unit vectors of a network that is published for TensorFlow.js: faceres or MobileFace."""
+
+    body: FaceGraph
+
+    def __init__(self, name: str, body: FaceGraph) -> None:
+        super().__init__(name, body, _WINDOWS[body.kind], body.form.side_px)
+
+    def look(self, images: Tensor) -> Look:
+        """As in Looks; equal to forward and `features`, which are two passes."""
+        raw, maps = self.body.look(self.crop(images))
         return Look(F.normalize(raw, dim=1), maps[-1].mean((2, 3)), maps)
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """As in Looks."""
-        return self.body.maps_by_side(resized(images, round(self.body.form.side_px / self.window.span)))
+        return self.body.maps_by_side(self.whole(images))
 
 
 FaceNetwork = IdentityNetwork | ArcFace | DlibFace | GraphFace

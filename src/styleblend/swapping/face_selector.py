@@ -13,7 +13,8 @@ from styleblend.config.product import Swap
 from styleblend.face_detector.detection import Detection
 from styleblend.faces.alignment import align_face
 from styleblend.faces.pixels import from_8bit
-from styleblend.perception.identity import FaceNetwork, similarity
+from styleblend.perception.identity import FaceNetwork
+from styleblend.perception.similarity import similarity
 from styleblend.swapping.errors import AmbiguousLikeness, FaceNumberOutOfRange, NoFace, NotAlike, Role, SeveralFaces
 
 FaceSelector = Callable[[Image.Image, Sequence[Detection]], list[Detection]]

@@ -12,13 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_LUMA = (0.299, 0.587, 0.114)
-"""Rec. 601."""
-
-
-def grey(images: Tensor) -> Tensor:
-    """Brightness [N, 1, H, W] of RGB [N, 3, H, W]."""
-    return (images * images.new_tensor(_LUMA)[:, None, None]).sum(1, keepdim=True)
+from styleblend.faces.pixels import grey
 
 
 def faded(images: Tensor, seeds: Sequence[int], most: float) -> Tensor:

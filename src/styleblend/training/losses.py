@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from styleblend.faces import resize
-from styleblend.perception.identity import Metric, similarity
+from styleblend.faces.pixels import grey
 from styleblend.perception.landmarks import to_19
 from styleblend.perception.mesh import EXPRESSION_POINTS
+from styleblend.perception.similarity import Metric, similarity
 from styleblend.training.generated import Generated
-from styleblend.training.jitter import grey
 
 BESIDE_FACE = 0.4
 """Weight of a pixel beside the face in `pixels`, where 1 is that of one in the face."""

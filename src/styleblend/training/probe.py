@@ -17,7 +17,7 @@ from styleblend.faces.pixels import saturated, to_8bit
 from styleblend.faces.regions import face_region
 from styleblend.model.discriminator import Discriminator
 from styleblend.model.swapper import Swapper
-from styleblend.perception.identity import Metric, similarity
+from styleblend.perception.similarity import Metric, similarity
 from styleblend.training.batches import Faces
 from styleblend.training.generated import Perception
 from styleblend.training.steps import Average, as_judge
@@ -92,7 +92,7 @@ def same_person(
     1 where nobody has two pictures, and where the mean is below 0.1: that network tells nobody apart.
 
     Args:
-        embeddings: [M, D]. persons: [M], ascending codes. metric: see perception.identity.similarity.
+        embeddings: [M, D]. persons: [M], ascending codes. metric: see perception.similarity.
     """
     vectors = F.normalize(embeddings.double(), dim=1) if metric == "cosine" else embeddings.double()
     sizes = np.unique(persons, return_counts=True)[1].tolist()

@@ -11,9 +11,7 @@ from torch import Tensor
 
 from styleblend.errors import StyleBlendError
 from styleblend.faces import warp
-from styleblend.training.batches import Draw, Faces, as_images
-
-Pixels = NDArray[np.uint8]
+from styleblend.training.batches import Draw, Faces, Pixels, as_images
 
 
 class Pictures(NamedTuple):
