@@ -15,7 +15,7 @@ from mesh_faces import template, turned
 from styleblend import model
 from styleblend.config.model import Model
 from styleblend.errors import StyleBlendError
-from styleblend.evaluation import baselines
+from styleblend.evaluation import baselines, remarks
 from styleblend.evaluation.protocol import Batch
 from styleblend.faces import warp
 from styleblend.faces.pixels import to_8bit
@@ -176,4 +176,5 @@ def test_what_is_left_without_the_codes() -> None:
     other = swapper(pictures().flip(0), batch.target, None, bent())
     assert torch.equal(methods["shuffled_codes"](batch), other)
     assert not torch.equal(other, swapper(batch.source, batch.target))
+    assert set(methods) < set(remarks.SCEPTICS)
     assert baselines.of_prior(model.build(JOINED)) == {}

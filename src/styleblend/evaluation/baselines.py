@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 
 HALF_MASK = "half_mask"
+PRIOR_ALONE = "prior_alone"
+SHUFFLED_CODES = "shuffled_codes"
 
 
 def methods(
@@ -72,8 +74,8 @@ def of_prior(trained: model.Swapper) -> dict[str, Method]:
         return {}
     side = trained.decoder.resolutions[-1]
     return {
-        "prior_alone": lambda batch: prior_picture(batch.target, bend(batch.source, batch.target), side),
-        "shuffled_codes": lambda batch: trained(
+        PRIOR_ALONE: lambda batch: prior_picture(batch.target, bend(batch.source, batch.target), side),
+        SHUFFLED_CODES: lambda batch: trained(
             batch.source.roll(1, 0), batch.target, None, bend(batch.source, batch.target)
         ),
     }

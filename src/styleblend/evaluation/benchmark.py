@@ -124,7 +124,7 @@ def run(inputs: Inputs, cfg: Evaluate) -> Result:
     margin = extremes.margins(measured[MODEL].table)
     said = (
         remarks.nearer_to_real_faces(found.distances, judging.frechet_name),
-        remarks.beside_half_mask(measured, cfg.bootstrap, cfg.seed),
+        *remarks.beside_others(measured, cfg.bootstrap, cfg.seed),
     )
     return Result(
         inputs=inputs,
