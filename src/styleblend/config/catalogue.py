@@ -27,7 +27,7 @@ Role = Literal[
 _FORMATS: dict[str, tuple[str, ...]] = {
     "decoder": ("torch", "pickle"),
     "detector": ("onnx", "torch", "tflite"),
-    "encoder_body": ("torch",),
+    "encoder_body": ("torch", "dlib"),
     "identity": ("onnx", "dlib", "tfjs"),
     "identity_second": ("onnx", "dlib", "tfjs"),
     "identity_judge": ("onnx", "dlib", "tfjs"),

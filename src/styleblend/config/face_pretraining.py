@@ -49,5 +49,11 @@ class PretrainFaces(Sources):
             expect_detector(self.align, self.networks, info)
         elif unannotated := [source.name for source in self.sources if not source.annotated]:
             raise ValueError(f"pretrain_faces.align.detector 'annotations' cannot serve {unannotated}: set 'yunet'")
+        body, network = self.model.encoder_body, self.networks.encoder_body
+        if (body == "se_resnet") != (network == "none"):
+            raise ValueError(
+                f"pretrain_faces.model.encoder_body is '{body}', but pretrain_faces.networks.encoder_body is"
+                f" '{network}': set them to one face network, or to 'se_resnet' and 'none'"
+            )
         expect_for_training("pretrain_faces.training", self.training, self.model, self.networks, info)
         return self

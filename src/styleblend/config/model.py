@@ -14,11 +14,20 @@ from pydantic import Field, model_validator
 from styleblend.config.base import Section
 from styleblend.errors import StyleBlendError
 
-EncoderBody = Literal["se_resnet", "ir_se50"]
+EncoderBody = Literal["se_resnet", "ir_se50", "dlib_resnet"]
 StemStride = Literal[1, 2]
 BlendingWeights = Literal["channel", "element"]
 Join = Literal["none", "mask"]
 Prior = Literal["none", "warp"]
+
+DLIB_WIDTHS = (32, 32, 64, 640)
+"""Channels of the maps of dlib's network at 1/2, 1/4, 1/8 and 1/16 of a picture's side; the last are of three sides."""
+
+_FACE_NETWORKS: dict[str, tuple[Sequence[int], Sequence[int], int]] = {
+    "ir_se50": ((3, 4, 14, 3), (64, 128, 256, 512), 1),
+    "dlib_resnet": ((1, 3, 4, 7), DLIB_WIDTHS, 2),
+}
+"""Blocks and channels of the four stages and the stride of the stem, of bodies that are another's."""
 
 
 def expect_encoder_sizes(
@@ -90,7 +99,7 @@ class Model(Section):
     encoder_blocks: tuple[int, int, int, int] = Field((1, 2, 2, 2), description="residual blocks a stage; 3,4,14,3")
     encoder_widths: tuple[int, int, int, int] = Field((16, 32, 64, 96), description="channels a stage; 64..512")
     stem_stride: StemStride = Field(2, description="stride of the encoder's first convolution; 1 in the paper")
-    encoder_body: EncoderBody = Field("se_resnet", description="ir_se50 has the sizes of model_ir_se50.pth")
+    encoder_body: EncoderBody = Field("se_resnet", description="ir_se50, dlib_resnet: face networks of fixed sizes")
     pyramid_width: int = Field(64, ge=8, description="channels of the feature pyramid; 512")
     head_width: int = Field(32, ge=4, description="channels inside each style head; 512")
     blending_layers: int = Field(4, description="cross-attention layers of the SBM; 4")
@@ -127,11 +136,12 @@ class Model(Section):
             expect_discriminator_sizes(self.input_px, self.discriminator_scales)
         except StyleBlendError as error:
             raise ValueError(f"model.{error}") from None
-        if self.encoder_body == "ir_se50" and encoder != ((3, 4, 14, 3), (64, 128, 256, 512), 1):
+        fixed = _FACE_NETWORKS.get(self.encoder_body, encoder)
+        if encoder != fixed:
             raise ValueError(
-                "model.encoder_body 'ir_se50' has encoder_blocks [3, 4, 14, 3], encoder_widths [64, 128, 256, 512]"
-                f" and stem_stride 1, got {list(encoder[0])}, {list(encoder[1])} and {encoder[2]}: set these or"
-                " 'se_resnet'"
+                f"model.encoder_body '{self.encoder_body}' has encoder_blocks {list(fixed[0])}, encoder_widths"
+                f" {list(fixed[1])} and stem_stride {fixed[2]}, got {list(encoder[0])}, {list(encoder[1])} and"
+                f" {encoder[2]}: set these or 'se_resnet'"
             )
         return self
 

@@ -71,6 +71,33 @@ def expect_for_training(
             expect_mesh(f"{name}.{key} is {value:g}", networks, info)
 
 
+def expect_body(start: str, model: Model, networks: Pretrained, info: ValidationInfo) -> None:
+    """Refuse an encoder that starts from a face network that it is not, or that there is not.
+
+    Args:
+        start: Training.encoder_start. A frozen body ("dlib_resnet") knows nothing without its weights, so its encoder
+            starts from them in any case.
+    """
+    wanted = {"ir_se50": "torch", "dlib_resnet": "dlib"}.get(model.encoder_body)
+    if start == "body" and wanted is None:
+        raise ValueError(
+            "train_encoder.encoder_start 'body' needs model.encoder_body 'ir_se50' or 'dlib_resnet', it is"
+            f" '{model.encoder_body}': set both, or start in another way"
+        )
+    if start != "body" and model.encoder_body == "dlib_resnet":
+        raise ValueError(
+            f"model.encoder_body 'dlib_resnet' is frozen, and train_encoder.encoder_start '{start}' gives it no"
+            " weights: set that to 'body'"
+        )
+    known = known_networks(networks, info)
+    fitting = [name for name in known.fitting("encoder_body") if known.get(name).format == wanted]
+    if start == "body" and networks.encoder_body not in fitting:
+        raise ValueError(
+            f"train_encoder.encoder_start is 'body', but pretrained.encoder_body is '{networks.encoder_body}': choose"
+            f" {' or '.join(fitting)}, or set encoder_start to 'new'"
+        )
+
+
 def expect_mesh(what: str, networks: Pretrained, info: ValidationInfo) -> None:
     """Refuse settings whose landmark network is no mesh; `what` needs one."""
     name, known = networks.landmarks, known_networks(networks, info)

@@ -18,7 +18,7 @@ from styleblend.config.data import Align, Perceive, Split, Validate
 from styleblend.config.evaluation import Evaluate
 from styleblend.config.face_pretraining import PretrainFaces
 from styleblend.config.model import Model
-from styleblend.config.needs import expect_detector, expect_for_training
+from styleblend.config.needs import expect_body, expect_detector, expect_for_training
 from styleblend.config.pretrained import Pretrained, known_networks
 from styleblend.config.pretraining import Pretrain
 from styleblend.config.product import Follow, Serve, Swap
@@ -95,11 +95,7 @@ class Config(Section):
             )
         if start == "starter":
             return self  # nothing begins as the small decoder or its inversion
-        if start == "body" and self.model.encoder_body != "ir_se50":
-            raise ValueError(
-                f"train_encoder.encoder_start 'body' needs model.encoder_body 'ir_se50', it is"
-                f" '{self.model.encoder_body}': set both, or start in another way"
-            )
+        expect_body(start, self.model, chosen, info)
         if start == "pretrained" and chosen.decoder != "small":
             raise ValueError(
                 "train_encoder.encoder_start is 'pretrained', which inverts the small decoder, but pretrained.decoder"
@@ -108,12 +104,6 @@ class Config(Section):
         if chosen.decoder == "small" and chosen.encoder == "none":
             raise ValueError(
                 "pretrained.encoder is 'none', but the small decoder's mean code stands there: set it to 'small'"
-            )
-        if start == "body" and chosen.encoder_body == "none":
-            fitting = " or ".join(known_networks(chosen, info).fitting("encoder_body"))
-            raise ValueError(
-                "train_encoder.encoder_start is 'body', but pretrained.encoder_body is 'none': choose"
-                f" {fitting}, or set encoder_start to 'new'"
             )
         return self
 

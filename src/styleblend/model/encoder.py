@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from styleblend.config.model import expect_encoder_sizes
+from styleblend.model.face_body import DlibBody
 from styleblend.model.layers import SqueezeExcite, expect_shape
 
 
@@ -144,7 +145,8 @@ class Encoder(nn.Module):
             with half of the channels of the one before. Hair, glasses and background are sharp with them only: a map
             of 1/4 of the side cannot say where an edge is.
         body: "se_resnet" normalises groups of channels and learns from nothing; "ir_se50" is the face network
-            of that name, into which weights.formats.ir_se50 loads its weights.
+            of that name, into which weights.formats.ir_se50 loads its weights; "dlib_resnet" is a frozen one, see
+            face_body, whose weights weights.formats.dlib_resnet gives.
 
     Raises:
         StyleBlendError: a size does not fit; names it and its value.
@@ -169,13 +171,16 @@ class Encoder(nn.Module):
         expect_encoder_sizes(input_px, n_styles, blocks, widths, stem_stride, body)
         self.input_px, self.n_styles, self.style_dim, self.body = input_px, n_styles, style_dim, body
         face_network = body == "ir_se50"
-        self.stem = stem(widths[0], stem_stride, face_network)
-        strides = (2 // stem_stride, 2, 2, 2)
         self.stages = nn.ModuleList()
-        for count, inputs, width, stride in zip(blocks, (widths[0], *widths), widths, strides, strict=False):
-            first = ResidualBlock(inputs, width, stride, face_network)
-            more = (ResidualBlock(width, width, 1, face_network) for _ in range(count - 1))
-            self.stages.append(nn.Sequential(first, *more))
+        if body == "dlib_resnet":
+            self.frozen_body = DlibBody()
+        else:
+            self.stem = stem(widths[0], stem_stride, face_network)
+            strides = (2 // stem_stride, 2, 2, 2)
+            for count, inputs, width, stride in zip(blocks, (widths[0], *widths), widths, strides, strict=False):
+                first = ResidualBlock(inputs, width, stride, face_network)
+                more = (ResidualBlock(width, width, 1, face_network) for _ in range(count - 1))
+                self.stages.append(nn.Sequential(first, *more))
         self.laterals = nn.ModuleList(nn.Conv2d(width, pyramid_width, 1) for width in reversed(widths[1:]))
         sides = (input_px // 16, input_px // 8, input_px // 4)
         self.feature_shapes = [(pyramid_width, side, side) for side in sides]
@@ -194,6 +199,9 @@ class Encoder(nn.Module):
 
     def taps(self, images: Tensor) -> tuple[Tensor, ...]:
         """The outputs of the body's four stages, fine to coarse: 1/2, 1/4, 1/8 and 1/16 of the input's side."""
+        if self.body == "dlib_resnet":
+            found: tuple[Tensor, ...] = self.frozen_body(images)
+            return found
         x = self.stem(images)
         maps = []
         for stage in self.stages:

@@ -29,7 +29,7 @@ from styleblend.system.process import exit_on_sigterm
 from styleblend.training import inputs, loop
 from styleblend.training.steps import Learner, new_learner
 from styleblend.weights import frozen
-from styleblend.weights.start import fill
+from styleblend.weights.start import fill, fill_body
 from styleblend.weights.starter import DISCRIMINATOR_FILE, write_starter
 
 STATE = Path(".state/pretrain_faces")
@@ -97,7 +97,7 @@ def _key(cfg: PretrainFaces, photographs: Photographs) -> str:
 
 
 def _train(cfg: PretrainFaces, photographs: Photographs, folder: Path, device: torch.device) -> Learner:
-    learner = _new_learner(cfg, device)
+    learner = _new_learner(cfg, photographs.networks, device)
     places = (photographs.networks, folder / "splits", photographs.faces, photographs.perceived)
     read = inputs.read(cfg.training, learner, *places, device)
     worker, recorder = loop.Worker(device=device), Sitting(folder)
@@ -112,9 +112,11 @@ def last_probe(folder: Path) -> dict[str, float]:
     return looks[-1]
 
 
-def _new_learner(cfg: PretrainFaces, device: torch.device) -> Learner:
+def _new_learner(cfg: PretrainFaces, networks: Path, device: torch.device) -> Learner:
     torch.manual_seed(cfg.training.seed)
     swapper, discriminator = build(cfg.model), build_discriminator(cfg.model)
+    if (body := frozen.foreign(networks, "encoder_body")) is not None:
+        fill_body(swapper.encoder, body)
     if cfg.start is not None:
         begun = load(cfg.start)
         try:

@@ -15,6 +15,7 @@ from styleblend.errors import StyleBlendError
 from styleblend.model import Encoder, Swapper
 from styleblend.model.decoder import NEW_PARTS
 from styleblend.weights import frozen, starter
+from styleblend.weights.formats import dlib_resnet
 from styleblend.weights.formats.ir_se50 import load_body
 from styleblend.weights.formats.stylegan import load_stylegan
 
@@ -63,10 +64,22 @@ def start(swapper: Swapper, model: Model, networks: Path, encoder_start: Encoder
         body = frozen.foreign(networks, "encoder_body")
         if body is None:
             raise StyleBlendError(
-                f"train_encoder.encoder_start is 'body', but {networks} has no encoder_body: name model_ir_se50.pth in"
-                " the section pretrained, or set it to 'new'"
+                f"train_encoder.encoder_start is 'body', but {networks} has no encoder_body: name one in the section"
+                " pretrained, or set it to 'new'"
             )
-        load_body(swapper.encoder, body)
+        fill_body(swapper.encoder, body)
+
+
+def fill_body(encoder: Encoder, file: Path) -> None:
+    """Put a face network into the encoder's body; laterals, heads and mean code stay as they are.
+
+    Raises:
+        StyleBlendError: the file is missing or damaged, or holds another network than the body is.
+    """
+    if encoder.body == "dlib_resnet":
+        dlib_resnet.fill(encoder.frozen_body, file)
+    else:
+        load_body(encoder, file)
 
 
 def fill(network: nn.Module, file: Path, new: tuple[str, ...]) -> None:
