@@ -45,12 +45,16 @@ END = b"110" + 3 * tensor(np.zeros(0, np.float32))
 
 @dataclass
 class Net:
-    """A small network: the stem's width, widths of the blocks (halving where the width grows), numbers it gives."""
+    """A small network: the stem's width, widths of the blocks, which of these halve the side beside those where the
+    width grows, and how many numbers it gives."""
 
     stem: int = 4
     blocks: tuple[int, ...] = (4, 6, 6, 9)
     outputs: int = 5
     seed: int = 0
+    means: tuple[float, float, float] = MEANS
+    side_px: int = SIDE_PX
+    halving: tuple[int, ...] = ()
     convolutions: list[tuple[Values, Values, Values, Values]] = field(default_factory=list)
     """Kernel, bias, scale and shift of each, in order."""
     linear: Values = field(default_factory=lambda: np.zeros(0, np.float32))
@@ -72,7 +76,7 @@ class Net:
         stored = [*self._convolution(0, 2, 0), text("relu_"), text("max_pool_2") + _six(3, 3, 2, 2, 0, 0)]
         width = self.stem
         for number, block in enumerate(self.blocks):
-            down = block > width
+            down = self._halves(number, width)
             width = block
             one = self._convolution(1 + 2 * number, 2 if down else 1, 0 if down else 1)
             two = self._convolution(2 + 2 * number, 1, 1)
@@ -81,6 +85,9 @@ class Net:
         last = text("fc_2") + integer(self.outputs) + integer(width) + tensor(self.linear)
         last += alias(width, self.outputs, 1, 1) + alias(0, 0, 0, 0) + integer(1) + 4 * real(1.0)
         return [*stored, text("avg_pool_2") + _six(0, 0, 1, 1, 0, 0), last]
+
+    def _halves(self, number: int, width: int) -> bool:
+        return self.blocks[number] > width or number in self.halving
 
     def _convolution(self, number: int, stride: int, border: int) -> list[bytes]:
         kernel, bias, scale, shift = self.convolutions[number]
@@ -97,17 +104,17 @@ class Net:
         layers = self.layers() if layers is None else layers
         head = integer(1) + text("loss_metric_2") + real(0.04) + real(0.6)
         head += integer(2) * len(layers) + integer(3) + text("input_rgb_image_sized")
-        head += b"".join(real(each) for each in MEANS) + 2 * integer(SIDE_PX)
+        head += b"".join(real(each) for each in self.means) + 2 * integer(self.side_px)
         first, *others = (each + END for each in layers)
         return head + first + integer(1) + b"".join(others)
 
     def reference(self, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
         """What the network gives for a chip [S, S, 3], by plain loops in float64, without folding anything."""
-        maps = ((pixels.astype(np.float64) - MEANS) / 256).transpose(2, 0, 1)
+        maps = ((pixels.astype(np.float64) - self.means) / 256).transpose(2, 0, 1)
         maps = _pooled(np.maximum(self._at(0, maps, 2, 0), 0), 3, np.max)
         width = self.stem
         for number, block in enumerate(self.blocks):
-            down = block > width
+            down = self._halves(number, width)
             width = block
             out = np.maximum(self._at(1 + 2 * number, maps, 2 if down else 1, 0 if down else 1), 0)
             out = self._at(2 + 2 * number, out, 1, 1)
@@ -136,6 +143,13 @@ def _pooled(maps: NDArray[np.float64], size: int, reduce: object) -> NDArray[np.
     places = range(0, maps.shape[1] - size + 1, 2)
     rows = [[reduce(maps[:, y : y + size, x : x + size], axis=(1, 2)) for x in places] for y in places]  # type: ignore[operator]
     return np.array(rows).transpose(2, 0, 1)
+
+
+def write_full(path: Path) -> Path:
+    """A network of random weights with the sizes of dlib's own; 22 MB."""
+    blocks = (32,) * 3 + (64,) * 4 + (128,) * 3 + (256,) * 4
+    means = (122.782, 117.001, 104.298)
+    return write(Net(stem=32, blocks=blocks, outputs=128, means=means, side_px=150, halving=(13,)), path)
 
 
 def write(net: Net, path: Path) -> Path:

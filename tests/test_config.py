@@ -37,7 +37,7 @@ BAD: list[tuple[str, Any, str]] = [
     ("model.input_px", 16, r"model\.input_px is 16: it must be a power of two, at least 32"),
     ("model.encoder_blocks", [0, 1, 2, 2], r"model\.encoder_blocks is \[0, 1, 2, 2\]: .* at least 1"),
     ("model.encoder_widths", [16, 32, 60, 96], r"model\.encoder_widths is \[16, 32, 60, 96\]: .* multiple of 8"),
-    ("model.encoder_body", "resnet", r"model\.encoder_body: .*'se_resnet' or 'ir_se50', got 'resnet'"),
+    ("model.encoder_body", "resnet", r"model\.encoder_body: .*'se_resnet', 'ir_se50' or 'dlib_resnet', got 'resnet'"),
     ("model.stem_stride", 3, r"model\.stem_stride: .*1 or 2, got 3"),
     ("model.blending_layers", 0, r"model\.blending_layers is 0: give at least 1"),
     ("model.blending_weights", "style", r"model\.blending_weights: .*'channel' or 'element', got 'style'"),
@@ -242,6 +242,29 @@ def test_an_encoder_that_could_not_start_is_refused(
     with pytest.raises(ConfigError, match=message) as caught:
         parse_params(values, "params.yaml")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("start", "pretrained", "message"),
+    [
+        ("body", {}, "pretrained.encoder_body is 'none': choose dlib_resnet, or set"),
+        ("body", {"encoder_body": "ir_se50"}, "pretrained.encoder_body is 'ir_se50': choose dlib_resnet, or set"),
+        ("new", {"encoder_body": "dlib_resnet"}, "'dlib_resnet' is frozen, .*encoder_start 'new' gives it no weights"),
+        ("body", {"encoder_body": "dlib_resnet"}, None),
+    ],
+)
+def test_a_frozen_body_needs_its_own_weights(
+    params: dict[str, Any], start: str, pretrained: dict[str, str], message: str | None
+) -> None:
+    """An encoder of dlib's network starts from dlib's file and from nothing else."""
+    values = start_of(params, start, **pretrained)
+    values["model"] |= {"encoder_body": "dlib_resnet", "stem_stride": 2, "encoder_blocks": [1, 3, 4, 7]}
+    values["model"] |= {"encoder_widths": [32, 32, 64, 640]}
+    if message is None:
+        assert parse_params(values, "params.yaml").model.encoder_body == "dlib_resnet"
+        return
+    with pytest.raises(ConfigError, match=message):
+        parse_params(values, "params.yaml")
 
 
 @pytest.mark.parametrize(

@@ -190,7 +190,9 @@ def test_another_body_cannot_hold_the_file(tmp_path: Path) -> None:
     encoder = model.build_encoder(tiny.MODEL)
     with pytest.raises(StyleBlendError, match="'se_resnet' cannot hold .* set model.encoder_body to ir_se50"):
         load_body(encoder, tmp_path / "model_ir_se50.pth")
-    with pytest.raises(StyleBlendError, match="encoder_body is 'resnet': choose 'se_resnet' or 'ir_se50'"):
+    with pytest.raises(
+        StyleBlendError, match="encoder_body is 'resnet': choose 'se_resnet' or 'ir_se50' or 'dlib_resnet'"
+    ):
         Encoder(32, 8, 16, SMALL_BLOCKS, SMALL_WIDTHS, 8, 8, body="resnet")
 
 

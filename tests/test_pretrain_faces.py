@@ -24,9 +24,11 @@ from styleblend.model import load
 from styleblend.pretraining import photographs, starter
 from styleblend.pretraining.photographs import named_by_hash, part_of, person_of
 from styleblend.system.lock import hold
+from styleblend.weights.formats import dlib_resnet
 from test_mesh import placed
 
 MODEL = tiny.MODEL.model_copy(update={"prior": "warp", "join": "mask", "prior_width": 4}).model_dump(mode="json")
+FACE_BODY = {"encoder_body": "dlib_resnet", "encoder_blocks": [1, 3, 4, 7], "encoder_widths": [32, 32, 64, 640]}
 LOSS = dict.fromkeys(LossWeights.model_fields, 0.0) | {
     "pixels": 4, "edges": 4, "perceptual_maps": 2, "identity": 2, "identity_second": 1, "target_margin": 0.5,
     "mesh": 200, "mask": 0.2, "outside": 2, "adversarial": 0.3,
@@ -125,13 +127,13 @@ def test_two_sittings_make_what_one_makes(mirror: Path, root: Path, here: Path, 
     assert card["networks"]["identity_second"]["name"] == "a_second"
 
     # Another recipe begins as the starter.
-    begun = starter._new_learner(recipe(mirror, start=here / "faces"), torch.device("cpu"))
+    begun = starter._new_learner(recipe(mirror, start=here / "faces"), small, torch.device("cpu"))
     wanted = load(here / "faces").state_dict()
     assert all(value.equal(wanted[name]) for name, value in begun.swapper.state_dict().items())
     assert all(each.requires_grad for each in begun.swapper.parameters())
     wider = recipe(mirror, start=here / "faces", model=MODEL | {"prior_width": 8})
     with pytest.raises(StyleBlendError, match="faces does not fit pretrain_faces.model .*: set the sizes") as caught:
-        starter._new_learner(wider, torch.device("cpu"))
+        starter._new_learner(wider, small, torch.device("cpu"))
     assert "\n" not in str(caught.value)
 
 
@@ -201,6 +203,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"training": TRAINING | {"workers": 2}}, "training.workers is 2, but the recipe learns in one process"),
     ({"networks": {}}, "pretrain_faces.training.loss.identity_second is 1, but pretrained.identity_second is 'none'"),
     ({"networks": {"identity_second": "mobileface"}}, "model.prior is 'warp', which needs a face mesh: set pretrained"),
+    (
+        {"model": MODEL | FACE_BODY},
+        "model.encoder_body is 'dlib_resnet', but .* is 'none': set them to one face network",
+    ),
     ({"model": MODEL | {"join": "none"}}, "training.loss.mask is 0.2, but model.join is 'none'"),
     ({"sources": [SOURCE, SOURCE]}, r"sources have the names \['rendered', 'rendered'\]: give each"),
 ]
@@ -215,6 +221,27 @@ def test_wrong_settings_are_refused_at_the_door(
     parse_params(values | {"pretrain_faces": settings(mirror)}, "params.yaml")
     with pytest.raises(ConfigError, match=message):
         parse_params(values | {"pretrain_faces": settings(mirror, **changes)}, "params.yaml")
+
+
+def test_a_frozen_body_comes_from_its_file(mirror: Path, root: Path, here: Path) -> None:
+    """E's body is the named face network before and after training, and everything else of E has moved."""
+    file = dlib_files.write_full(here / "body.dat")
+    own = yaml.safe_load((mirror / "own.yaml").read_text())
+    own["networks"]["a_body"] = {"roles": ["encoder_body"], "file": str(file.name), "format": "dlib", **TERMS}
+    (here / "own.yaml").write_text(yaml.safe_dump(own))
+    for each in ("mesh.tflite", "second.dat"):
+        (here / each).write_bytes((mirror / each).read_bytes())
+    networks = settings(mirror)["networks"] | {"catalogue": str(here / "own.yaml"), "mirror": str(here)}
+    sizes = MODEL | FACE_BODY | {"prior": "none"}
+    asked = {"steps": 2, "loss": LOSS | {"identity_second": 0, "mesh": 0}, "probe_every": 2}
+    cfg = recipe(here, model=sizes, networks=networks | {"encoder_body": "a_body"}, training=TRAINING | asked)
+    card = starter.pretrain_faces(cfg, root / "data/pretrained/small", here / "faces", here / "state")
+    assert card["networks"]["encoder_body"]["name"] == "a_body"
+    body = dlib_resnet.load(file).state_dict()
+    made = load(here / "faces").encoder.state_dict()
+    held = {name: value for name, value in made.items() if name.startswith("frozen_body.")}
+    # The starter's file has half precision.
+    assert held and all(value.equal(body[name[12:]].half().float()) for name, value in held.items())
 
 
 def test_a_second_identity_network_is_another_one(mirror: Path) -> None:

@@ -306,7 +306,8 @@ def fill(body: DlibBody, path: Path) -> None:
     network = load(path)
     state = network.state_dict()
     weights = {name: value for name, value in state.items() if not name.startswith(("linear.", "means"))}
-    own = {name: value.shape for name, value in body.state_dict().items()}
-    if {name: value.shape for name, value in weights.items()} != own or not torch.allclose(network.means, body.means):
-        raise StyleBlendError(f"{path} has {len(network.blocks)} blocks of other sizes than dlib's own: {_AGAIN}")
+    found, own = ({name: value.shape for name, value in each.items()} for each in (weights, body.state_dict()))
+    halves = [[block.halves for block in blocks] for blocks in (network.blocks, body.blocks)]
+    if found != own or halves[0] != halves[1] or not torch.allclose(network.means, body.means):
+        raise StyleBlendError(f"{path} has {len(network.blocks)} blocks, other ones than dlib's own: {_AGAIN}")
     body.load_state_dict(weights)
