@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, checked before they are read, written while training goes on, the right ones kept."""
+"""Checkpoints: whole or not there, checked before they are read, written while training goes on, the right ones."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_a_resumed_run_goes_back_over_a_damaged_checkpoint(tmp_path: Path) -> No
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
-    """The writer is stopped by the system in the middle of a file: a line, no half file, and room makes it work again."""
+    """The system stops the writer in the middle of a file: a line, no half file, and with room it works again."""
     saved(tmp_path, 1)
     with closing(of(tmp_path, steps=9)) as kept:
         with disk_of(1500):

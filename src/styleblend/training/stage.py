@@ -84,8 +84,8 @@ def train_stage(
     inputs = {"splits": splits, "faces": faces, "perceived": perceived, "networks": networks}
     inputs |= {"encoder": encoder} if encoder else {}
     store = mlflow_store.resolved(cfg.tracking)
-    origin = _origin(stage, training.continue_from, cfg)
-    key = _key(stage, cfg, training, [faces / "manifest.parquet", perceived, splits, networks], encoder, origin)
+    origin = origin_of(stage, training.continue_from, cfg)
+    key = state_key(stage, cfg, training, [faces / "manifest.parquet", perceived, splits, networks], encoder, origin)
     job = ray_trainer.Job(
         stage=stage,
         fingerprint=key,
@@ -103,9 +103,15 @@ def train_stage(
     _retire(job)
 
 
-def _key(
+def state_key(
     stage: Stage, cfg: Config, training: Training, data: Sequence[Path], encoder: Path | None, origin: Origin | None
 ) -> str:
+    """16 hex digits that change with what changes the arithmetic of a step, or what the first step begins with.
+
+    Args:
+        data: the files and folders that faces, pairs and frozen networks come from.
+        encoder: folder of the first stage's model. origin: what continue_from names.
+    """
     package = Path(styleblend.__file__).parent
     return fingerprint(
         stage,
@@ -123,7 +129,7 @@ def _weights(place: Path) -> list[Path]:
     return [place] if place.is_file() else sorted(file for file in place.iterdir() if file.suffix != ".json")
 
 
-def _origin(stage: Stage, named: str | None, cfg: Config) -> Origin | None:
+def origin_of(stage: Stage, named: str | None, cfg: Config) -> Origin | None:
     """What continue_from names; a version is fetched.
 
     Raises:
