@@ -5,13 +5,15 @@
 A tiny project is made in a temporary folder: noise for faces, untrained networks, stage 1 with two workers, one
 `dvc repro`. Each training takes several faults, one after the other, each after the one before was recovered from: by
 itself where a worker or a node was killed, else by one `dvc repro`. At its end the SHA-256 of the weights must be that
-of the undisturbed run. Writes a table, and a line of JSON for each fault beside it.
+of the undisturbed run. `loop` is the training loop in a process of its own, without Ray and DVC, begun again each time:
+what checkpoints alone must stand. Writes a table, and a line of JSON for each fault beside it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import shlex
@@ -40,11 +42,11 @@ import tiny_training as tiny  # noqa: E402
 from styleblend.system.files import sha256  # noqa: E402
 from styleblend.training import checkpoint  # noqa: E402
 
-KINDS = ("worker", "trainer", "dvc", "group", "node")
+KINDS = ("worker", "trainer", "dvc", "group", "node", "loop")
 MOMENTS = ("start", "step", "writing")
 FAULTS_A_TRAINING = 5
 STEPS_A_FAULT = 12
-PATIENCE_S = 600.0
+PATIENCE_S = 1800.0
 
 
 @dataclass
@@ -122,7 +124,7 @@ class Project:
 
     def step(self) -> int:
         """Of the newest checkpoint."""
-        return max((each.step for each in checkpoint.kept(self.checkpoints)), default=0) if self.checkpoints else 0
+        return newest_step(self.checkpoints) if self.checkpoints else 0
 
     def writing(self) -> bool:
         return self.checkpoints is not None and any(self.checkpoints.glob(".*"))
@@ -195,6 +197,68 @@ class Nodes:
         self.cluster.shutdown()
 
 
+def loop_alone(folder: Path, steps: int) -> None:
+    """Train, or go on, in this process; writes the averaged weights to `folder` at the end."""
+    import torch
+    from safetensors.torch import save_file
+
+    from styleblend.training import loop, probe
+
+    torch.set_num_threads(1)
+    cfg = tiny.training(steps=steps, probe_every=steps // 2, log_every=steps)
+    inputs = {name: folder / name for name in ("splits", "faces")} | {"perceived": folder / "perceived.parquet"}
+    faces, val = tiny.read_splits(inputs)
+    pairs = probe.read_pairs(folder / "splits" / "val_pairs.parquet", val, torch.device("cpu"))
+    learner = tiny.learner(cfg)
+    loop.train(cfg, learner, tiny.perception(), faces, pairs, folder / "kept", loop.Worker(), loop.Recorder())
+    save_file(learner.averaged.state_dict(), folder / "weights.safetensors")
+
+
+def kill_loops(count: int, number: int, chance: random.Random, record: Path) -> None:
+    """A training of the loop alone with `count` faults, compared with an undisturbed one."""
+    steps, began = count * STEPS_A_FAULT, time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="faults-") as scratch:
+        folder = Path(scratch)
+        tiny.write_inputs(folder)
+        command = [sys.executable, __file__, "--loop", str(folder), "--steps", str(steps)]
+
+        def begin() -> subprocess.Popen[bytes]:
+            return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+        def weights() -> str:
+            return sha256(folder / "weights.safetensors") if begin().wait() == 0 else "failed"
+
+        wanted = weights()
+        shutil.rmtree(folder / "kept")
+        faults: list[Fault] = []
+        for _ in range(count):
+            process, moment = begin(), chance.choice(MOMENTS)
+            target = newest_step(folder / "kept") + chance.randint(1, STEPS_A_FAULT - 2)
+            if moment == "start":
+                time.sleep(chance.uniform(0, 10))
+            while moment != "start" and newest_step(folder / "kept") < target and process.poll() is None:
+                time.sleep(0.01)
+            while moment == "writing" and not any((folder / "kept").glob(".*")) and process.poll() is None:
+                time.sleep(0.0002)
+            time.sleep(chance.uniform(0, 0.2) if moment == "step" else 0)
+            process.kill()
+            process.wait()
+            left = any((folder / "kept").glob(".*"))
+            faults.append(Fault("loop", moment, newest_step(folder / "kept"), left, number))
+            print(f"  {asdict(faults[-1])}", flush=True)
+        (folder / "weights.safetensors").unlink()
+        found = weights()
+        for fault in faults:
+            fault.equal = found == wanted
+    print(f"training {number}: {found == wanted} {found}, {count} faults, {time.monotonic() - began:.0f} s", flush=True)
+    with record.open("a") as stream:
+        stream.writelines(json.dumps(asdict(fault)) + "\n" for fault in faults)
+
+
+def newest_step(folder: Path) -> int:
+    return max((each.step for each in checkpoint.kept(folder)), default=0)
+
+
 def disturb(project: Project, kind: str, moment: str, number: int, chance: random.Random, nodes: Nodes | None) -> Fault:
     """One fault at a random moment, and the `dvc repro` after it where one is needed."""
     if project.ended():
@@ -261,18 +325,30 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=600, help="begin no training after so many")
     parser.add_argument("--record", type=Path, default=Path(".state/faults.jsonl"), help="a line of JSON a fault")
     parser.add_argument("--out", type=Path, help="Markdown file for the table of all that the record holds")
+    parser.add_argument("--loop", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--steps", type=int, default=0, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.loop is not None:
+        loop_alone(given.loop, given.steps)
+        return
     chance, began = random.Random(given.seed), time.monotonic()
     steps = FAULTS_A_TRAINING * STEPS_A_FAULT
     given.record.parent.mkdir(parents=True, exist_ok=True)
-    kinds = [kind for kind in given.kinds if kind != "node"]
+    kinds = [kind for kind in given.kinds if kind not in ("node", "loop")]
     todo: list[tuple[bool, list[str]]] = []
     count = 0
+    if "loop" in given.kinds:
+        count = given.faults if given.kinds == ["loop"] else given.faults // 3
+        for number in range(math.ceil(count / 10)):
+            kill_loops(min(10, count - 10 * number), number, chance, given.record)
     while count < given.faults:
         on_nodes = "node" in given.kinds and (len(todo) % 4 == 3 or not kinds)
         size = min(FAULTS_A_TRAINING, given.faults - count)
         todo.append((on_nodes, ["node"] * size if on_nodes else [chance.choice(kinds) for _ in range(size)]))
         count += size
+    if not todo:
+        print(text(given.record))
+        return
     with made(steps) as plain:
         wanted = undisturbed(plain)
         print(f"undisturbed: {wanted}, {time.monotonic() - began:.0f} s", flush=True)

@@ -171,6 +171,11 @@ class Checkpoints:
         self._thread = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
 
+    @property
+    def writing(self) -> bool:
+        """Whether one is being written."""
+        return self._writing is not None and not self._writing.done()
+
     def own(self) -> list[Kept]:
         """Checkpoints of this training, the newest last."""
         return [each for each in kept(self.folder) if self.fits(each)]
