@@ -30,6 +30,7 @@ from styleblend.config.tracking import Tracking
 from styleblend.config.training import Training
 from styleblend.errors import StyleBlendError
 from styleblend.model import save
+from styleblend.model.swapper import DESCRIPTION_FILE
 from styleblend.perception import bending
 from styleblend.provenance import save_picture
 from styleblend.registry import runs
@@ -44,8 +45,7 @@ RESULT, CHECKPOINTS, TRAINER_LOCK = "result", "checkpoints", "trainer.lock"
 _ERROR = "error.txt"
 _PROGRESS = "progress.log"
 _LOCK_SECONDS = 60.0
-_ENDING_SECONDS = 30.0
-"""A trainer whose DVC was killed needs some seconds to end its cluster; the next one waits for that."""
+"""What a killed run left, a trainer that ends its cluster or a worker that writes, is gone within seconds."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +76,18 @@ def run(job: Job) -> Path:
         StyleBlendError: training gave up, an input is wrong, or another trainer works on the same state.
     """
     result = job.state / RESULT
-    with lock(job.state / TRAINER_LOCK, wait_s=_ENDING_SECONDS), exit_on_sigterm():
+    with lock(job.state / TRAINER_LOCK, wait_s=_LOCK_SECONDS), exit_on_sigterm():
         (job.state / _ERROR).unlink(missing_ok=True)
-        if not (result / "run.json").exists():
+        if not _is_finished(job):
             with _shown(job.state / _PROGRESS):
                 _fit_in_spite_of_failures(job)
     return result
+
+
+def _is_finished(job: Job) -> bool:
+    """Whether the result is there, and is one of as many steps as are wanted now."""
+    description = job.state / RESULT / DESCRIPTION_FILE
+    return description.is_file() and json.loads(description.read_text()).get("step") == job.training.steps
 
 
 def _fit_in_spite_of_failures(job: Job) -> None:
