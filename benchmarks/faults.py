@@ -331,6 +331,8 @@ def main() -> None:
     if given.loop is not None:
         loop_alone(given.loop, given.steps)
         return
+    # As an exception, so that what runs is ended.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     chance, began = random.Random(given.seed), time.monotonic()
     steps = FAULTS_A_TRAINING * STEPS_A_FAULT
     given.record.parent.mkdir(parents=True, exist_ok=True)

@@ -96,7 +96,7 @@ def _fit_in_spite_of_failures(job: Job) -> None:
     Not Ray's own count, which is one for the whole run: a run of weeks would spend it. Here a failure counts only until
     the next checkpoint.
     """
-    failures, before = 0, -1
+    failures, before = 0, (0, -1)
     while True:
         try:
             _fit(job)
@@ -105,14 +105,15 @@ def _fit_in_spite_of_failures(job: Job) -> None:
             raise
         # Whatever Ray raises for workers, nodes and its own processes: it has no common base.
         except Exception as error:
-            done = max((each.step for each in checkpoint.kept(job.state / CHECKPOINTS)), default=-1)
+            own = loop.checkpoints(job.training, job.state / CHECKPOINTS).own()
+            done = (own[-1].attempt, own[-1].step) if own else (0, -1)
             failures, before = (1 if done > before else failures + 1), done
             if failures > job.training.max_failures:
                 raise
             reason = " ".join(str(error).split())[:200]
             with (job.state / _PROGRESS).open("a") as stream:
                 stream.write(
-                    f"{job.stage}: failure {failures} of {job.training.max_failures} since step {max(0, done)},"
+                    f"{job.stage}: failure {failures} of {job.training.max_failures} since step {max(0, done[1])},"
                     f" starting again: {reason}\n"
                 )
 
