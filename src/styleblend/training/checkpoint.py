@@ -160,7 +160,9 @@ class Checkpoints:
     one process may use a folder so (ray_trainer.lock).
     """
 
-    def __init__(self, folder: Path, planned: int, fits: Callable[[Kept], bool], pinned: Callable[[Kept], bool]):
+    def __init__(
+        self, folder: Path, planned: int, fits: Callable[[Kept], bool], pinned: Callable[[Kept], bool]
+    ) -> None:
         """Args:
         planned: steps of this training.
         fits: whether a checkpoint is a beginning of this training. Others, as of one with fewer steps, are neither
@@ -216,9 +218,11 @@ class Checkpoints:
         """Wait until nothing is being written. Returns why the last one could not be, if so."""
         writing, self._writing = self._writing, None
         try:
-            return None if writing is None else writing.result()
+            if writing is not None:
+                writing.result()
         except StyleBlendError as error:
             return f"{error}; the checkpoints before it stay"
+        return None
 
     def close(self) -> None:
         """End the thread, with what it has begun."""

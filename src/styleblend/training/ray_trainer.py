@@ -252,7 +252,7 @@ def train_job(job: Job, worker: loop.Worker) -> None:
             weights = {name: value.cpu().contiguous() for name, value in learner.discriminator.state_dict().items()}
             save_file(weights, folder / beginning.DISCRIMINATOR)
             (folder / "history.json").write_text(json.dumps(progress.history, indent=1) + "\n")
-            record.write(folder, before, job.stage, progress, job.origin and job.origin.words)
+            record.write(folder, before, job.stage, progress, job.origin.words if job.origin else None)
             runs = {"parent_run_id": job.parent_run_id, "run_id": recorder.run.run_id}
             (folder / "run.json").write_text(json.dumps(runs, indent=1) + "\n")
 
