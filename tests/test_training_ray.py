@@ -298,6 +298,33 @@ def test_a_second_trainer_on_the_same_state_is_refused(tmp_path: Path, monkeypat
         ray_trainer.run(longer)
 
 
+@pytest.mark.parametrize(("progress", "ends"), [(True, True), (False, False)])
+def test_failures_count_only_until_the_next_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, progress: bool, ends: bool
+) -> None:
+    """Five lost workers end no run that may lose one, if each time it came further; else the second one ends it."""
+    cfg = tiny.training(steps=9, max_failures=1)
+    job = ray_trainer.Job("train_encoder", "0", tiny.MODEL, cfg, Tracking(), "", tmp_path, *(tmp_path,) * 4)
+    fits: list[int] = []
+
+    def lose_a_worker(job: ray_trainer.Job) -> None:
+        fits.append(len(fits))
+        if progress or len(fits) == 1:
+            step = {"step": len(fits), "planned": 9, "attempt": 0, "good": True}
+            checkpoint.save(job.state / ray_trainer.CHECKPOINTS, {}, {}, **step)
+        if len(fits) <= 5:
+            raise RuntimeError("a worker is gone")
+
+    monkeypatch.setattr(ray_trainer, "_fit", lose_a_worker)
+    if ends:
+        assert ray_trainer.run(job) == tmp_path / ray_trainer.RESULT and len(fits) == 6
+        assert (tmp_path / "progress.log").read_text().count("failure 1 of 1 since step") == 5
+    else:
+        with pytest.raises(RuntimeError, match="gone"):
+            ray_trainer.run(job)
+        assert len(fits) == 2
+
+
 def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
     """Only the pathway's weights may be missing from a pretrained decoder."""
     tiny.write_networks(tmp_path / "networks")
