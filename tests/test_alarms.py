@@ -23,6 +23,7 @@ from styleblend.synthetic import factors, renderer
 from styleblend.training import alarms, checkpoint, loop, probe, record, steps
 from styleblend.training.batches import Faces
 from styleblend.training.generated import load_perception
+from styleblend.training.progress import LOSS_ROWS
 from styleblend.weights.start import start
 
 PERCEPTION = tiny.perception()
@@ -191,9 +192,9 @@ def test_rows_of_losses_stay_few_and_even() -> None:
     settings, progress = cfg(steps=5001, log_every=2), loop.Progress()
     for step in [*range(2, 5001, 2), 5001]:
         progress.step = step
-        loop._keep_terms(progress, settings, {"identity": float(step)})
+        progress.keep_terms(settings, {"identity": float(step)})
     kept = [row["step"] for row in progress.losses]
-    assert loop.LOSS_ROWS / 2 - 1 <= len(kept) <= loop.LOSS_ROWS and kept[-1] == 5001
+    assert LOSS_ROWS / 2 - 1 <= len(kept) <= LOSS_ROWS and kept[-1] == 5001
     assert len(set(np.diff(kept[:-1]))) == 1 and kept[0] == kept[1] - kept[0]
 
 
@@ -214,7 +215,7 @@ def test_what_is_not_finite_is_an_alarm_of_its_step(data: tuple[Faces, probe.Pai
         loop.train(settings, tiny.learner(settings), PERCEPTION, *data, tmp_path, loop.Worker(), notes)
     assert 1.0 in notes.figures["alarm/non_finite"] and notes.figures["rollbacks"] == [1]
     state = torch.load(checkpoint.newest(tmp_path), weights_only=True)["facts"]
-    assert [(event["alarm"], event["state"]) for event in state["events"]] == [("non_finite", "on")]
+    assert {(event["alarm"], event["state"]) for event in state["events"]} >= {("non_finite", "on")}
 
 
 def test_a_sound_run_raises_no_alarm(small_run: tuple[loop.Progress, Notes]) -> None:

@@ -145,7 +145,6 @@ SAVING = {
     "pretraining/recipe.py",
     "provenance/marking.py",
     "training/checkpoint.py",
-    "training/loop.py",
     "training/ray_trainer.py",
 }
 

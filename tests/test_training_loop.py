@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from styleblend.config.training import LossWeights, Training
 from styleblend.errors import StyleBlendError
 from styleblend.perception.identity import IdentityNetwork
 from styleblend.training import checkpoint, inputs, loop, probe
-from styleblend.training.batches import Faces
+from styleblend.training.batches import Batch, Faces
 from styleblend.training.steps import Learner
 
 PERCEPTION = tiny.perception()
@@ -140,30 +142,130 @@ def test_probe_knows_a_copy_of_the_target(data) -> None:
     assert kept["copies_target"] == 0 and kept["identity_to_source"] == pytest.approx(1, abs=1e-5)
 
 
-def test_a_run_that_is_not_finite_goes_back_and_on_with_other_draws(data, tmp_path: Path, monkeypatch) -> None:
-    """NaN at step 2 of the first attempt: back to the last checkpoint, on with attempt 1, and to the end."""
-    real = loop.generator_step
+def broken_at(bad: set[tuple[int, int]], monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Make the targets of these (attempt, step) not finite; returns the (attempt, step) that were learned or tried."""
+    real = loop.Batches.at
     seen: list[tuple[int, int]] = []
 
-    def once_broken(learner, perception, batch, cfg, step, average):
-        seen.append((step, batch.noise_seeds[0]))
-        if [number for number, _ in seen].count(2) == 1 and step == 2:
-            batch.target[0] = torch.nan
-        return real(learner, perception, batch, cfg, step, average)
+    def broken(self, step: int, attempt: int) -> Batch:
+        seen.append((attempt, step))
+        batch = real(self, step, attempt)
+        return batch._replace(target=batch.target * torch.nan) if (attempt, step) in bad else batch
 
-    monkeypatch.setattr(loop, "generator_step", once_broken)
+    monkeypatch.setattr(loop.Batches, "at", broken)
+    return seen
+
+
+def test_a_bad_batch_is_left_out_and_nothing_else_changes(data, tmp_path: Path, monkeypatch) -> None:
+    """NaN at step 2: no weight, average, optimiser or power iteration moves in that step, and training goes on."""
+    whole = tiny.learner(tiny.training(steps=2))
+    train(tiny.training(steps=2, cool_down=0), data, tmp_path / "two", Notes(), whole)
+    wanted = states(whole)
+    broken_at({(0, 2)}, monkeypatch)
     notes = Notes()
-    learner, _ = train(tiny.training(steps=3), data, tmp_path, notes)
-    assert [step for step, _ in seen] == [0, 1, 2, 2] and seen[2][1] != seen[3][1]
-    assert any(line.startswith("rollback 1 to step 2: the gradients of step 2") for line in notes.lines)
+    learner, _ = train(tiny.training(steps=3), data, tmp_path / "three", notes)
+    found = states(learner)
+    moved = [name for name, value in found.items() if not torch.equal(value, wanted[name])]
+    assert not moved, moved
+    assert "the gradients of step 2 are not finite: it is left out" in notes.lines
+    assert (2, {"skipped_steps": 1}) in notes.figures
+    # A state after a step that was left out is none to go back to for a while.
+    assert [(each.step, each.good) for each in checkpoint.kept(tmp_path / "three")] == [(2, True), (3, False)]
+
+
+def test_bad_batches_that_cluster_go_back_and_on_with_other_draws(data, tmp_path: Path, monkeypatch) -> None:
+    """Three of four steps in a row, two allowed: back to the state before the first, on with attempt 1, to the end."""
+    seen = broken_at({(0, 2), (0, 3), (0, 5)}, monkeypatch)
+    notes = Notes()
+    cfg = tiny.training(steps=6, max_skipped=2, skipped_within=4)
+    learner, _ = train(cfg, data, tmp_path, notes)
+    assert seen == [(0, step) for step in range(6)] + [(1, step) for step in range(2, 6)]
+    (line,) = [line for line in notes.lines if line.startswith("rollback")]
+    assert line.startswith(
+        "rollback 1 to step 2: the gradients of 3 of the last 4 steps are not finite, those of step 5"
+    )
     assert all(torch.isfinite(value).all() for value in states(learner).values())
-    assert checkpoint.newest(tmp_path).name == "step-00000003-1-good.pt"
+    assert [(each.attempt, each.step) for each in checkpoint.kept(tmp_path)][-1] == (1, 6)
+
+
+def test_bad_batches_far_apart_are_no_cluster(data, tmp_path: Path, monkeypatch) -> None:
+    """Every third step of nine is bad, one is allowed in three steps: three are left out, and no rollback comes."""
+    broken_at({(0, 1), (0, 4), (0, 7)}, monkeypatch)
+    notes = Notes()
+    cfg = tiny.training(steps=9, max_skipped=1, skipped_within=3, probe_every=100)
+    train(cfg, data, tmp_path, notes)
+    assert sum("left out" in line for line in notes.lines) == 3 and not any("rollback" in line for line in notes.lines)
+
+
+def test_rollbacks_are_forgotten_after_good_progress(data, tmp_path: Path, monkeypatch) -> None:
+    """Three collapses, each two good steps after the last, end no run that may have one; closer together they do."""
+    settings = {"steps": 8, "max_skipped": 0, "max_rollbacks": 1, "skipped_within": 1}
+    bad = {(0, 1), (1, 3), (2, 5)}
+    broken_at(bad, monkeypatch)
+    notes = Notes()
+    train(tiny.training(**settings, recovered_after=2), data, tmp_path / "far", notes)
+    assert [line.split(":")[0] for line in notes.lines if "rollback" in line] == [
+        "rollback 1 to step 1", "rollback 2 to step 3", "rollback 3 to step 5"
+    ]  # fmt: skip
+    with pytest.raises(StyleBlendError, match="collapsed at step 3 after 1 rollbacks without 3 good steps: .*step 3"):
+        train(tiny.training(**settings, recovered_after=3), data, tmp_path / "near", Notes())
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_bad_share_of_a_batch_is_left_out_by_all_workers(data, tmp_path: Path, monkeypatch, rank: int) -> None:
+    """Two workers, one of which alone has NaN: both leave the step out, and end with equal weights."""
+    real = loop.Batches.at
+
+    def broken(self, step: int, attempt: int) -> Batch:
+        batch = real(self, step, attempt)
+        mine = self.samples.start == 2 * rank
+        return batch._replace(target=batch.target * torch.nan) if mine and step == 1 else batch
+
+    monkeypatch.setattr(loop.Batches, "at", broken)
+    meet, given = threading.Barrier(2, timeout=60), {}
+
+    def average_of(mine: int):
+        def average(tensors) -> None:
+            given[mine] = [tensor.detach().clone() for tensor in tensors]
+            meet.wait()
+            means = [(one + other) / 2 for one, other in zip(given[0], given[1], strict=True)]
+            meet.wait()
+            for tensor, mean in zip(tensors, means, strict=True):
+                tensor.detach().copy_(mean)
+
+        return average
+
+    cfg, notes = tiny.training(steps=3, probe_every=100), Notes()
+    learners = [tiny.learner(cfg) for _ in range(2)]
+
+    def work(mine: int) -> loop.Progress:
+        worker = loop.Worker(mine, 2, average=average_of(mine))
+        recorder = notes if mine == 0 else loop.Recorder()
+        return loop.train(cfg, learners[mine], PERCEPTION, *data, tmp_path, worker, recorder)
+
+    with ThreadPoolExecutor(2) as pool:
+        progress = list(pool.map(work, range(2)))
+    assert [each.skips for each in progress] == [1, 1]
+    one, other = (states(learner) for learner in learners)
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+    assert all(torch.isfinite(value).all() for value in one.values())
+
+
+def test_gradients_of_both_are_clipped_where_asked(data, tmp_path: Path) -> None:
+    """A norm that is always exceeded makes gradients of that norm, of G's and of V's, whatever they were."""
+    cfg = tiny.training(steps=1, clip_norm=1e-3, discriminator_clip_norm=2e-3)
+    learner, _ = train(cfg, data, tmp_path, Notes())
+    for part, norm in (("swapper", 1e-3), ("discriminator", 2e-3)):
+        gradients = [each.grad for each in getattr(learner, part).parameters() if each.grad is not None]
+        assert float(torch.nn.utils.get_total_norm(gradients)) == pytest.approx(norm, rel=1e-3)
 
 
 def test_a_run_that_keeps_collapsing_stops_with_one_clear_line(data, tmp_path: Path) -> None:
     """A learning rate that cannot work ends after max_rollbacks, with what was seen and what to do."""
     cfg = tiny.training(steps=50, learning_rate=1e30, max_rollbacks=1)
-    with pytest.raises(StyleBlendError, match=r"after 1 rollbacks: .* not finite; lower learning_rate") as caught:
+    with pytest.raises(
+        StyleBlendError, match=r"after 1 rollbacks without .* not finite; lower learning_rate"
+    ) as caught:
         train(cfg, data, tmp_path, Notes())
     assert "\n" not in str(caught.value)
 
@@ -182,27 +284,6 @@ def test_copying_the_target_for_long_is_a_collapse(data, tmp_path: Path, monkeyp
     assert any(line.startswith("rollback 1 to step 1: 3 probes in a row copy the target") for line in notes.lines)
     assert [row["step"] for row in history] == [0, 1, 2, 3, 4, 5]
     assert all(row["copies_target"] == 0 for row in history)
-
-
-def test_checkpoints_kept_are_the_last_two_and_the_newest_good(tmp_path: Path) -> None:
-    """Older files go; a file that does not fit or is damaged is named."""
-    parts: dict[str, checkpoint.Stateful] = {"layer": torch.nn.Linear(2, 2)}
-    for step, good in enumerate([True, True, False, False, False]):
-        checkpoint.save(tmp_path, parts, {"step": step}, step=step, rollbacks=0, good=good)
-    names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["step-00000001-0-good.pt", "step-00000003-0-doubtful.pt", "step-00000004-0-doubtful.pt"]
-    newest, good = checkpoint.newest(tmp_path), checkpoint.newest(tmp_path, good=True)
-    assert newest is not None and good is not None
-    assert checkpoint.load(newest, parts) == {"step": 4} and checkpoint.load(good, parts) == {"step": 1}
-    later = checkpoint.save(tmp_path, parts, {}, step=2, rollbacks=1, good=True)
-    assert checkpoint.newest(tmp_path) == later
-    with pytest.raises(StyleBlendError, match="does not fit this run"):
-        checkpoint.load(newest, {"layer": torch.nn.Linear(3, 2)})
-    with pytest.raises(StyleBlendError, match="does not fit this run"):
-        checkpoint.load(newest, {"other": torch.nn.Linear(2, 2)})
-    newest.write_bytes(newest.read_bytes()[:100])
-    with pytest.raises(StyleBlendError, match="does not fit this run"):
-        checkpoint.load(newest, parts)
 
 
 def test_a_loss_without_weights_is_refused(data, tmp_path: Path) -> None:

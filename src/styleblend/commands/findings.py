@@ -29,7 +29,8 @@ _FACE_BYTES_PER_PIXEL = 2.0
 """Of an aligned face's PNG; 1.5 to 2 on photographs."""
 _PICTURE_BYTES = 1.4e6
 """Of an archived picture whose size is not known yet: FFHQ's at 1024 px are about that."""
-_CHECKPOINTS = 3
+_CHECKPOINTS = 5
+"""The last two, the newest good one, the last before the rate falls, and the one that is being written."""
 _WORKER_BYTES = 1.0 * _GIB
 """Python, torch and Ray in a worker, before any network is loaded."""
 

@@ -45,6 +45,11 @@ class PretrainFaces(Sources):
                 f"pretrain_faces.training.workers is {self.training.workers}, but the recipe learns in one process:"
                 " set it to 1"
             )
+        if self.training.continue_from is not None:
+            raise ValueError(
+                f"pretrain_faces.training.continue_from is '{self.training.continue_from}', but the recipe begins with"
+                " pretrain_faces.start: name a starter there"
+            )
         if self.align.detector != "annotations":
             expect_detector(self.align, self.networks, info)
         elif unannotated := [source.name for source in self.sources if not source.annotated]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from styleblend.config.base import Probability, Section, Weight
 
@@ -36,6 +36,14 @@ class LossWeights(Section):
 RAMPED = ("identity", "identity_second", "contrastive", "target_margin", "landmarks", "mesh")
 """Terms that identity_from and identity_ramp hold back: a network is fooled by blots before a face is drawn."""
 
+PACE = frozenset(
+    {
+        "steps", "workers", "ray_address", "gpus_per_worker", "cpus_per_worker", "probe_every", "checkpoint_every",
+        "log_every", "max_failures", "max_skipped", "skipped_within", "max_rollbacks", "recovered_after",
+    }
+)  # fmt: skip
+"""Settings that leave the arithmetic of a step alone: a training goes on where it stood when they change."""
+
 EncoderStart = Literal["pretrained", "new", "body", "starter"]
 
 
@@ -54,6 +62,7 @@ class Training(Section):
         None, gt=0, description="of D without its pathway, whose equalised weights bear more; null is learning_rate"
     )
     clip_norm: float | None = Field(None, gt=0, description="largest norm of G's gradients; null is none, the paper's")
+    discriminator_clip_norm: float | None = Field(None, gt=0, description="the same of V's gradients")
     discriminator_learning_rate: float = Field(4e-5, gt=0)
     adam_betas: tuple[Probability, Probability] = (0.0, 0.99)
     discriminator_adam_betas: tuple[Probability, Probability] | None = Field(None, description="null is adam_betas")
@@ -85,8 +94,14 @@ class Training(Section):
     probe_every: int = Field(100, ge=1, description="steps between validation probes")
     checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints")
     log_every: int = Field(20, ge=1)
-    max_failures: int = Field(2, ge=0, description="lost workers that Ray replaces before it gives up")
+    max_failures: int = Field(2, ge=0, description="lost workers in a row, without a checkpoint in between, to replace")
+    max_skipped: int = Field(5, ge=0, description="steps in skipped_within with gradients that are not finite to omit")
+    skipped_within: int = Field(100, ge=1, description="so many steps in a row; more to omit in them are a rollback")
     max_rollbacks: int = Field(2, ge=0, description="returns to the last good checkpoint before the run is given up")
+    recovered_after: int = Field(1000, ge=1, description="steps past the last collapse that make rollbacks forgotten")
+    continue_from: str | None = Field(
+        None, description="checkpoint file, model folder or number of a version to begin with; null is none"
+    )
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: int = Field(0, ge=0)
 
@@ -95,6 +110,17 @@ class Training(Section):
         if self.batch_size % self.workers:
             raise ValueError(f"batch_size {self.batch_size} does not divide evenly over {self.workers} workers")
         return self
+
+    @field_validator("continue_from", mode="before")
+    @classmethod
+    def is_a_place_or_a_number(cls, value: object) -> object:
+        """An alias moves, and nobody could say later what a model began with. YAML gives a number as one."""
+        value = str(value) if isinstance(value, int) else value
+        if not isinstance(value, str) or value.isdecimal() or "/" in value or value.endswith(".pt"):
+            return value
+        raise ValueError(
+            f"continue_from '{value}' is no version's number, nor a path with a / or the ending .pt: name one of them"
+        )
 
     @model_validator(mode="after")
     def something_teaches_from_the_start(self) -> Training:

@@ -80,6 +80,7 @@ def reproduce(project: Path, track: Tracking, reference: str) -> Verdict:
         params = yaml.safe_load((record / lineage.PARAMS).read_text())
         # Runs are recorded in a store that goes with the checkout.
         params["tracking"] = {**params.get("tracking", {}), "uri": "sqlite:///mlflow.db"}
+        _bring_origins(project, track, params, Path(scratch))
         holder = f"styleblend reproduce (process {os.getpid()}) is at work"
         with (
             hold(project / ".state" / "reproduce.lock", holder, project.resolve()) as held,
@@ -147,6 +148,21 @@ def _lock(record: Path, version: versions.Version) -> Mapping[str, Any]:
         )
     lock: Mapping[str, Any] = yaml.safe_load((record / lineage.LOCK).read_text())
     return lock
+
+
+def _bring_origins(project: Path, track: Tracking, params: dict[str, Any], scratch: Path) -> None:
+    """What a stage went on from (continue_from), in a place that the checkout reaches: its registry is empty."""
+    for stage in TRAINING:
+        named = params.get(stage, {}).get("continue_from")
+        if named is None:
+            continue
+        if str(named).isdecimal():
+            place = versions.fetch_version(track, str(named), scratch / f"origin-{stage}")
+        else:
+            place = (project / str(named)).resolve()
+        if not place.exists():
+            raise StyleBlendError(f"the version went on from {named}, which is not here: bring it back to {place}")
+        params[stage]["continue_from"] = str(place)
 
 
 def _bring_data(dvc: Dvc, lock: Mapping[str, Any]) -> None:

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from styleblend.config.face_pretraining import PretrainFaces
+from styleblend.config.training import PACE
 from styleblend.data import licences
 from styleblend.data.manifest import read_manifest
 from styleblend.errors import StyleBlendError
@@ -38,8 +39,11 @@ STATE = Path(".state/pretrain_faces")
 FIGURES = "figures.jsonl"
 """In the folder of a training: a line each time that something was measured, of all sittings."""
 
-PACE = {"steps", "probe_every", "checkpoint_every", "log_every", "max_failures", "max_rollbacks", "cpus_per_worker"}
-"""Settings of a training that another sitting may change: it goes on all the same."""
+_SINCE = {"discriminator_clip_norm", "continue_from"}
+"""Settings that came when there were sittings already, by their defaults: where they are off they are no part."""
+
+_FIXED = {"workers", "ray_address", "gpus_per_worker"}
+"""Of PACE, those that have one value in this recipe; sittings are named with them."""
 
 NOT_VERIFIED = (
     "what the frozen networks learned from, and whether people of these pictures are among it; that pictures without a"
@@ -92,7 +96,8 @@ def pretrain_faces(cfg: PretrainFaces, small: Path, out: Path, state: Path = STA
 
 def _key(cfg: PretrainFaces, photographs: Photographs) -> str:
     """Names the training that a sitting goes on with. Code is no part: a training of days survives a mended message."""
-    rest = cfg.training.model_dump_json(exclude=PACE)
+    unset = {name for name in _SINCE if getattr(cfg.training, name) is None}
+    rest = cfg.training.model_dump_json(exclude=set(PACE - _FIXED) | unset)
     return fingerprint(photographs.key, cfg.model.model_dump_json(), rest, json.dumps(cfg.held_out), f"{cfg.val:g}")
 
 

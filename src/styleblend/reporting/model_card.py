@@ -15,6 +15,7 @@ from styleblend.registry.versions import LEARNED_FROM, PHOTOGRAPHS, RENDERED
 from styleblend.reporting.figures import caveat, figure_table
 from styleblend.reporting.table import markdown
 from styleblend.system.files import sha256
+from styleblend.training import record
 from styleblend.weights import frozen
 
 
@@ -76,6 +77,7 @@ class Candidate:
             return ", ".join(sorted(self.manifest[column].dropna().unique()))
 
         networks, alignment = self.networks.values(), self.model["alignment"]
+        origins = record.read(self.inputs.swapper).continued_from
         return {
             "data_sha256": sha256(self.inputs.faces / "manifest.parquet"),
             "data_licences": stated("licence"),
@@ -87,6 +89,7 @@ class Candidate:
             **({"not_verified": "; ".join(doubts)} if (doubts := self.not_verified()) else {}),
             "alignment": f"{alignment['template']} {alignment['size_px']} px",
             "training_fingerprint": str(self.model.get("fingerprint", "unknown")),
+            **({"continued_from": "; ".join(f"{k}: {v}" for k, v in origins.items())} if origins else {}),
         }
 
 

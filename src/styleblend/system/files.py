@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import hashlib
 import os
 import shutil
@@ -13,7 +15,10 @@ from pathlib import Path
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; it gets the final name only if the block ends without an error."""
+    """Yield a temporary path beside `path`; it gets the final name only if the block ends without an error.
+
+    Its content is on the disk before it has the name, so neither a kill nor a power cut leaves half of it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
     os.close(handle)
@@ -24,24 +29,58 @@ def whole_file(path: Path) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         partial.chmod(0o666 & ~umask)
+        flush(partial)
         os.replace(partial, path)
+        flush(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; it replaces `path` only if the block ends without an error."""
+    """Yield a temporary folder beside `path`; it replaces `path` only if the block ends without an error.
+
+    As with whole_file, all its content is on the disk first.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     partial.chmod(0o755)
     try:
         yield partial
+        _flush_all(partial)
         if path.exists():
             shutil.rmtree(path)
         os.replace(partial, path)
+        flush(path.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, is on the disk.
+
+    Without it a final name can outlive a power cut and its content not. A file system that cannot do it, as some that
+    are reached over a network, does what it can.
+    """
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(handle)
+
+
+def _flush_all(folder: Path) -> None:
+    """The same for all below a folder, by one call to its file system: fsync takes milliseconds for each file."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        if ctypes.CDLL(None, use_errno=True).syncfs(handle):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(folder))
+    finally:
+        os.close(handle)
 
 
 def sha256(path: Path) -> str:

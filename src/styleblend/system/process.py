@@ -7,12 +7,14 @@ guard ends the command with all its descendants. DVC alone would leave its stage
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +26,7 @@ import psutil
 GRACE_SECONDS = 10.0
 """Between SIGTERM, on which Ray and its workers shut down, and SIGKILL."""
 _POLL_SECONDS = 0.2
+_SHELLS = ("sh", "bash", "dash", "ksh", "zsh", "fish")
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -110,6 +113,28 @@ def exit_on_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def end_with_dvc() -> None:
+    """Have this process get SIGTERM soon after the DVC that runs it as a stage is gone; nothing for others.
+
+    DVC that is killed leaves its stage at work, and the next `dvc repro` would find it there.
+    """
+    if "DVC_STAGE" not in os.environ:
+        return
+    above = psutil.Process().parents()
+    # Some shells stay between DVC and the command, others become it.
+    dvc = next((each for each in above if each.name() not in _SHELLS), None)
+    if dvc is not None:
+        threading.Thread(target=_end_after, args=(dvc,), daemon=True).start()
+
+
+def _end_after(other: psutil.Process) -> None:
+    # One that was killed stays a zombie for as long as nobody has asked for its exit code.
+    with contextlib.suppress(psutil.NoSuchProcess):
+        while other.is_running() and other.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(_POLL_SECONDS)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def main(lock: int, command: Sequence[str]) -> int:

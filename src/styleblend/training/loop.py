@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
@@ -16,13 +16,12 @@ from styleblend.errors import StyleBlendError
 from styleblend.training import alarms, checkpoint, probe
 from styleblend.training.batches import Faces, same_person_probability
 from styleblend.training.generated import Perception
-from styleblend.training.steps import Average, Learner, discriminator_step, generator_step
+from styleblend.training.progress import Progress
+from styleblend.training.steps import Average, Learner, begins_alike, both_steps, cooling
 from styleblend.training.stream import Batches
 
 DOUBTFUL_PROBES = 3
 """So many probes in a row, past the curriculum, that copy the target are a collapse."""
-LOSS_ROWS = 200
-"""So many rows of losses are kept with a model; a longer run keeps every second, fourth, ... of its rows."""
 
 
 def alone(tensors: Sequence[Tensor]) -> None:
@@ -67,26 +66,17 @@ class NotFinite(Collapse):
     """Gradients or figures of the probe are not finite."""
 
 
-@dataclass
-class Progress:
-    """What a checkpoint keeps beside the states of networks and optimisers.
+def checkpoints(cfg: Training, folder: Path) -> checkpoint.Checkpoints:
+    """Those of a training: its own, and of shorter and longer ones what they have in common with it (begins_alike).
 
-    history: rows of the probe; losses: rows of the loss terms, thinned; each with its `step`.
-    alarms: those that are on, a sentence each; events: when one came or went, as `step`, `alarm`, `state` and `text`.
+    The last one before the rate falls is kept to the end: a longer training begins there.
     """
-
-    step: int = 0
-    rollbacks: int = 0
-    doubtful: int = 0
-    history: list[dict[str, float]] = field(default_factory=list)
-    losses: list[dict[str, float]] = field(default_factory=list)
-    losses_every: int = 1
-    alarms: dict[str, str] = field(default_factory=dict)
-    events: list[dict[str, str | int]] = field(default_factory=list)
-
-    def note(self, step: int, alarm: str, state: str, text: str) -> None:
-        """Add an event."""
-        self.events = [*self.events, {"step": step, "alarm": alarm, "state": state, "text": text}]
+    return checkpoint.Checkpoints(
+        folder,
+        cfg.steps,
+        fits=lambda each: begins_alike(cfg, each.step, each.planned or cfg.steps),
+        pinned=lambda each: cooling(cfg, max(0, each.step - 1), cfg.steps) == 1,
+    )
 
 
 def train(
@@ -99,6 +89,7 @@ def train(
     worker: Worker,
     recorder: Recorder,
     began_with: Mapping[str, float] | None = None,
+    first: checkpoint.Kept | None = None,
 ) -> Progress:
     """Train until step cfg.steps; returns what the run has to tell.
 
@@ -107,53 +98,64 @@ def train(
         faces: of the training split. pairs: of the validation split.
         folder: checkpoints, seen by all workers; rank 0 writes it.
         began_with: the first probe of the stage before this one; alarms compare with it.
+        first: checkpoint of another training to go on from, where `folder` has none of this one's.
 
     Raises:
-        StyleBlendError: the run collapsed more than cfg.max_rollbacks times, or a checkpoint or picture is damaged.
+        StyleBlendError: the run collapsed more than cfg.max_rollbacks times without recovering, `first` has all the
+            steps already, all checkpoints are damaged, or a picture is.
     """
     if not any(value for name, value in cfg.loss if name != "swap_consistency"):
         raise StyleBlendError("all weights of the section loss but swap_consistency are 0: give one a weight")
     parts: dict[str, checkpoint.Stateful] = {each.name: getattr(learner, each.name) for each in fields(learner)}
+    kept = checkpoints(cfg, folder)
+    batches = Batches(cfg, faces, worker.rank, worker.world_size, learner.swapper.prior is not None)
 
     def restore(path: Path) -> Progress:
         return Progress(**checkpoint.load(path, parts, worker.device))
 
     def keep() -> None:
         if worker.rank == 0:
-            step, rollbacks, good = progress.step, progress.rollbacks, progress.doubtful == 0
-            checkpoint.save(folder, parts, asdict(progress), step=step, rollbacks=rollbacks, good=good)
+            good = progress.doubtful == 0 and not progress.left_out(cfg)
+            say(kept.keep(parts, asdict(progress), step=progress.step, attempt=progress.rollbacks, good=good))
 
-    # Begin, or go on where a killed run stopped. All look at once, after rank 0 has come and before it writes.
-    worker.wait()
-    latest = checkpoint.newest(folder)
-    worker.wait()
-    progress = restore(latest) if latest else Progress()
-    if latest is None:
-        _probe(cfg, learner, perception, pairs, worker, recorder, progress, began_with)
-        keep()
-    elif worker.rank == 0:
-        recorder.line(f"resumed at step {progress.step} of {cfg.steps}")
-    began, began_at = time.perf_counter(), progress.step
+    def say(problem: str | None) -> None:
+        if problem is not None:
+            recorder.line(problem)
 
-    with closing(Batches(cfg, faces, worker.rank, worker.world_size, learner.swapper.prior is not None)) as batches:
+    with closing(batches), closing(kept):
+        # Begin, or go on where a killed run stopped. All look at once, after rank 0 has come and before it writes.
+        latest = _chosen(kept, worker, recorder)
+        progress = Progress()
+        if latest is not None:
+            progress = restore(latest)
+        elif first is not None:
+            if first.step >= cfg.steps:
+                raise StyleBlendError(f"{first.path} has {first.step} steps already, steps is {cfg.steps}: raise it")
+            first.expect_whole()
+            progress = restore(first.path)
+        else:
+            _probe(cfg, learner, perception, pairs, worker, recorder, progress, began_with)
+        if latest is None:
+            keep()
+        if worker.rank == 0:
+            _say_where(cfg, kept, "resumed" if latest else "continued" if first else None, progress, recorder)
+        began, began_at = time.perf_counter(), progress.step
+
         while progress.step < cfg.steps:
             try:
-                # One step of the generator, one of the discriminator on the pictures it gave.
                 step = progress.step
                 batch = batches.at(step, progress.rollbacks).to(worker.device)
-                outcome = generator_step(learner, perception, batch, cfg, step, worker.average)
-                terms, finite = outcome.terms, outcome.finite
-                if finite and cfg.weight("adversarial", step):
-                    judged = discriminator_step(learner, batch, outcome.swapped, cfg, worker.average)
-                    terms, finite = {**terms, **judged.terms}, judged.finite
-                if not finite:
-                    raise NotFinite(f"the gradients of step {step} are not finite")
+                outcome = both_steps(learner, perception, batch, cfg, step, worker.average)
+                if not outcome.finite:
+                    _leave_out(cfg, worker, recorder, progress)
                 progress.step += 1
+                progress.recover(cfg)
 
                 # Figures, sparsely.
-                if progress.step % cfg.log_every == 0 or progress.step == cfg.steps:
+                due = progress.step % cfg.log_every == 0 or progress.step == cfg.steps
+                if due and outcome.finite:
                     pace = (time.perf_counter() - began) / (progress.step - began_at)
-                    _log_terms(cfg, terms, worker, recorder, progress, pace)
+                    _log_terms(cfg, outcome.terms, worker, recorder, progress, pace)
 
                 # Look at the validation pairs; keep the state.
                 if progress.step % cfg.probe_every == 0 or progress.step == cfg.steps:
@@ -163,29 +165,91 @@ def train(
 
             # Go back to the last good state and on with other draws, or give up.
             except Collapse as collapse:
-                if progress.rollbacks == cfg.max_rollbacks:
+                if progress.strikes == cfg.max_rollbacks:
                     raise StyleBlendError(
-                        f"training collapsed at step {progress.step} after {progress.rollbacks} rollbacks:"
-                        f" {collapse}; lower learning_rate or loss.adversarial, or raise loss.identity"
+                        f"training collapsed at step {progress.step} after {progress.strikes} rollbacks without"
+                        f" {cfg.recovered_after} good steps: {collapse}; lower learning_rate or loss.adversarial, or"
+                        " raise loss.identity"
                     ) from None
-                good = checkpoint.newest(folder, good=True)
+                at, before = progress.step, progress
+                say(kept.settle())
+                good = _chosen(kept, worker, recorder, good=True)
                 if good is None:
                     raise StyleBlendError(f"{folder} has lost its checkpoints while training: start again") from None
-                rollbacks, at = progress.rollbacks + 1, progress.step
                 progress = restore(good)
-                progress.rollbacks = rollbacks
+                progress.rollbacks, progress.strikes = before.rollbacks + 1, before.strikes + 1
+                progress.collapsed_at, progress.skips = max(before.collapsed_at, at), before.skips
                 if isinstance(collapse, NotFinite):
                     progress.note(at, "non_finite", "on", str(collapse))
                 worker.wait()
                 keep()
                 began, began_at = time.perf_counter(), progress.step
                 if worker.rank == 0:
-                    recorder.line(f"rollback {rollbacks} to step {progress.step}: {collapse}")
-                    recorder.metrics(progress.step, {"rollbacks": rollbacks})
+                    recorder.line(f"rollback {progress.rollbacks} to step {progress.step}: {collapse}")
+                    recorder.metrics(progress.step, {"rollbacks": progress.rollbacks})
                     recorder.metrics(at, {"alarm/non_finite": float(isinstance(collapse, NotFinite))})
+        say(kept.settle())
 
     worker.wait()
     return progress
+
+
+def _chosen(kept: checkpoint.Checkpoints, worker: Worker, recorder: Recorder, *, good: bool = False) -> Path | None:
+    """The newest whole checkpoint, which rank 0 looks for and all workers take; names damaged ones.
+
+    Raises:
+        StyleBlendError: all are damaged, or this worker does not see the one that rank 0 has chosen.
+    """
+    choice = torch.zeros(3, dtype=torch.float64, device=worker.device)
+    if worker.rank == 0:
+        found, lines = kept.choose(good=good)
+        for line in lines:
+            recorder.line(line)
+        if found is not None:
+            choice[:] = torch.tensor([1.0, found.attempt, found.step])
+    worker.average([choice])
+    there, attempt, step = (choice * worker.world_size).round().long().tolist()
+    if not there:
+        return None
+    for each in reversed(kept.own()):
+        if (each.attempt, each.step) == (attempt, step):
+            return each.path
+    raise StyleBlendError(
+        f"worker {worker.rank} does not see the checkpoint of step {step} in {kept.folder}: the folder must be one that"
+        " all machines share"
+    )
+
+
+def _say_where(
+    cfg: Training, kept: checkpoint.Checkpoints, goes_on: str | None, progress: Progress, recorder: Recorder
+) -> None:
+    """Say where training goes on, and what of a training with another number of steps it does not go on with."""
+    if goes_on:
+        recorder.line(f"{goes_on} at step {progress.step} of {cfg.steps}")
+    own = {each.path for each in kept.own()}
+    for each in checkpoint.kept(kept.folder):
+        if each.step > progress.step and each.path not in own:
+            why = "this one has fewer" if each.step > cfg.steps else "its rate had fallen by then"
+            recorder.line(f"not used: the checkpoint of step {each.step}, of a training of {each.planned} steps; {why}")
+
+
+def _leave_out(cfg: Training, worker: Worker, recorder: Recorder, progress: Progress) -> None:
+    """Count a step whose gradients were not finite, so that no worker has learned from it.
+
+    Raises:
+        NotFinite: there were too many lately.
+    """
+    step, before = progress.step, progress.left_out(cfg)
+    progress.skipped, progress.skips = [*before, step], progress.skips + 1
+    text = f"the gradients of step {step} are not finite: it is left out"
+    if len(progress.skipped) > cfg.max_skipped:
+        many = f"the gradients of {len(progress.skipped)} of the last {cfg.skipped_within} steps are not finite"
+        raise NotFinite(f"{many}, those of step {step} the last")
+    if not before:
+        progress.note(step, "non_finite", "left out", text)
+    if worker.rank == 0:
+        recorder.line(text)
+        recorder.metrics(step, {"skipped_steps": progress.skips})
 
 
 def _log_terms(
@@ -195,21 +259,13 @@ def _log_terms(
     values = torch.stack([value.double() for value in terms.values()])
     worker.average([values])
     named = dict(zip(terms, values.tolist(), strict=True))
-    _keep_terms(progress, cfg, named)
+    progress.keep_terms(cfg, named)
     if worker.rank:
         return
     pace = {"same_person_probability": same_person_probability(cfg, step), "seconds_per_step": seconds}
     recorder.metrics(step, {f"loss/{name}": value for name, value in named.items()} | pace)
     shown = "  ".join(f"{name} {value:.4g}" for name, value in named.items())
     recorder.line(f"step {step}/{cfg.steps}  {shown}  {seconds:.2f} s/step")
-
-
-def _keep_terms(progress: Progress, cfg: Training, named: dict[str, float]) -> None:
-    """Keep a row of the terms, at most LOSS_ROWS of them, evenly spread."""
-    if progress.step == cfg.steps or progress.step // cfg.log_every % progress.losses_every == 0:
-        progress.losses = [*progress.losses, {"step": progress.step, **named}]
-    if len(progress.losses) > LOSS_ROWS:
-        progress.losses, progress.losses_every = progress.losses[1::2], 2 * progress.losses_every
 
 
 def _probe(

@@ -29,23 +29,23 @@ from styleblend.config.model import Model
 from styleblend.config.tracking import Tracking
 from styleblend.config.training import Training
 from styleblend.errors import StyleBlendError
-from styleblend.model import build, build_discriminator, load, save
+from styleblend.model import save
+from styleblend.model.swapper import DESCRIPTION_FILE
 from styleblend.perception import bending
 from styleblend.provenance import save_picture
 from styleblend.registry import runs
 from styleblend.system.files import whole_file, whole_folder
 from styleblend.system.lock import hold
 from styleblend.system.process import exit_on_sigterm
-from styleblend.training import inputs, loop, record
-from styleblend.training.steps import Learner, Stage, new_learner
+from styleblend.training import beginning, checkpoint, inputs, loop, record
+from styleblend.training.steps import Stage
 from styleblend.weights import frozen
-from styleblend.weights.start import fill, start
-from styleblend.weights.starter import fill_discriminator
 
-RESULT = "result"
+RESULT, CHECKPOINTS, TRAINER_LOCK = "result", "checkpoints", "trainer.lock"
 _ERROR = "error.txt"
 _PROGRESS = "progress.log"
 _LOCK_SECONDS = 60.0
+"""What a killed run left, a trainer that ends its cluster or a worker that writes, is gone within seconds."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,8 @@ class Job:
     networks: Path
     encoder: Path | None = None
     """Folder of the first stage's model; None in the first stage."""
+    origin: beginning.Origin | None = None
+    """What continue_from names."""
 
 
 def run(job: Job) -> Path:
@@ -74,12 +76,46 @@ def run(job: Job) -> Path:
         StyleBlendError: training gave up, an input is wrong, or another trainer works on the same state.
     """
     result = job.state / RESULT
-    with lock(job.state / "trainer.lock", wait_s=0), exit_on_sigterm():
+    with lock(job.state / TRAINER_LOCK, wait_s=_LOCK_SECONDS), exit_on_sigterm():
         (job.state / _ERROR).unlink(missing_ok=True)
-        if not (result / "run.json").exists():
+        if not _is_finished(job):
             with _shown(job.state / _PROGRESS):
-                _fit(job)
+                _fit_in_spite_of_failures(job)
     return result
+
+
+def _is_finished(job: Job) -> bool:
+    """Whether the result is there, and is one of as many steps as are wanted now."""
+    description = job.state / RESULT / DESCRIPTION_FILE
+    return description.is_file() and json.loads(description.read_text()).get("step") == job.training.steps
+
+
+def _fit_in_spite_of_failures(job: Job) -> None:
+    """Start again after a lost worker, node or cluster, as long as there is progress.
+
+    Not Ray's own count, which is one for the whole run: a run of weeks would spend it. Here a failure counts only until
+    the next checkpoint.
+    """
+    failures, before = 0, (0, -1)
+    while True:
+        try:
+            _fit(job)
+            return
+        except StyleBlendError:
+            raise
+        # Whatever Ray raises for workers, nodes and its own processes: it has no common base.
+        except Exception as error:
+            own = loop.checkpoints(job.training, job.state / CHECKPOINTS).own()
+            done = (own[-1].attempt, own[-1].step) if own else (0, -1)
+            failures, before = (1 if done > before else failures + 1), done
+            if failures > job.training.max_failures:
+                raise
+            reason = " ".join(str(error).split())[:200]
+            with (job.state / _PROGRESS).open("a") as stream:
+                stream.write(
+                    f"{job.stage}: failure {failures} of {job.training.max_failures} since step {max(0, done[1])},"
+                    f" starting again: {reason}\n"
+                )
 
 
 def _fit(job: Job) -> None:
@@ -133,7 +169,7 @@ def _fit(job: Job) -> None:
                 # A name that was used would bring back Ray's own idea of that run.
                 name=f"{job.state.name}-{time.time_ns()}",
                 storage_path=str(storage),
-                failure_config=FailureConfig(max_failures=cfg.max_failures),
+                failure_config=FailureConfig(max_failures=0),
             ),
         )
         try:
@@ -194,44 +230,44 @@ def train_job(job: Job, worker: loop.Worker) -> None:
     Raises:
         StyleBlendError: an input is wrong, or the run collapsed.
     """
-    learner = _new_learner(job, worker.device)
+    learner = beginning.learner(
+        job.stage, job.model, job.training, job.networks, job.encoder, job.origin, worker.device
+    )
     places = (job.networks, job.splits, job.faces, job.perceived)
     read = inputs.read(job.training, learner, *places, worker.device)
     before = record.read(job.encoder) if job.encoder is not None else record.Record()
-    everything = (job.training, learner, *read, job.state / "checkpoints", worker)
+    everything = (job.training, learner, *read, job.state / CHECKPOINTS, worker)
+    first = _first(job)
     if worker.rank:
-        loop.train(*everything, loop.Recorder(), before.began_with)
+        loop.train(*everything, loop.Recorder(), before.began_with, first)
         return
     # A worker that outlived a killed stage for a moment may still be writing.
     with lock(job.state / "writer.lock", wait_s=_LOCK_SECONDS), _recorded(job) as recorder:
-        progress = loop.train(*everything, recorder, before.began_with)
+        progress = loop.train(*everything, recorder, before.began_with, first)
         with whole_folder(job.state / RESULT) as folder:
             facts: dict[str, Any] = {"stage": job.stage, "step": job.training.steps, "fingerprint": job.fingerprint}
             save(learner.averaged, job.model, folder, **facts)
             if job.model.prior == "warp":
                 shutil.copyfile(frozen.foreign(job.networks, "landmarks") or "", folder / bending.MESH_FILE)
             weights = {name: value.cpu().contiguous() for name, value in learner.discriminator.state_dict().items()}
-            save_file(weights, folder / "discriminator.safetensors")
+            save_file(weights, folder / beginning.DISCRIMINATOR)
             (folder / "history.json").write_text(json.dumps(progress.history, indent=1) + "\n")
-            record.write(folder, before, job.stage, progress)
+            record.write(folder, before, job.stage, progress, job.origin.words if job.origin else None)
             runs = {"parent_run_id": job.parent_run_id, "run_id": recorder.run.run_id}
             (folder / "run.json").write_text(json.dumps(runs, indent=1) + "\n")
 
 
-def _new_learner(job: Job, device: torch.device) -> Learner:
-    """Networks and optimisers as the stage begins: equal on all workers."""
-    cfg = job.training
-    torch.manual_seed(cfg.seed)
-    discriminator = build_discriminator(job.model)
-    if job.encoder is None:
-        swapper = build(job.model)
-        start(swapper, job.model, job.networks, cfg.encoder_start)
-        if cfg.encoder_start == "starter":
-            fill_discriminator(discriminator, job.networks / "starter")
-    else:
-        swapper = load(job.encoder)
-        fill(discriminator, job.encoder / "discriminator.safetensors", new=())
-    return new_learner(swapper.to(device), discriminator.to(device), job.stage, cfg)
+def _first(job: Job) -> checkpoint.Kept | None:
+    """The checkpoint that continue_from names, if it names one."""
+    if job.origin is None or not job.origin.is_checkpoint:
+        return None
+    first = checkpoint.named(job.origin.path)
+    if first is None:
+        raise StyleBlendError(
+            f"{job.stage}.continue_from is {job.origin.path.name}, which is no checkpoint's name: give it the name that"
+            " training gave it, step-...pt"
+        )
+    return first
 
 
 class MlflowRecorder(loop.Recorder):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from styleblend.errors import StyleBlendError
 
 if TYPE_CHECKING:
-    from styleblend.training.loop import Progress
+    from styleblend.training.progress import Progress
 
 FILE = "training.json"
 
@@ -25,12 +25,14 @@ class Record:
 
     stages: by stage in their order, `probe` and `losses`, lists of rows with their `step`.
     alarms: those on at the end of the last stage, a sentence each.
-    events: rows of `stage`, `step`, `alarm`, `state` (on, over) and `text`.
+    events: rows of `stage`, `step`, `alarm`, `state` (on, over, left out) and `text`.
+    continued_from: by stage, what it went on from where that was no matter of the stages before it, in words.
     """
 
     stages: dict[str, dict[str, list[dict[str, float]]]] = field(default_factory=dict)
     alarms: dict[str, str] = field(default_factory=dict)
     events: list[dict[str, Any]] = field(default_factory=list)
+    continued_from: dict[str, str] = field(default_factory=dict)
 
     @property
     def began_with(self) -> Mapping[str, float] | None:
@@ -53,9 +55,10 @@ def read(folder: Path) -> Record:
         raise StyleBlendError(f"{file} is damaged ({error}): run `dvc repro` for the stage that makes it") from None
 
 
-def write(folder: Path, before: Record, stage: str, progress: Progress) -> None:
+def write(folder: Path, before: Record, stage: str, progress: Progress, continued_from: str | None = None) -> None:
     """Write the record of the stages before this one and of this one."""
     own = {stage: {"probe": progress.history, "losses": progress.losses}}
     events = [{"stage": stage, **event} for event in progress.events]
-    record = Record({**before.stages, **own}, progress.alarms, [*before.events, *events])
+    origins = {**before.continued_from, **({stage: continued_from} if continued_from else {})}
+    record = Record({**before.stages, **own}, progress.alarms, [*before.events, *events], origins)
     (folder / FILE).write_text(json.dumps(asdict(record)) + "\n")

@@ -3,35 +3,58 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import styleblend
-from styleblend.registry import mlflow_store, runs
-from styleblend.system.files import fingerprint, whole_folder
-from styleblend.training import ray_trainer
+from styleblend.config.training import PACE, Training
+from styleblend.errors import StyleBlendError
+from styleblend.model.swapper import DESCRIPTION_FILE, WEIGHTS_FILE
+from styleblend.registry import mlflow_store, runs, versions
+from styleblend.system.code import code_fingerprint
+from styleblend.system.files import fingerprint, sha256, whole_folder
+from styleblend.system.lock import Locked
+from styleblend.training import checkpoint, loop, ray_trainer
+from styleblend.training.beginning import Origin
 from styleblend.training.steps import Stage
 
 if TYPE_CHECKING:
     from styleblend.config.params import Config
 
+VERSIONS = Path(".state/versions")
+"""Where fetched versions are kept, as by those that follow an alias."""
+
 CODE = (
     "faces/mean_box.py",
+    "faces/mesh_template.py",
     "faces/pixels.py",
     "faces/regions.py",
     "faces/resize.py",
     "faces/template.py",
     "faces/warp.py",
-    "faces/mesh_template.py",
     "model",
     "perception",
-    "training",
+    "training/batches.py",
+    "training/beginning.py",
+    "training/generated.py",
+    "training/inputs.py",
+    "training/jitter.py",
+    "training/losses.py",
+    "training/samples.py",
+    "training/steps.py",
+    "training/stream.py",
     "weights/formats",
     "weights/frozen.py",
     "weights/start.py",
     "weights/starter.py",
 )
-"""Changing these begins the training anew. Comments count too: a run half of old code would be worth nothing."""
+"""What computes: when its code changes, training begins anew. Words about it (see code_fingerprint), and what logs,
+keeps, judges or distributes, can change in the middle of a run."""
+
+_WHAT_THEY_SAY = PACE | {"continue_from"}
+"""Settings that are no part of a state's name. What a training goes on from is, by its content."""
 
 
 def train_stage(
@@ -47,8 +70,10 @@ def train_stage(
 ) -> None:
     """Run a training stage, or go on with it, and write the model folder `out`.
 
-    The live state is in .state/<stage>-<fingerprint> of the current folder until `out` is written, undeclared to DVC:
-    a stage that was killed goes on, one whose parameters, data or code changed begins anew.
+    The live state is in .state/<stage>-<fingerprint> of the current folder, undeclared to DVC. The fingerprint holds
+    what changes the arithmetic of a step: a stage that was killed goes on, also with more steps or another number of
+    workers, and one whose data, losses, rates or computing code changed begins anew. Of the finished trainings the last
+    one keeps its last checkpoint, for more steps.
 
     Args:
         parent_run_id: run of the pipeline; None finds or makes it.
@@ -56,13 +81,11 @@ def train_stage(
         StyleBlendError: see ray_trainer.run.
     """
     training = cfg.train_encoder if stage == "train_encoder" else cfg.finetune_decoder
-    package = Path(styleblend.__file__).parent
     inputs = {"splits": splits, "faces": faces, "perceived": perceived, "networks": networks}
     inputs |= {"encoder": encoder} if encoder else {}
-    parts = (faces / "manifest.parquet", perceived, splits, networks, *([encoder] if encoder else []))
-    code = (package / name for name in CODE)
-    key = fingerprint(stage, cfg.model.model_dump_json(), training.model_dump_json(), *parts, *code)
     store = mlflow_store.resolved(cfg.tracking)
+    origin = origin_of(stage, training.continue_from, cfg)
+    key = state_key(stage, cfg, training, [faces / "manifest.parquet", perceived, splits, networks], encoder, origin)
     job = ray_trainer.Job(
         stage=stage,
         fingerprint=key,
@@ -71,9 +94,78 @@ def train_stage(
         tracking=store,
         parent_run_id=parent_run_id or runs.start_pipeline(store, key, cfg.model_dump(mode="json")),
         state=Path(".state", f"{stage}-{key}").resolve(),
+        origin=origin,
         **{name: path.resolve() for name, path in inputs.items()},
     )
     result = ray_trainer.run(job)
     with whole_folder(out) as partial:
         shutil.copytree(result, partial, dirs_exist_ok=True)
-    shutil.rmtree(job.state)
+    _retire(job)
+
+
+def state_key(
+    stage: Stage, cfg: Config, training: Training, data: Sequence[Path], encoder: Path | None, origin: Origin | None
+) -> str:
+    """16 hex digits that change with what changes the arithmetic of a step, or what the first step begins with.
+
+    Args:
+        data: the files and folders that faces, pairs and frozen networks come from.
+        encoder: folder of the first stage's model. origin: what continue_from names.
+    """
+    package = Path(styleblend.__file__).parent
+    return fingerprint(
+        stage,
+        cfg.model.model_dump_json(),
+        training.model_dump_json(exclude=set(_WHAT_THEY_SAY)),
+        *data,
+        *(_weights(encoder) if encoder else ()),
+        *(_weights(origin.path) if origin else ()),
+        code_fingerprint(*(package / name for name in CODE)),
+    )
+
+
+def _weights(place: Path) -> list[Path]:
+    """A checkpoint, or of a model folder what is learned: its curves and the ids of its runs teach nothing."""
+    return [place] if place.is_file() else sorted(file for file in place.iterdir() if file.suffix != ".json")
+
+
+def origin_of(stage: Stage, named: str | None, cfg: Config) -> Origin | None:
+    """What continue_from names; a version is fetched.
+
+    Raises:
+        StyleBlendError: there is no such version, file or model folder.
+    """
+    if named is None:
+        return None
+    if named.isdecimal():
+        version = versions.find_version(cfg.tracking, named)
+        folder = versions.kept_version(cfg.tracking, version, VERSIONS)
+        return Origin(folder.resolve(), f"{version.title} (run {version.run_id})")
+    path = Path(named)
+    if not (path.is_file() or (path / DESCRIPTION_FILE).is_file()):
+        raise StyleBlendError(
+            f"{stage}.continue_from is {named}, where there is neither a checkpoint nor a model folder: name a file of"
+            " .state/*/checkpoints, a folder with a model.json, or the number of a version"
+        )
+    weights = path if path.is_file() else path / WEIGHTS_FILE
+    return Origin(path.resolve(), f"{path.name} (sha256 {sha256(weights)[:16]})")
+
+
+def _retire(job: ray_trainer.Job) -> None:
+    """Leave of a finished training what a longer one begins from, and nothing of the stage's earlier finished ones.
+
+    A kill before DVC has seen the output costs nothing so: the next call is at the end at once.
+    """
+    loop.checkpoints(job.training, job.state / ray_trainer.CHECKPOINTS).finish()
+    for entry in job.state.iterdir():
+        if entry.is_dir() and entry.name != ray_trainer.CHECKPOINTS:
+            shutil.rmtree(entry)
+        elif entry.is_file() and entry.name != ray_trainer.TRAINER_LOCK:
+            entry.unlink()
+    for other in job.state.parent.glob(f"{job.stage}-*"):
+        found = checkpoint.kept(other / ray_trainer.CHECKPOINTS)
+        finished = {each.planned for each in found if each.step == each.planned}
+        if other != job.state and found and all(each.planned in finished for each in found):
+            # Not one that another run is at: runs with settings of their own share the folder.
+            with suppress(Locked), ray_trainer.lock(other / ray_trainer.TRAINER_LOCK, wait_s=0):
+                shutil.rmtree(other)

@@ -116,13 +116,30 @@ def generator_terms(
     return terms, generated.swapped
 
 
+def cooling(cfg: Training, step: int, planned: int) -> float:
+    """The share of the full rate that `cool_down` leaves to a step of a training of `planned` steps."""
+    left = (planned - step) / planned
+    return min(1.0, left / cfg.cool_down) if cfg.cool_down else 1.0
+
+
+def begins_alike(cfg: Training, steps: int, planned: int) -> bool:
+    """Whether the first `steps` steps of a training of `planned` steps are the first of cfg's, to the last digit.
+
+    `cool_down` alone is a share of all steps, every other schedule counts steps from the first: trainings of different
+    lengths are alike until the rate of the shorter one falls.
+    """
+    if steps > cfg.steps:
+        return False
+    full = steps == 0 or cooling(cfg, steps - 1, planned) == cooling(cfg, steps - 1, cfg.steps) == 1
+    return planned == cfg.steps or full
+
+
 def learning_rate(cfg: Training, step: int) -> float:
     """G's rate at a step: linear in `warm_up`, constant, then linear to zero over the last share `cool_down`.
 
     A group of the optimiser learns at this rate times its `lr_factor`.
     """
-    left = (cfg.steps - step) / cfg.steps
-    rate = cfg.learning_rate * min(1.0, left / cfg.cool_down) if cfg.cool_down else cfg.learning_rate
+    rate = cfg.learning_rate * cooling(cfg, step, cfg.steps)
     return rate * min(1.0, (step + 1) / cfg.warm_up) if cfg.warm_up else rate
 
 
@@ -148,8 +165,22 @@ def discriminator_step(learner: Learner, batch: Batch, swapped: Tensor, cfg: Tra
     """
     real = batch.truth if cfg.colour_jitter else batch.source
     terms, total = discriminator_terms(learner.discriminator, real, swapped, cfg)
-    finite = _learn(learner.discriminator_optimiser, total, average)
+    finite = _learn(learner.discriminator_optimiser, total, average, cfg.discriminator_clip_norm)
     return Outcome({name: value.detach() for name, value in terms.items()}, swapped, finite)
+
+
+def both_steps(
+    learner: Learner, perception: Perception, batch: Batch, cfg: Training, step: int, average: Average
+) -> Outcome:
+    """A whole step: one of the generator, then one of the discriminator on the pictures that it gave.
+
+    Where the generator's gradients are not finite neither learns; where V's alone are not, V does not.
+    """
+    outcome = generator_step(learner, perception, batch, cfg, step, average)
+    if not outcome.finite or not cfg.weight("adversarial", step):
+        return outcome
+    judged = discriminator_step(learner, batch, outcome.swapped, cfg, average)
+    return Outcome({**outcome.terms, **judged.terms}, outcome.swapped, judged.finite)
 
 
 def discriminator_terms(

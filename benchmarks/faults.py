@@ -1,0 +1,419 @@
+"""Kill a training in every way at random moments, and compare the model that comes out with an undisturbed one's.
+
+    nice -n 15 python benchmarks/faults.py --faults 50 --seed 0
+
+A tiny project is made in a temporary folder: noise for faces, untrained networks, stage 1 with two workers, one
+`dvc repro`. Each training takes several faults, one after the other, each after the one before was recovered from: by
+itself where a worker or a node was killed, else by one `dvc repro`. At its end the SHA-256 of the weights must be that
+of the undisturbed run. `loop` is the training loop in a process of its own, without Ray and DVC, begun again each time:
+what checkpoints alone must stand. Writes a table, and a line of JSON for each fault beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import random
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+import tiny_training as tiny  # noqa: E402
+from styleblend.system.files import sha256  # noqa: E402
+from styleblend.training import checkpoint  # noqa: E402
+
+KINDS = ("worker", "trainer", "dvc", "group", "node", "loop")
+MOMENTS = ("start", "step", "writing")
+FAULTS_A_TRAINING = 5
+STEPS_A_FAULT = 12
+PATIENCE_S = 1800.0
+
+
+@dataclass
+class Fault:
+    """kind: what got SIGKILL. moment: while the stage starts, while it learns, or while a checkpoint is written.
+
+    at_step: of the newest checkpoint when it came. left_partial: a half-written file was there afterwards.
+    equal: the training that it belongs to ended with the weights of an undisturbed one.
+    """
+
+    kind: str
+    moment: str
+    at_step: int
+    left_partial: bool
+    training: int
+    equal: bool | None = None
+
+
+class Project:
+    """The tiny project, and the `dvc repro` that is at work in it, if any."""
+
+    def __init__(self, folder: Path, steps: int, ray_address: str | None = None) -> None:
+        self.folder, self.lines = folder, []  # type: ignore[var-annotated]
+        self.process: subprocess.Popen[str] | None = None
+        inputs = tiny.write_inputs(folder)
+        params = yaml.safe_load((ROOT / "params.yaml").read_text())
+        params["model"] = tiny.MODEL.model_dump(mode="json")
+        params["align"]["size_px"] = tiny.SIDE_PX
+        changes = {"steps": steps, "probe_every": steps // 2, "checkpoint_every": 2, "log_every": 1}
+        settings = tiny.training(workers=2, ray_address=ray_address, **changes).model_dump(mode="json")
+        params["train_encoder"] = params["finetune_decoder"] = settings
+        (folder / "params.yaml").write_text(yaml.safe_dump(params))
+        paths = {name: path.relative_to(folder) for name, path in inputs.items()}
+        arguments = [f"--{name}={path}" for name, path in paths.items()]
+        command = [sys.executable, "-m", "styleblend.stages.train_encoder", *arguments, "--out=encoder"]
+        stage = {"cmd": shlex.join(command), "deps": [str(path) for path in paths.values()], "outs": ["encoder"]}
+        (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"train_encoder": stage}}))
+        subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "--quiet"], cwd=folder, check=True)
+
+    def begin(self) -> None:
+        """Start `dvc repro`, in a process group of its own."""
+        self.marker = f"STYLEBLEND_FAULTS={uuid.uuid4()}"
+        name, value = self.marker.split("=")
+        self.lines = []
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "dvc", "repro"],
+            cwd=self.folder,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled", name: value},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        threading.Thread(target=self._read, args=(self.process, self.lines), daemon=True).start()
+
+    @staticmethod
+    def _read(process: subprocess.Popen[str], lines: list[str]) -> None:
+        assert process.stdout is not None
+        lines.extend(process.stdout)
+
+    def ended(self) -> bool:
+        return self.process is None or self.process.poll() is not None
+
+    def wait(self, met: Callable[[], bool], pause_s: float = 0.05) -> None:
+        """Until the condition is met or the process has ended."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not met() and not self.ended():
+            if time.monotonic() > deadline:
+                raise SystemExit("no progress for long:\n" + "".join(self.lines[-40:]))
+            time.sleep(pause_s)
+
+    @property
+    def checkpoints(self) -> Path | None:
+        return next(iter(self.folder.glob(".state/train_encoder-*/checkpoints")), None)
+
+    def step(self) -> int:
+        """Of the newest checkpoint."""
+        return newest_step(self.checkpoints) if self.checkpoints else 0
+
+    def writing(self) -> bool:
+        return self.checkpoints is not None and any(self.checkpoints.glob(".*"))
+
+    def processes(self) -> list[psutil.Process]:
+        """All that inherited this run's environment: DVC, the stage, and Ray's processes."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error, OSError):
+                if self.marker.encode() in Path(f"/proc/{process.pid}/environ").read_bytes():
+                    found.append(process)
+        return found
+
+    def reset(self) -> None:
+        """As before the first run; DVC's cache would bring the model back without training."""
+        for name in (".state", "encoder", "mlruns", ".dvc/cache"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+        for name in ("dvc.lock", "mlflow.db"):
+            (self.folder / name).unlink(missing_ok=True)
+
+
+def strike(project: Project, kind: str, chance: random.Random, nodes: Nodes | None) -> None:
+    """Send SIGKILL to what `kind` names."""
+    assert project.process is not None
+    if kind == "node":
+        assert nodes is not None
+        nodes.kill()
+    elif kind == "dvc":
+        project.process.kill()
+    elif kind == "group":
+        os.killpg(project.process.pid, signal.SIGKILL)
+    else:
+        wanted = "TrainWorker" if kind == "worker" else "styleblend.stages.train_encoder"
+        found = []
+        for process in nodes.processes() if nodes and kind == "worker" else project.processes():
+            with suppress(psutil.Error):
+                command = process.cmdline()
+                if any(wanted in part for part in command) and "-c" not in command[:2]:
+                    found.append(process)
+        if found:
+            with suppress(psutil.Error):
+                chance.choice(found).kill()
+        else:
+            print(f"  no {kind} was found")
+
+
+class Nodes:
+    """A Ray cluster of two nodes with one core each, on this machine."""
+
+    def __init__(self) -> None:
+        os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+        from ray.cluster_utils import Cluster
+
+        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        self.other = self.cluster.add_node(num_cpus=1)
+
+    @property
+    def address(self) -> str:
+        return str(self.cluster.address)
+
+    def kill(self) -> None:
+        """SIGKILL to one node; another one takes its place, as where a node was preempted."""
+        self.cluster.remove_node(self.other, allow_graceful=False)
+        self.other = self.cluster.add_node(num_cpus=1)
+
+    def processes(self) -> list[psutil.Process]:
+        return psutil.Process().children(recursive=True)
+
+    def close(self) -> None:
+        self.cluster.shutdown()
+
+
+def loop_alone(folder: Path, steps: int) -> None:
+    """Train, or go on, in this process; writes the averaged weights to `folder` at the end."""
+    import torch
+    from safetensors.torch import save_file
+
+    from styleblend.training import loop, probe
+
+    torch.set_num_threads(1)
+    cfg = tiny.training(steps=steps, probe_every=steps // 2, log_every=steps)
+    inputs = {name: folder / name for name in ("splits", "faces")} | {"perceived": folder / "perceived.parquet"}
+    faces, val = tiny.read_splits(inputs)
+    pairs = probe.read_pairs(folder / "splits" / "val_pairs.parquet", val, torch.device("cpu"))
+    learner = tiny.learner(cfg)
+    loop.train(cfg, learner, tiny.perception(), faces, pairs, folder / "kept", loop.Worker(), loop.Recorder())
+    save_file(learner.averaged.state_dict(), folder / "weights.safetensors")
+
+
+def kill_loops(count: int, number: int, chance: random.Random, record: Path) -> None:
+    """A training of the loop alone with `count` faults, compared with an undisturbed one."""
+    steps, began = count * STEPS_A_FAULT, time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="faults-") as scratch:
+        folder = Path(scratch)
+        tiny.write_inputs(folder)
+        command = [sys.executable, __file__, "--loop", str(folder), "--steps", str(steps)]
+
+        def begin() -> subprocess.Popen[bytes]:
+            return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+        def weights() -> str:
+            return sha256(folder / "weights.safetensors") if begin().wait() == 0 else "failed"
+
+        wanted = weights()
+        shutil.rmtree(folder / "kept")
+        faults: list[Fault] = []
+        for _ in range(count):
+            process, moment = begin(), chance.choice(MOMENTS)
+            target = newest_step(folder / "kept") + chance.randint(1, STEPS_A_FAULT - 2)
+            if moment == "start":
+                time.sleep(chance.uniform(0, 10))
+            while moment != "start" and newest_step(folder / "kept") < target and process.poll() is None:
+                time.sleep(0.01)
+            while moment == "writing" and not any((folder / "kept").glob(".*")) and process.poll() is None:
+                time.sleep(0.0002)
+            time.sleep(chance.uniform(0, 0.2) if moment == "step" else 0)
+            process.kill()
+            process.wait()
+            left = any((folder / "kept").glob(".*"))
+            faults.append(Fault("loop", moment, newest_step(folder / "kept"), left, number))
+            print(f"  {asdict(faults[-1])}", flush=True)
+        (folder / "weights.safetensors").unlink()
+        found = weights()
+        for fault in faults:
+            fault.equal = found == wanted
+    print(f"training {number}: {found == wanted} {found}, {count} faults, {time.monotonic() - began:.0f} s", flush=True)
+    with record.open("a") as stream:
+        stream.writelines(json.dumps(asdict(fault)) + "\n" for fault in faults)
+
+
+def newest_step(folder: Path) -> int:
+    return max((each.step for each in checkpoint.kept(folder)), default=0)
+
+
+def disturb(project: Project, kind: str, moment: str, number: int, chance: random.Random, nodes: Nodes | None) -> Fault:
+    """One fault at a random moment, and the `dvc repro` after it where one is needed."""
+    if project.ended():
+        project.begin()
+    here = project.step()
+    if moment == "start":
+        time.sleep(chance.uniform(0, 15))
+    else:
+        # Past the last recovery, and somewhere in a step.
+        target = here + chance.randint(1, STEPS_A_FAULT - 3)
+        project.wait(lambda: project.step() >= target)
+        time.sleep(chance.uniform(0, 0.3))
+    if moment == "writing":
+        deadline = time.monotonic() + 20
+        project.wait(lambda: project.writing() or time.monotonic() > deadline, pause_s=0.0002)
+    at = project.step()
+    if project.ended():
+        raise SystemExit("it ended before a fault:\n" + "".join(project.lines[-40:]))
+    strike(project, kind, chance, nodes)
+    left = project.writing()
+    if kind in ("trainer", "dvc", "group"):
+        assert project.process is not None
+        project.process.wait()
+        project.begin()
+    return Fault(kind, moment, at, left, number)
+
+
+def undisturbed(project: Project) -> str:
+    """SHA-256 of the weights of one `dvc repro`."""
+    project.begin()
+    return finished(project)
+
+
+def finished(project: Project) -> str:
+    project.wait(lambda: False, pause_s=0.2)
+    assert project.process is not None
+    if project.process.returncode:
+        # A killed node can take the trainer along: one more `dvc repro` is what a person would do.
+        print("  one more dvc repro:", "".join(project.lines[-3:]).strip()[-300:])
+        project.begin()
+        project.wait(lambda: False, pause_s=0.2)
+    if project.process.returncode:
+        return "failed: " + "".join(project.lines[-5:])
+    return sha256(project.folder / "encoder" / "swapper.safetensors")
+
+
+@contextmanager
+def made(steps: int, ray_address: str | None = None) -> Iterator[Project]:
+    with tempfile.TemporaryDirectory(prefix="faults-") as folder:
+        project = Project(Path(folder), steps, ray_address)
+        try:
+            yield project
+        finally:
+            if not project.ended():
+                assert project.process is not None
+                os.killpg(project.process.pid, signal.SIGKILL)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--faults", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kinds", nargs="*", choices=KINDS, default=KINDS)
+    parser.add_argument("--minutes", type=float, default=600, help="begin no training after so many")
+    parser.add_argument("--record", type=Path, default=Path(".state/faults.jsonl"), help="a line of JSON a fault")
+    parser.add_argument("--out", type=Path, help="Markdown file for the table of all that the record holds")
+    parser.add_argument("--loop", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--steps", type=int, default=0, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.loop is not None:
+        loop_alone(given.loop, given.steps)
+        return
+    # As an exception, so that what runs is ended.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    chance, began = random.Random(given.seed), time.monotonic()
+    steps = FAULTS_A_TRAINING * STEPS_A_FAULT
+    given.record.parent.mkdir(parents=True, exist_ok=True)
+    kinds = [kind for kind in given.kinds if kind not in ("node", "loop")]
+    todo: list[tuple[bool, list[str]]] = []
+    count = 0
+    if "loop" in given.kinds:
+        count = given.faults if given.kinds == ["loop"] else given.faults // 3
+        for number in range(math.ceil(count / 10)):
+            kill_loops(min(10, count - 10 * number), number, chance, given.record)
+    while count < given.faults:
+        on_nodes = "node" in given.kinds and (len(todo) % 4 == 3 or not kinds)
+        size = min(FAULTS_A_TRAINING, given.faults - count)
+        todo.append((on_nodes, ["node"] * size if on_nodes else [chance.choice(kinds) for _ in range(size)]))
+        count += size
+    if not todo:
+        print(text(given.record))
+        return
+    with made(steps) as plain:
+        wanted = undisturbed(plain)
+        print(f"undisturbed: {wanted}, {time.monotonic() - began:.0f} s", flush=True)
+        for number, (on_nodes, order) in enumerate(todo):
+            if time.monotonic() - began > 60 * given.minutes:
+                break
+            train(plain if not on_nodes else None, order, number, steps, wanted, chance, given.record)
+            if given.out:
+                given.out.write_text(text(given.record))
+    print(text(given.record))
+
+
+def train(
+    plain: Project | None, order: list[str], number: int, steps: int, wanted: str, chance: random.Random, record: Path
+) -> None:
+    """One training with its faults, and a line a fault in the record."""
+    began = time.monotonic()
+    faults: list[Fault] = []
+
+    def run(project: Project, nodes: Nodes | None) -> None:
+        for kind in order:
+            # A worker and a node are there once it learns.
+            moments = MOMENTS[1:] if kind in ("worker", "node") else MOMENTS
+            faults.append(disturb(project, kind, chance.choice(moments), number, chance, nodes))
+            print(f"  {asdict(faults[-1])}", flush=True)
+        found = finished(project)
+        for fault in faults:
+            fault.equal = found == wanted
+        print(f"training {number}: {found == wanted} {found[:200]}, {time.monotonic() - began:.0f} s", flush=True)
+
+    if plain is not None:
+        plain.reset()
+        run(plain, None)
+    else:
+        nodes = Nodes()
+        try:
+            with made(steps, nodes.address) as project:
+                run(project, nodes)
+        finally:
+            nodes.close()
+    with record.open("a") as stream:
+        stream.writelines(json.dumps(asdict(fault)) + "\n" for fault in faults)
+
+
+def text(record: Path) -> str:
+    """The table of docs/faults.md."""
+    faults: list[dict[str, Any]] = [json.loads(line) for line in record.read_text().splitlines()]
+    rows = [
+        "| SIGKILL of | while starting | while learning | while writing | equal at the end |",
+        "|---|---|---|---|---|",
+    ]
+    for kind in KINDS:
+        own = [fault for fault in faults if fault["kind"] == kind]
+        if own:
+            moments = Counter(fault["moment"] for fault in own)
+            equal = sum(bool(fault["equal"]) for fault in own)
+            counts = " | ".join(str(moments[moment]) for moment in MOMENTS)
+            rows.append(f"| {kind} | {counts} | {equal} of {len(own)} |")
+    partial = sum(fault["left_partial"] for fault in faults)
+    equal = sum(bool(fault["equal"]) for fault in faults)
+    total = f"{len(faults)} faults, {equal} of them in trainings that ended with the undisturbed weights, bit for bit."
+    return "\n".join([*rows, "", f"{total} {partial} left a half-written checkpoint behind.", ""])
+
+
+if __name__ == "__main__":
+    main()
