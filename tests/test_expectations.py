@@ -119,6 +119,7 @@ def test_single_faults_are_found_and_named(tmp_path: Path) -> None:
     perceived.at[11, "judge"] = np.full(8, np.nan, dtype=np.float32)
     perceived.at[12, "expression"] = np.full(7, np.inf, dtype=np.float32)
     perceived.at[13, "pitch_deg"] = np.nan
+    perceived.at[14, "light"] = np.nan
     report = judge(tmp_path / "faces", given, tmp_path / "docs")
     assert report.as_json()["success"] is False
     expected = {
@@ -132,6 +133,7 @@ def test_single_faults_are_found_and_named(tmp_path: Path) -> None:
         "perceived: judge_length": ("face-011",),
         "perceived: expression_largest": ("face-012",),
         "perceived: pitch_deg": ("face-013",),
+        "perceived: light": ("face-014",),
     }
     assert by_column(report) == expected
 
@@ -143,16 +145,16 @@ def test_wrong_tables_are_found_and_named(tmp_path: Path) -> None:
     manifest.at[1, "face_id"] = "face-000"
     perceived["landmarks"] = list(np.full((40, 136), 5.0, dtype=np.float32))
     perceived["yaw_deg"] = 170.0
-    perceived["sharpness"] = -1.0
-    perceived["brightness"] = 300.0
+    perceived["sharpness"] = 0.0
     given["quarantine"] = pd.concat([given["quarantine"]] * 20)
-    report = judge(tmp_path / "faces", given, tmp_path / "docs", CFG.model_copy(update={"min_faces": 41}))
+    report = judge(tmp_path / "faces", given, tmp_path / "docs", CFG.model_copy(update={"min_faces": 41, "min_sharpness": 1.0}))
     assert set(by_column(report)) == {
         "manifest: face_id",
         "perceived: is_in_manifest",
         "perceived: landmark_largest",
         "perceived: yaw_deg",
         "perceived: sharpness",
+        "used: face_id",
         "run: faces",
         "run: quarantined",
     }
