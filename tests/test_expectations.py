@@ -147,7 +147,8 @@ def test_wrong_tables_are_found_and_named(tmp_path: Path) -> None:
     perceived["yaw_deg"] = 170.0
     perceived["sharpness"] = 0.0
     given["quarantine"] = pd.concat([given["quarantine"]] * 20)
-    report = judge(tmp_path / "faces", given, tmp_path / "docs", CFG.model_copy(update={"min_faces": 41, "min_sharpness": 1.0}))
+    strict = CFG.model_copy(update={"min_faces": 41, "min_sharpness": 1.0})
+    report = judge(tmp_path / "faces", given, tmp_path / "docs", strict)
     assert set(by_column(report)) == {
         "manifest: face_id",
         "perceived: is_in_manifest",
