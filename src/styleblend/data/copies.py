@@ -1,8 +1,8 @@
 """Copies of one picture among the faces: the same file, or the same photograph resized, cropped, recoded or brightened.
 
-Each question is asked of those alone that passed the one before, since each costs more: are files and crops the same,
-are the perceptual hashes near, are the embeddings alike (which leaves pictures of one person), and are the pixels the
-same once one crop was laid over the other. The last tells a copy from the next shot of the same sitting.
+Are files and crops the same? If not: are the perceptual hashes near, are the embeddings alike (which leaves pictures of
+one person), and are the pixels the same once one crop was laid over the other? The last question, which is asked of
+those pairs alone that passed the others, tells a copy from the next shot of the same sitting.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from styleblend.config.data import Keep
-from styleblend.data.clusters import BLOCK, Numbers, Vectors, connected
+from styleblend.data.clusters import BLOCK, Numbers, Vectors, connected, likeness
 from styleblend.data.quality import HASH, HASH_BITS, hash_bits
 
 Grey = NDArray[np.float32]
@@ -83,15 +83,11 @@ def _near(bits: Vectors, vectors: Vectors, metric: str, cfg: Keep) -> Iterator[t
     """Pairs whose hashes differ in few bits and whose embeddings are alike, by blocks of rows."""
     for start in range(0, len(bits), BLOCK):
         agree = bits[start : start + BLOCK] @ bits[start:].T
-        row, column = np.nonzero(agree >= HASH_BITS - 2 * cfg.duplicate_bits)
+        alike = likeness(vectors[start : start + BLOCK], vectors[start:], metric)
+        near = (agree >= HASH_BITS - 2 * cfg.duplicate_bits) & (alike >= cfg.duplicate_similarity)
+        row, column = np.nonzero(near)
         later = row < column
-        row, column = row[later] + start, column[later] + start
-        if metric == "cosine":
-            alike = np.einsum("nd,nd->n", vectors[row], vectors[column])
-        else:
-            alike = 1 - np.square(vectors[row] - vectors[column]).sum(1)
-        near = alike >= cfg.duplicate_similarity
-        yield row[near], column[near]
+        yield row[later] + start, column[later] + start
 
 
 def structure(a: Grey, b: Grey) -> float:
