@@ -70,5 +70,5 @@ audit: setup  ## look for known holes in the locked packages (asks PyPI: needs i
 
 clean:  ## remove what the pipeline made; MLflow's records, fetched weights and the environment stay
 	@[ ! -d .state ] || find .state -mindepth 1 -maxdepth 1 ! -name weights -exec rm -rf {} +
-	rm -rf data/raw data/faces data/perceived.parquet data/splits data/models data/pretrained/networks reports
+	rm -rf data/raw data/faces data/perceived.parquet data/selection.parquet data/splits data/models data/pretrained/networks reports
 	rm -rf .pytest_cache .mypy_cache .ruff_cache

@@ -56,13 +56,14 @@ def aligned(folder: Path, persons: int, side: int, detector: Yunet) -> Tensor:
     people = people[:: max(1, len(people) // persons)][:persons]
     found = []
     for files in people:
-        faces = [_face(open_picture(file, 10**8).opaque(), side, detector) for file in files]
+        faces = [face_of(open_picture(file, 10**8).opaque(), side, detector) for file in files]
         if all(face is not None for face in faces):
             found.append(np.stack(faces))  # type: ignore[arg-type]
     return torch.from_numpy(np.stack(found)).permute(0, 1, 4, 2, 3)
 
 
-def _face(picture: Image.Image, side: int, detector: Yunet) -> np.ndarray | None:
+def face_of(picture: Image.Image, side: int, detector: Yunet) -> np.ndarray | None:
+    """The aligned face nearest to the middle of a picture, uint8 [side, side, 3]; None where none is found."""
     seen = detector.detect(picture)
     if not seen:
         return None

@@ -141,6 +141,11 @@ def test_every_output_is_there(project: Path) -> None:
     assert (registered["alias"], registered["gate"]) == ("candidate", "passed")
     assert (project / "reports/model_card.md").read_text()
     assert (project / "reports/data_docs/index.html").is_file()
+    assert pd.read_parquet(project / "data/selection.parquet")["kept"].all()
+    validation = json.loads((project / "reports/validation.json").read_text())
+    assert (validation["faces"], validation["used"], validation["fallen"]) == (72, 72, {})
+    assert "Every face is used." in (project / "reports/data.md").read_text()
+    assert list(project.glob("mlruns/**/data_profile.json"))
 
 
 def test_every_picture_of_faces_is_marked(project: Path) -> None:

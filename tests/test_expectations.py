@@ -11,8 +11,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from styleblend.config.data import Validate
+from styleblend.config.data import Keep, Validate
+from styleblend.data import drift, quality
 from styleblend.data.expectations import Report, check, tables
+from styleblend.data.selection import select
 
 # Great Expectations 1.24 imports modules of the standard library that Python 3.11 calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:module 'sre_.*' is deprecated:DeprecationWarning")
@@ -35,6 +37,10 @@ def good(folder: Path, n: int = 40) -> Tables:
             "face_id": ids,
             "path": [f"images/{name}.png" for name in ids],
             "raw_path": [f"raw/{name}.jpg" for name in ids],
+            "raw_sha256": ids,
+            "source": "raw",
+            "person": [f"p{number // 4}" for number in range(n)],
+            "quad": [np.float32([0, 0, 0, 30, 30, 30, 30, 0])] * n,
             "licence": "mine",
             "terms": "agreed",
             "score": 0.9,
@@ -44,6 +50,7 @@ def good(folder: Path, n: int = 40) -> Tables:
     perceived = pd.DataFrame(
         {
             "face_id": ids,
+            "identity_metric": "cosine",
             "identity": unit,
             "judge": unit,
             "landmarks": list(random.uniform(0.1, 0.9, (n, 136)).astype(np.float32)),
@@ -52,6 +59,7 @@ def good(folder: Path, n: int = 40) -> Tables:
             "pitch_deg": random.normal(0, 10, n),
             "roll_deg": random.normal(0, 10, n),
             "sharpness": random.uniform(50, 500, n),
+            **quality.columns(random.integers(0, 255, (n, 16, 16, 3), dtype=np.uint8)),
         }
     )
     quarantine = pd.DataFrame({"source": ["raw"], "raw_path": ["raw/x.jpg"], "reason": ["no face"]})
@@ -59,7 +67,11 @@ def good(folder: Path, n: int = 40) -> Tables:
 
 
 def judge(folder: Path, given: Tables, docs: Path, cfg: Validate = CFG) -> Report:
-    return check(tables(folder, given["manifest"], given["quarantine"], given["perceived"]), cfg, docs)
+    chosen = given.get("chosen")
+    if chosen is None:
+        chosen = select(folder, given["manifest"], given["perceived"], cfg.keep)
+    parts = (given["manifest"], given["quarantine"], given["perceived"], chosen, given.get("drift"))
+    return check(tables(folder, *parts), cfg, docs)
 
 
 def test_good_data_passes(tmp_path: Path) -> None:
@@ -67,7 +79,8 @@ def test_good_data_passes(tmp_path: Path) -> None:
     report = judge(tmp_path / "faces", good(tmp_path / "faces"), tmp_path / "docs")
     assert report.failures == () and report.checked > 25
     written = json.loads(json.dumps(report.as_json()))
-    assert written["success"] is True and set(written["suites"]) == {"manifest", "perceived", "run"}
+    assert written["success"] is True
+    assert set(written["suites"]) == {"manifest", "perceived", "used", "pictures", "run"}
     assert (tmp_path / "docs" / "index.html").is_file()
     assert os.environ["GX_ANALYTICS_ENABLED"] == "False"
 
@@ -106,6 +119,7 @@ def test_single_faults_are_found_and_named(tmp_path: Path) -> None:
     perceived.at[11, "judge"] = np.full(8, np.nan, dtype=np.float32)
     perceived.at[12, "expression"] = np.full(7, np.inf, dtype=np.float32)
     perceived.at[13, "pitch_deg"] = np.nan
+    perceived.at[14, "light"] = np.nan
     report = judge(tmp_path / "faces", given, tmp_path / "docs")
     assert report.as_json()["success"] is False
     expected = {
@@ -119,6 +133,7 @@ def test_single_faults_are_found_and_named(tmp_path: Path) -> None:
         "perceived: judge_length": ("face-011",),
         "perceived: expression_largest": ("face-012",),
         "perceived: pitch_deg": ("face-013",),
+        "perceived: light": ("face-014",),
     }
     assert by_column(report) == expected
 
@@ -130,15 +145,17 @@ def test_wrong_tables_are_found_and_named(tmp_path: Path) -> None:
     manifest.at[1, "face_id"] = "face-000"
     perceived["landmarks"] = list(np.full((40, 136), 5.0, dtype=np.float32))
     perceived["yaw_deg"] = 170.0
-    perceived["sharpness"] = -1.0
+    perceived["sharpness"] = 0.0
     given["quarantine"] = pd.concat([given["quarantine"]] * 20)
-    report = judge(tmp_path / "faces", given, tmp_path / "docs", CFG.model_copy(update={"min_faces": 41}))
+    strict = CFG.model_copy(update={"min_faces": 41, "min_sharpness": 1.0})
+    report = judge(tmp_path / "faces", given, tmp_path / "docs", strict)
     assert set(by_column(report)) == {
         "manifest: face_id",
         "perceived: is_in_manifest",
         "perceived: landmark_largest",
         "perceived: yaw_deg",
         "perceived: sharpness",
+        "used: face_id",
         "run: faces",
         "run: quarantined",
     }
@@ -162,3 +179,51 @@ def test_no_perceived_face_is_a_failure_and_no_crash(tmp_path: Path) -> None:
     given["perceived"] = given["perceived"].head(0)
     failures = judge(tmp_path / "faces", given, tmp_path / "docs").failures
     assert any(f.column == "is_perceived" and "40 of 40" in str(f) for f in failures)
+
+
+def test_copies_under_several_labels_are_too_many_or_named(tmp_path: Path) -> None:
+    """Three files that each stand under two labels are 3 of 37 pictures; over the limit they are named."""
+    given = good(tmp_path / "faces")
+    given["manifest"].loc[[37, 38, 39], "raw_sha256"] = ["face-000", "face-001", "face-002"]
+    few = CFG.model_copy(update={"max_two_labels": 0.1})
+    assert judge(tmp_path / "faces", given, tmp_path / "docs", few).failures == ()
+    strict = CFG.model_copy(update={"max_duplicates": 0.05})
+    report = judge(tmp_path / "faces", given, tmp_path / "docs", strict)
+    assert set(by_column(report)) == {"pictures: labels", "run: duplicates"}
+    assert "3 of 37 pictures" in str(report.failures[0]) and "it is 0.075" in str(report.failures[1])
+    kept = select(tmp_path / "faces", given["manifest"], given["perceived"], Keep())
+    named = set(kept.loc[kept["kept"] & kept["picture"].isin([0, 1, 2]), "raw_path"])
+    assert set(by_column(report)["pictures: labels"]) == named
+
+
+def test_a_picture_that_is_used_twice_or_misses_a_limit_is_found(tmp_path: Path) -> None:
+    """The suite on the faces that are used looks at them itself, whatever marked them as kept."""
+    given = good(tmp_path / "faces")
+    given["manifest"].loc[39, "raw_sha256"] = "face-000"
+    chosen = select(tmp_path / "faces", given["manifest"], given["perceived"], Keep())
+    chosen["kept"] = True
+    chosen.loc[5, "face_px"] = 12.0
+    cfg = CFG.model_copy(update={"keep": Keep(min_face_px=20, max_light=0.5, max_dark=0.5), "max_two_labels": 0.1})
+    report = judge(tmp_path / "faces", given | {"chosen": chosen}, tmp_path / "docs", cfg)
+    assert set(by_column(report)) == {"used: content", "used: picture", "used: face_px"}
+    assert by_column(report)["used: picture"] == ("face-000", "face-039")
+    assert by_column(report)["used: face_px"] == ("face-005",)
+
+
+def test_columns_that_moved_since_the_champion_warn_or_fail(tmp_path: Path) -> None:
+    """Data that got darker and come from another source: these columns are named, no others; a warning unless asked."""
+    given = good(tmp_path / "faces", 200)
+    old = drift.profile(given["manifest"], given["perceived"], select(*selected(tmp_path, given)))
+    given["perceived"]["brightness"] -= 20
+    given["manifest"]["source"] = "elsewhere"
+    new = drift.profile(given["manifest"], given["perceived"], select(*selected(tmp_path, given)))
+    given["drift"] = drift.compare(new, old)
+    report = judge(tmp_path / "faces", given, tmp_path / "docs")
+    assert report.failures == () and [failure.suite for failure in report.warnings] == ["drift"]
+    assert set(report.warnings[0].examples) == {"brightness", "source"} and len(report.as_json()["warned"]) == 1
+    failed = judge(tmp_path / "faces", given, tmp_path / "docs", CFG.model_copy(update={"on_drift": "fail"}))
+    assert failed.warnings == () and "2 of 12 columns" in str(failed.failures[0])
+
+
+def selected(folder: Path, given: Tables) -> tuple[Path, pd.DataFrame, pd.DataFrame, Keep]:
+    return folder / "faces", given["manifest"], given["perceived"], Keep()

@@ -39,11 +39,13 @@ def test_only_code_that_git_lacks_counts_as_a_change(project: Path) -> None:
 def test_a_record_holds_copies_and_their_hashes(project: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """What changes in the project afterwards changes no record."""
     (project / "dvc.lock").write_text("stages: {}\n")
+    (project / "reports").mkdir()
+    (project / "reports/data_profile.json").write_text("{}")
     folder = tmp_path_factory.mktemp("record")
     record = lineage.collect(project / "params.yaml", folder)
     (project / "dvc.lock").write_text("changed")
     assert (folder / "dvc.lock").read_text() == "stages: {}\n"
-    assert set(record.files) == {"params.yaml", "dvc.lock", "environment.txt"}
+    assert set(record.files) == {"params.yaml", "dvc.lock", "environment.txt", "data_profile.json"}
     assert record.facts["git_changes"] == "none"
     assert record.facts["params_sha256"] == "37b128c59f1f5097f73f82691cb519f1f568667faab5ced1b4ab979d36837eae"
 

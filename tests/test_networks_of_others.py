@@ -137,7 +137,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def _run(data: Path) -> Run:
     faces, networks, perceived, splits = (data / name for name in ("faces", "networks", "perceived.parquet", "splits"))
     perceive(faces, networks, perceived, Perceive(batch_size=5))
-    split(faces, perceived, splits, Split(val=0.3, test=0.3, test_pairs=6, val_pairs=4))
+    split(faces, perceived, data / "selection.parquet", splits, Split(val=0.3, test=0.3, test_pairs=6, val_pairs=4))
     store = mlflow_store.resolved(Tracking())
     parent = runs.start_pipeline(store, "test", {})
     folders: list[Path] = []

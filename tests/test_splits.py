@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from styleblend.config.data import Split
-from styleblend.data.splits import Splits, cluster, draw_pairs, name_persons, split
+from styleblend.data.clusters import cluster
+from styleblend.data.splits import Splits, draw_pairs, name_persons, split
 from styleblend.errors import StyleBlendError
 
 
@@ -21,7 +22,7 @@ def faces(
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     ids = [f"face-{number:04d}" for number in random.permutation(len(truth))]
     names = [f"p{person}" if labelled else None for person in truth]
-    manifest = pd.DataFrame({"face_id": ids, "person": pd.Series(names, dtype="str")})
+    manifest = pd.DataFrame({"face_id": ids, "person": pd.Series(names, dtype="str"), "raw_sha256": ids})
     perceived = pd.DataFrame({"face_id": ids, "identity": list(vectors.astype(np.float32))})
     return manifest, perceived.sample(frac=1, random_state=1), dict(zip(ids, truth.tolist(), strict=True))
 
@@ -105,6 +106,7 @@ def test_faces_that_a_weak_network_cannot_tell_apart_stay_in_training() -> None:
     """One cluster with most faces does not become the test set."""
     manifest, perceived, truth = faces(12, 2, labelled=True)
     crowd = pd.DataFrame({"face_id": [f"crowd-{i}" for i in range(60)], "person": "crowd"})
+    crowd["raw_sha256"] = crowd["face_id"]
     seen = pd.DataFrame({"face_id": crowd["face_id"], "identity": [perceived["identity"].iloc[0]] * 60})
     for seed in range(8):
         made = split(pd.concat([manifest, crowd]), pd.concat([perceived, seen]), Split(seed=seed))

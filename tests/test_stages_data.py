@@ -15,14 +15,17 @@ import yaml
 from PIL import Image
 from torch import Tensor, nn
 
-from styleblend.config.data import Align, Perceive, Split, Validate
+from styleblend.config.data import Align, Keep, Perceive, Split, Validate
 from styleblend.config.sources import Download, RenderedSource
+from styleblend.config.tracking import Tracking
+from styleblend.data.manifest import read_manifest
 from styleblend.data.perceived import Networks, perceive_faces, sharpness
+from styleblend.data.selection import select
 from styleblend.errors import StyleBlendError
 from styleblend.stages.align import align
 from styleblend.stages.download import download
 from styleblend.stages.split import split
-from styleblend.stages.validate import validate
+from styleblend.stages.validate import Outputs, validate
 
 # Great Expectations 1.24 imports modules of the standard library that Python 3.11 calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:module 'sre_.*' is deprecated:DeprecationWarning")
@@ -113,25 +116,41 @@ def test_a_lost_face_is_one_line(data: Path, tmp_path: Path) -> None:
         perceive_faces(tmp_path, STAND_INS, tmp_path / "out.parquet", Perceive())
 
 
+def written_to(folder: Path) -> Outputs:
+    return Outputs(*(folder / name for name in ("s.parquet", "docs", "validation.json", "data.md", "profile.json")))
+
+
 def test_validate_writes_its_report(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Good data gives a report and docs; a limit that is not met ends the stage with a list, and both are there."""
-    args = (data / "faces", data / "perceived.parquet", tmp_path / "docs", tmp_path / "validation.json")
-    validate(*args, Validate(min_faces=24))
-    assert json.loads(args[3].read_text())["success"] is True
+    outputs = written_to(tmp_path)
+    validate(
+        data / "faces",
+        data / "perceived.parquet",
+        outputs,
+        Validate(min_faces=24),
+        Tracking(uri=f"sqlite:///{tmp_path}/none.db"),
+    )
+    assert json.loads(outputs.out.read_text())["success"] is True
+    assert "Every face is used." in outputs.report.read_text() and "no model registry" not in outputs.report.read_text()
+    assert pd.read_parquet(outputs.selection)["kept"].all()
     with pytest.raises(StyleBlendError, match="2 of .* expectations .*do not hold") as error:
-        validate(*args, Validate(min_faces=25, min_sharpness=1e9))
+        cfg = Validate(min_faces=25, min_sharpness=1e9)
+        validate(data / "faces", data / "perceived.parquet", outputs, cfg, None)
     assert "\n" not in str(error.value)
     printed = capsys.readouterr().out
     assert "validate: failed: perceived: sharpness" in printed and "24 of 24 faces" in printed
     assert "validate: failed: run: faces" in printed and "it is 24" in printed
-    assert json.loads(args[3].read_text())["success"] is False
+    assert "not compared with the champion's data: no version has the alias champion yet" in printed
+    assert json.loads(outputs.out.read_text())["success"] is False
     assert (tmp_path / "docs" / "index.html").is_file()
 
 
 def test_split_writes_tables_and_pairs(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Five tables with the named columns; fewer pairs than asked are said to be fewer."""
     cfg = Split(val=0.25, test=0.25, val_pairs=10, test_pairs=100)
-    split(data / "faces", data / "perceived.parquet", tmp_path / "splits", cfg)
+    manifest, perceived = read_manifest(data / "faces"), pd.read_parquet(data / "perceived.parquet")
+    select(data / "faces", manifest, perceived, Keep()).to_parquet(tmp_path / "selection.parquet")
+    split(data / "faces", data / "perceived.parquet", tmp_path / "selection.parquet", tmp_path / "splits", cfg)
     tables = {path.stem: pd.read_parquet(path) for path in (tmp_path / "splits").iterdir()}
     assert {name: len(table) for name, table in tables.items()} == {
         "train": 12, "val": 6, "test": 6, "val_pairs": 10, "test_pairs": 18,
@@ -160,7 +179,8 @@ def test_mistakes_end_a_stage_with_one_line(tmp_path: Path) -> None:
     params(tmp_path, sources=[source], origin="photos")
     empty = stage("download", tmp_path, "--out", "data/raw")
     small = stage("pretrained", tmp_path, "--small", "small", "--starter", "starter", "--out", "networks")
-    tables = stage("split", tmp_path, "--faces", "faces", "--perceived", "p.parquet", "--out", "splits")
+    tables = stage("split", tmp_path, "--faces", "faces", "--perceived", "p.parquet", "--selection", "s.parquet",
+                   "--out", "splits")  # fmt: skip
     params(tmp_path, sources=[source | {"label": "file_name"}], origin="photos")
     label = stage("download", tmp_path, "--out", "data/raw")
     for outcome, words in (

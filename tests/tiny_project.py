@@ -80,7 +80,8 @@ def make(root: Path, photographs: bool = False) -> None:
         manifest.append(
             {
                 "face_id": name, "source": "rendered", "path": f"images/{name}.png", "raw_width": SOURCE.size_px,
-                "raw_height": SOURCE.size_px, "licence": "CC0-1.0", "terms": "none", "person": f"rendered-{person}",
+                "raw_height": SOURCE.size_px, "raw_path": f"rendered/{row}.png", "raw_sha256": name,
+                "licence": "CC0-1.0", "terms": "none", "person": f"rendered-{person}",
                 "quad": quad.flatten().astype(np.float32).tolist(), "render_seed": SOURCE.seed if known else None,
                 "render_person": person if known else None, "render_picture": row % 2 if known else None,
             }
@@ -102,6 +103,7 @@ def make(root: Path, photographs: bool = False) -> None:
     table[numbers] = table[numbers].astype("Int64")
     table.to_parquet(faces / "manifest.parquet")
     pd.DataFrame(seen).to_parquet(root / "data/perceived.parquet")
+    table[["face_id"]].assign(kept=True).to_parquet(root / "data/selection.parquet")
     table[["face_id", "person"]].to_parquet(splits / "test.parquet")
     ids = table["face_id"].to_list()
     pd.DataFrame({"source_id": ids[:10], "target_id": ids[2:]}).to_parquet(splits / "test_pairs.parquet")

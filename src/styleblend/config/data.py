@@ -30,14 +30,48 @@ class Perceive(Section):
     batch_size: int = Field(64, ge=1)
 
 
+class Keep(Section):
+    """Which faces a run uses; the others stay in the tables, with the limit that they miss. By default none is missed.
+
+    Two faces are copies of one picture where hashes, embeddings and pixels agree, see data.copies;
+    benchmarks/near_duplicates.py measures all three limits.
+    """
+
+    duplicate_bits: int = Field(22, ge=0, le=32, description="of a face's 64 bits of hash, that a copy may change")
+    duplicate_similarity: float = Field(0.9, gt=-1, le=1, description="lowest likeness of the embeddings of copies")
+    duplicate_structure: float = Field(0.97, gt=0, le=1, description="lowest likeness of a copy's patches")
+    min_face_px: float = Field(0, ge=0, description="lowest side of the crop in the photograph")
+    min_sharpness: float = Field(0, ge=0, description="lowest variance of the Laplacian, [0, 255] grey")
+    max_abs_yaw_deg: float = Field(180, gt=0, le=180)
+    max_abs_pitch_deg: float = Field(180, gt=0, le=180)
+    min_brightness: float = Field(0, ge=0, le=255, description="mean grey level of the middle of the face")
+    max_brightness: float = Field(255, ge=0, le=255)
+    max_dark: Probability = Field(1, description="share of the middle of the face that is nearly black")
+    max_light: Probability = Field(1, description="share of the middle of the face that is nearly white")
+
+    @model_validator(mode="after")
+    def leaves_brightness(self) -> Keep:
+        if self.min_brightness >= self.max_brightness:
+            low, high = self.min_brightness, self.max_brightness
+            raise ValueError(f"validate.keep.min_brightness {low} is not below max_brightness {high}: no face is left")
+        return self
+
+
 class Validate(Section):
     """Expectations on the data; each failed one fails the stage."""
 
-    min_faces: int = Field(40, ge=2)
+    min_faces: int = Field(40, ge=2, description="faces that are used")
     max_quarantined: Probability = Field(0.2, description="share of the input that may be quarantined")
     max_abs_yaw_deg: float = Field(100, gt=0, le=180)
     min_sharpness: float = Field(0.0, ge=0, description="lowest accepted variance of the Laplacian, [0,255] grey")
     mostly: Probability = Field(0.95, description="share of faces that must satisfy a per-face range")
+    max_duplicates: Probability = Field(0.5, description="share of the faces that may be copies of others")
+    max_two_labels: Probability = Field(0.05, description="share of the pictures that may have copies of two labels")
+    max_drift: Probability = Field(
+        0.2, description="how far a column may move from the champion's data, see data.drift"
+    )
+    on_drift: Literal["warn", "fail"] = Field("warn", description="warn: data that moved are reported and used")
+    keep: Keep = Keep()
 
 
 class Split(Section):

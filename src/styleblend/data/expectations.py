@@ -14,13 +14,23 @@ import pandas as pd
 from PIL import Image
 
 from styleblend.config.data import Validate
+from styleblend.data.quality import EXPOSURE
+from styleblend.data.selection import MEASURES, labels_by_picture
 
 EXAMPLES = 5
+DRIFT = "drift"
+"""Name of the suite on what moved since the champion learned."""
+
+PLAIN = ("yaw_deg", "pitch_deg", "roll_deg", "sharpness", *EXPOSURE)
+"""Columns of the perceived table that are checked as they are."""
+
+_KEYS = {"pictures": "raw_path", DRIFT: "column"}
+_ROWS = {"pictures": "pictures", DRIFT: "columns"}
 
 
 @dataclass(frozen=True)
 class Failure:
-    """One expectation on a column that does not hold; examples: ids of some faces that do not meet it."""
+    """One expectation on a column that does not hold; examples: what some rows that do not meet it are known by."""
 
     suite: str
     column: str
@@ -35,11 +45,12 @@ class Failure:
 
 @dataclass(frozen=True)
 class Report:
-    """Result of all suites: how many expectations were checked, and those that failed."""
+    """Result of all suites: how many expectations were checked, and those that failed; `warnings` end no run."""
 
     checked: int
     failures: tuple[Failure, ...]
     results: dict[str, Any]
+    warnings: tuple[Failure, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """For validation.json."""
@@ -47,14 +58,25 @@ class Report:
             "success": not self.failures,
             "checked": self.checked,
             "failed": [str(failure) for failure in self.failures],
+            "warned": [str(warning) for warning in self.warnings],
             "suites": self.results,
         }
 
 
 def tables(
-    faces: Path, manifest: pd.DataFrame, quarantine: pd.DataFrame, perceived: pd.DataFrame
+    faces: Path,
+    manifest: pd.DataFrame,
+    quarantine: pd.DataFrame,
+    perceived: pd.DataFrame,
+    chosen: pd.DataFrame,
+    drift: pd.DataFrame | None = None,
 ) -> dict[str, pd.DataFrame]:
-    """The flat tables that the suites check: a row a face, a row a perceived face, a row for the run."""
+    """The flat tables that the suites check: a row a face, a perceived face, a face that is used, a picture, the run.
+
+    Args:
+        chosen: as `selection.select` gives it. drift: as `drift.compare` gives it, a row a column, where there is a
+            champion to compare with.
+    """
     measured = set(perceived["face_id"])
     pictures = zip(manifest["path"], manifest["size_px"], strict=True)
     seen = manifest[["face_id", "licence", "terms", "score"]].assign(
@@ -71,15 +93,23 @@ def tables(
             "landmark_smallest": landmarks.min(axis=1, initial=np.inf),
             "landmark_largest": landmarks.max(axis=1, initial=-np.inf),
             "expression_largest": np.abs(_rows(perceived["expression"])).max(axis=1, initial=0.0),
-            **{name: perceived[name] for name in ("yaw_deg", "pitch_deg", "roll_deg", "sharpness")},
+            **{name: perceived[name] for name in PLAIN},
         }
     )
     # One picture may give several faces, so inputs are counted by their path.
     inputs = manifest["raw_path"].nunique() + len(quarantine)
     run = pd.DataFrame(
-        {"faces": [len(manifest)], "pictures": [inputs], "quarantined": [len(quarantine) / max(1, inputs)]}
+        {
+            "faces": [int(chosen["kept"].sum())],
+            "pictures": [inputs],
+            "quarantined": [len(quarantine) / max(1, inputs)],
+            "duplicates": [float(chosen["same_as"].notna().mean())],
+        }
     )
-    return {"manifest": seen, "perceived": measures, "run": run}
+    used = chosen.loc[chosen["kept"], ["face_id", "content", "picture", *MEASURES]]
+    by_picture = labels_by_picture(chosen)[["raw_path", "labels"]]
+    found = {"manifest": seen, "perceived": measures, "used": used, "pictures": by_picture, "run": run}
+    return found if drift is None else found | {DRIFT: drift}
 
 
 def _rows(column: pd.Series) -> np.ndarray:
@@ -119,13 +149,14 @@ def check(data: dict[str, pd.DataFrame], cfg: Validate, docs: Path) -> Report:
         failures: list[Failure] = []
         results: dict[str, Any] = {}
         checked = 0
-        for name, expectations in suites(cfg, "distance" in set(data["perceived"]["identity_metric"])).items():
+        by_distance = "distance" in set(data["perceived"]["identity_metric"])
+        for name, expectations in suites(cfg, by_distance, DRIFT in data).items():
             batch = datasource.add_dataframe_asset(name=name).add_batch_definition_whole_dataframe(name)
             suite = context.suites.add(gx.ExpectationSuite(name=name, expectations=expectations))
             definition = context.validation_definitions.add(gx.ValidationDefinition(name=name, data=batch, suite=suite))
             shown: dict[str, Any] = {"result_format": "SUMMARY", "partial_unexpected_count": EXAMPLES}
-            if "face_id" in data[name]:
-                shown["unexpected_index_column_names"] = ["face_id"]
+            if (key := _KEYS.get(name, "face_id")) in data[name]:
+                shown["unexpected_index_column_names"] = [key]
             checkpoint = context.checkpoints.add(
                 gx.Checkpoint(name=name, validation_definitions=[definition], result_format=shown)
             )
@@ -135,14 +166,17 @@ def check(data: dict[str, pd.DataFrame], cfg: Validate, docs: Path) -> Report:
                 checked += len(run.results)
                 failures += [_failure(name, found.to_json_dict()) for found in run.results if not found.success]
         context.build_data_docs()
-    return Report(checked, tuple(failures), results)
+    lenient = {DRIFT} if cfg.on_drift == "warn" else set()
+    warned = tuple(failure for failure in failures if failure.suite in lenient)
+    return Report(checked, tuple(f for f in failures if f.suite not in lenient), results, warned)
 
 
-def suites(cfg: Validate, by_distance: bool = False) -> dict[str, list[Any]]:
+def suites(cfg: Validate, by_distance: bool = False, with_drift: bool = False) -> dict[str, list[Any]]:
     """The expectations of each table, with the limits of `cfg`; `mostly` holds for measured ranges only.
 
     Args:
         by_distance: identities are compared by distance, so their vectors have lengths of their own.
+        with_drift: there are data of a champion to compare with.
     """
     from great_expectations import expectations
 
@@ -163,8 +197,9 @@ def suites(cfg: Validate, by_distance: bool = False) -> dict[str, list[Any]]:
     unit = (0.999, 1.001)
     # Not-null checks also catch NaN, which ranges pass over.
     numbers = ["identity_length", "judge_length", "landmark_smallest", "landmark_largest"]
-    numbers += ["expression_largest", "yaw_deg", "pitch_deg", "roll_deg", "sharpness"]
-    return {
+    numbers += ["expression_largest", *PLAIN]
+    keep = cfg.keep
+    found = {
         "manifest": [
             gxe.ExpectColumnValuesToNotBeNull(column="face_id"),
             gxe.ExpectColumnValuesToBeUnique(column="face_id"),
@@ -188,9 +223,31 @@ def suites(cfg: Validate, by_distance: bool = False) -> dict[str, list[Any]]:
             between("pitch_deg", -90, 90, cfg.mostly),
             between("roll_deg", -180, 180),
             between("sharpness", cfg.min_sharpness, None, cfg.mostly),
+            between("brightness", 0, 255),
+            between("dark", 0, 1),
+            between("light", 0, 1),
         ],
-        "run": [between("faces", cfg.min_faces, None), between("quarantined", 0, cfg.max_quarantined)],
+        # What the splits take: no picture twice, and every limit of validate.keep met.
+        "used": [
+            gxe.ExpectColumnValuesToBeUnique(column="face_id"),
+            gxe.ExpectColumnValuesToBeUnique(column="content"),
+            gxe.ExpectColumnValuesToBeUnique(column="picture"),
+            between("face_px", keep.min_face_px, None),
+            between("sharpness", keep.min_sharpness, None),
+            between("yaw_deg", -keep.max_abs_yaw_deg, keep.max_abs_yaw_deg),
+            between("pitch_deg", -keep.max_abs_pitch_deg, keep.max_abs_pitch_deg),
+            between("brightness", keep.min_brightness, keep.max_brightness),
+            between("dark", 0, keep.max_dark),
+            between("light", 0, keep.max_light),
+        ],
+        "pictures": [between("labels", None, 1, 1 - cfg.max_two_labels)],
+        "run": [
+            between("faces", cfg.min_faces, None),
+            between("quarantined", 0, cfg.max_quarantined),
+            between("duplicates", 0, cfg.max_duplicates),
+        ],
     }
+    return found | ({DRIFT: [between("distance", 0, cfg.max_drift)]} if with_drift else {})
 
 
 def _failure(suite: str, result: dict[str, Any]) -> Failure:
@@ -208,7 +265,8 @@ def _failure(suite: str, result: dict[str, Any]) -> Failure:
             return Failure(suite, column, rule, f"not checked: {message}", ())
     failed, total = int(found.get("unexpected_count", 0)), int(found.get("element_count", 0))
     rows = found.get("partial_unexpected_index_list") or []
-    ids = tuple(str(row["face_id"]) for row in rows if isinstance(row, dict))[:EXAMPLES]
+    key = _KEYS.get(suite, "face_id")
+    ids = tuple(str(row[key]) for row in rows if isinstance(row, dict))[:EXAMPLES]
     if suite == "run":
         return Failure(suite, column, rule, f"it is {found.get('partial_unexpected_list', ['?'])[0]}", ())
-    return Failure(suite, column, rule, f"{failed} of {total} faces do not", ids)
+    return Failure(suite, column, rule, f"{failed} of {total} {_ROWS.get(suite, 'faces')} do not", ids)

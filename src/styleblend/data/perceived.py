@@ -18,6 +18,7 @@ from torch import nn
 from tqdm import tqdm
 
 from styleblend.config.data import Perceive
+from styleblend.data import quality
 from styleblend.data.manifest import read_manifest
 from styleblend.errors import StyleBlendError
 from styleblend.faces.pixels import from_8bit
@@ -34,7 +35,8 @@ MESH = pa.field("mesh", pa.list_(pa.float32()))
 PERCEIVED = pa.schema(
     [("face_id", pa.string()), ("identity_metric", pa.string())]
     + [(name, pa.list_(pa.float32())) for name in VECTORS]
-    + [(name, pa.float64()) for name in NUMBERS]
+    + [(name, pa.float64()) for name in (*NUMBERS, *quality.EXPOSURE)]
+    + [(quality.HASH, pa.string())]
 )
 
 
@@ -100,6 +102,7 @@ def _seen(batch: pd.DataFrame, faces: Path, networks: Networks, device: str) -> 
     columns["identity_metric"] = [networks.identity.metric] * len(batch)
     columns |= dict(zip(NUMBERS, angles.float().cpu().T.tolist(), strict=False))
     columns["sharpness"] = [sharpness(picture) for picture in pixels]
+    columns |= quality.columns(pixels)
     return columns
 
 

@@ -3,6 +3,8 @@
 A person is a label where there is one. Faces without a label are one person when their identity embeddings are more
 alike than a threshold, directly or over other faces (connected components). This errs towards few persons. How alike
 two are is their cosine, or 1 - distance^2 where the identity network's vectors are compared by distance.
+
+Copies of a picture were left out before (data.selection), so no picture stands in two splits, nor twice in a pair.
 """
 
 from __future__ import annotations
@@ -12,18 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from styleblend.config.data import Split
+from styleblend.data.clusters import BLOCK, Vectors, cluster, likeness
 from styleblend.errors import StyleBlendError
 from styleblend.system.files import whole_folder
 
 FEWEST = 2  # persons in a split: a swap needs two
-BLOCK = 256
-
-Vectors = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -46,10 +43,12 @@ class Splits:
 def split(manifest: pd.DataFrame, perceived: pd.DataFrame, cfg: Split) -> Splits:
     """Split by person, with shares of persons, and draw the pairs; the same for the same tables and seed.
 
+    Args:
+        manifest: rows of the faces to use.
     Raises:
         StyleBlendError: too few persons for three splits of at least two.
     """
-    faces = manifest[["face_id", "person"]].merge(perceived[["face_id", "identity"]], on="face_id")
+    faces = manifest[["face_id", "person", "raw_sha256"]].merge(perceived[["face_id", "identity"]], on="face_id")
     metric = _metric(perceived)
     if len(faces) < len(manifest):
         raise StyleBlendError(
@@ -74,24 +73,17 @@ def split(manifest: pd.DataFrame, perceived: pd.DataFrame, cfg: Split) -> Splits
         name: faces.loc[faces["person"].isin(persons), ["face_id", "person"]].reset_index(drop=True)
         for name, persons in members.items()
     }
-    return Splits(
-        **tables,
-        val_pairs=draw_pairs(tables["val"], cfg.val_pairs, seed=cfg.seed + 1),
-        test_pairs=draw_pairs(tables["test"], cfg.test_pairs, seed=cfg.seed + 2),
-    )
+    pictures = faces.set_index("face_id")["raw_sha256"]
+    pairs = {
+        name: draw_pairs(tables[name], wanted, cfg.seed + number, tables[name]["face_id"].map(pictures))
+        for number, (name, wanted) in enumerate((("val", cfg.val_pairs), ("test", cfg.test_pairs)), start=1)
+    }
+    return Splits(**tables, val_pairs=pairs["val"], test_pairs=pairs["test"])
 
 
 def _metric(perceived: pd.DataFrame) -> str:
     """How the table's vectors are compared; tables of earlier versions do not say, and have unit vectors."""
     return str(perceived["identity_metric"].iloc[0]) if "identity_metric" in perceived and len(perceived) else "cosine"
-
-
-def likeness(a: Vectors, b: Vectors, metric: str = "cosine") -> Vectors:
-    """How alike each of a [n, D] and each of b [m, D] are, [n, m], as perception.similarity has it, by one product."""
-    products: Vectors = a @ b.T
-    if metric == "cosine":  # of unit vectors
-        return products
-    return 2 * products + (1 - np.square(b).sum(1)[None, :] - np.square(a).sum(1)[:, None])
 
 
 def name_persons(labels: pd.Series, vectors: Vectors, similarity: float, metric: str = "cosine") -> list[str]:
@@ -120,35 +112,27 @@ def name_persons(labels: pd.Series, vectors: Vectors, similarity: float, metric:
     return names.tolist()
 
 
-def cluster(vectors: Vectors, similarity: float, metric: str = "cosine") -> NDArray[np.int64]:
-    """Connected component of each vector [n, D]; edges are where the likeness is above `similarity`.
+def draw_pairs(faces: pd.DataFrame, wanted: int, seed: int, pictures: pd.Series | None = None) -> pd.DataFrame:
+    """Up to `wanted` distinct (source_id, target_id) of different persons, each face about equally often.
 
-    Components are numbered in the order of their first member. Memory grows with n, not with its square.
+    Args:
+        pictures: of each face what its picture is known by; two faces of one picture make no pair.
     """
-    component = np.arange(len(vectors))
-    for start in range(0, len(vectors), BLOCK):
-        near = likeness(vectors[start : start + BLOCK], vectors[start:], metric) > similarity
-        row, column = np.nonzero(near)
-        edges = (component[row + start], component[column + start])
-        graph = coo_array((np.ones(len(row), dtype=bool), edges), shape=(len(vectors), len(vectors)))
-        component = connected_components(graph, directed=False)[1][component]
-    _, first, inverse = np.unique(component, return_index=True, return_inverse=True)
-    return np.argsort(np.argsort(first))[inverse]
-
-
-def draw_pairs(faces: pd.DataFrame, wanted: int, seed: int) -> pd.DataFrame:
-    """Up to `wanted` distinct (source_id, target_id) of different persons, each face about equally often."""
     ids, persons = faces["face_id"].to_numpy(), pd.factorize(faces["person"])[0]
+    shown = np.arange(len(ids)) if pictures is None else pd.factorize(pictures)[0]
     random = np.random.default_rng(seed)
-    possible = len(ids) ** 2 - int((np.bincount(persons) ** 2).sum())
+    # Of a person's and a picture's faces, those that are both are counted twice.
+    both = pd.factorize(pd.Series(zip(persons, shown, strict=True), dtype=object))[0] if len(ids) else persons
+    alike = sum(int((np.bincount(groups) ** 2).sum()) * sign for groups, sign in ((persons, 1), (shown, 1), (both, -1)))
+    possible = len(ids) ** 2 - alike
     if possible <= 4 * wanted:
-        different = np.argwhere(persons[:, None] != persons[None, :])
-        chosen = random.permutation(different)[:wanted].tolist()
+        apart = (persons[:, None] != persons[None, :]) & (shown[:, None] != shown[None, :])
+        chosen = random.permutation(np.argwhere(apart))[:wanted].tolist()
     else:
         drawn: dict[tuple[int, int], None] = {}
         while len(drawn) < wanted:
             sources, targets = random.permutation(len(ids)), random.permutation(len(ids))
-            keep = persons[sources] != persons[targets]
+            keep = (persons[sources] != persons[targets]) & (shown[sources] != shown[targets])
             drawn.update(dict.fromkeys(zip(sources[keep].tolist(), targets[keep].tolist(), strict=True)))
         chosen = list(drawn)[:wanted]
     sources_ids, targets_ids = [ids[source] for source, _ in chosen], [ids[target] for _, target in chosen]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from styleblend.registry.versions import PROFILE
 from styleblend.system.files import md5, sha256
 
 UNKNOWN = "unknown"
@@ -33,12 +34,16 @@ class Lineage:
 def collect(params: Path, folder: Path) -> Lineage:
     """What the project of `params` stands at; copies of its files and the list of packages go into `folder`.
 
-    A project outside git, as from an archive, has `unknown` for a revision; before DVC's first run it has no lock.
+    A project outside git, as from an archive, has `unknown` for a revision; before DVC's first run it has no lock,
+    and before its data were validated no profile of them.
     """
     project = params.parent
     files = {PARAMS: Path(shutil.copyfile(params, folder / PARAMS))}
     if (project / LOCK).is_file():
         files[LOCK] = Path(shutil.copyfile(project / LOCK, folder / LOCK))
+    # What the data were like: the next data are compared with it, when these may be long gone.
+    if (project / "reports" / PROFILE).is_file():
+        files[PROFILE] = Path(shutil.copyfile(project / "reports" / PROFILE, folder / PROFILE))
     files[ENVIRONMENT] = folder / ENVIRONMENT
     files[ENVIRONMENT].write_text(environment())
     changed = changed_code(project)

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 SWAPPER = "swapper"
 """Name of the folder with the model among a version's artifacts."""
 
+PROFILE = "data_profile.json"
+"""Name of the file among a version's artifacts that says what its data were like, see data.drift."""
+
 LEARNED_FROM, RENDERED, PHOTOGRAPHS = "learned_from", "rendered faces", "photographs"
 """The tag that says which kinds of pictures a version learned from, and its words."""
 

@@ -14,15 +14,19 @@ from styleblend.errors import StyleBlendError
 from styleblend.stages.entry import Config, run
 
 
-def split(faces: Path, perceived: Path, out: Path, cfg: Split) -> splits.Splits:
-    """Write train, val, test and the two pair lists to `out`.
+def split(faces: Path, perceived: Path, selection: Path, out: Path, cfg: Split) -> splits.Splits:
+    """Write train, val, test and the two pair lists to `out`, of the faces that the stage validate keeps.
 
     Raises:
         StyleBlendError: a table is missing, or there are too few persons.
     """
-    if not perceived.is_file():
-        raise StyleBlendError(f"{perceived} is missing: run the stage perceive first")
-    made = splits.split(read_manifest(faces), pd.read_parquet(perceived), cfg)
+    for table, stage in ((perceived, "perceive"), (selection, "validate")):
+        if not table.is_file():
+            raise StyleBlendError(f"{table} is missing: run the stage {stage} first")
+    chosen = pd.read_parquet(selection, columns=["face_id", "kept"])
+    manifest = read_manifest(faces)
+    manifest = manifest[manifest["face_id"].isin(chosen.loc[chosen["kept"], "face_id"])]
+    made = splits.split(manifest, pd.read_parquet(perceived), cfg)
     made.write(out)
     parts = (("train", made.train), ("val", made.val), ("test", made.test))
     counts = [f"{name} {len(table)} faces of {table['person'].nunique()} persons" for name, table in parts]
@@ -34,8 +38,8 @@ def split(faces: Path, perceived: Path, out: Path, cfg: Split) -> splits.Splits:
 
 def main(given: argparse.Namespace, cfg: Config) -> None:
     """Stage split: training, validation and test faces of different persons, and the pairs of the evaluation."""
-    split(given.faces, given.perceived, given.out, cfg.split)
+    split(given.faces, given.perceived, given.selection, given.out, cfg.split)
 
 
 if __name__ == "__main__":
-    run("split", main, "faces", "perceived", "out")
+    run("split", main, "faces", "perceived", "selection", "out")
