@@ -7,7 +7,6 @@ that it depends on, and its content is checked when it is read.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -17,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from styleblend.system import lock
 from styleblend.system.files import whole_file
 
 _DIGEST_BYTES = 32
@@ -73,20 +73,15 @@ def kept(state: Path | None, stage: str, made_by: str, out: Path) -> Iterator[tu
             yield Kept(Path(folder)), set()
         return
     place = state / stage
-    place.mkdir(parents=True, exist_ok=True)
     # Not in the folder of results, which may be removed: a lock on a removed file protects nothing.
-    with (place / "lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_SH)
+    with lock.share(place / "lock") as alone:
         store, used = Kept(place / made_by), set[str]()
         yield store, used
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return
-        for other in place.iterdir():
-            if other.is_dir() and other != store.folder:
-                shutil.rmtree(other)
-        store.keep_only(used)
+        if alone():
+            for other in place.iterdir():
+                if other.is_dir() and other != store.folder:
+                    shutil.rmtree(other)
+            store.keep_only(used)
 
 
 def linked(file: Path, place: Path) -> None:
