@@ -29,7 +29,7 @@ from styleblend.data import sources
 from styleblend.data.align import align_faces
 from styleblend.system.parallel import cores
 
-MANY, FEW, MORE = 100_000, 20, 10
+MANY, FEW, MORE = 100_000, 100, 10
 INDEX = "rendered/index.parquet"
 NETWORKS = Path("data/pretrained/small")
 
@@ -80,10 +80,10 @@ def some(raw: Path, index: pd.DataFrame, count: int) -> None:
 
 def measure(work: Path, count: int, side: int) -> dict[str, Any]:
     """All phases, in an order in which each finds what it needs."""
+    people = max(6, -(-(count + MORE) // 10))
     source = RenderedSource(
-        kind="rendered", identities=-(-(count + MORE) // 10), pictures_per_identity=10, size_px=side, supersample=1,
-        seed=0,
-    )  # fmt: skip
+        kind="rendered", identities=people, pictures_per_identity=10, size_px=side, supersample=1, seed=0
+    )
     sources.gather(
         Download(sources=(source,), workers=cores(), origin=Path("src")), work / "raw", work / "state_download"
     )
