@@ -109,9 +109,15 @@ def test_no_face_anywhere_is_one_line(networks: Path, tmp_path: Path) -> None:
 
 
 def test_a_missing_detector_or_index_is_one_line(rendered_raw: Path, tmp_path: Path) -> None:
-    """Both are named before any picture is read."""
+    """Both are named before any picture is read; no detector is missed where every picture has landmarks."""
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (64, 64)).save(tmp_path / "photos" / "one.png")
     with pytest.raises(StyleBlendError, match=r"detector\.onnx is missing"):
-        align_faces(rendered_raw, tmp_path, tmp_path / "faces", DETECTED)
+        align_faces(enumerate_folder(tmp_path / "photos", tmp_path / "raw"), tmp_path, tmp_path / "faces", DETECTED)
+    faces, _ = align_faces(
+        rendered_raw, tmp_path, tmp_path / "annotated", ANNOTATIONS.model_copy(update={"detector": "yunet"})
+    )
+    assert set(faces["detector"]) == {"annotations"}
     with pytest.raises(StyleBlendError, match="run the stage download first"):
         align_faces(tmp_path, tmp_path, tmp_path / "faces", ANNOTATIONS)
     with pytest.raises(StyleBlendError, match="run the stage align first"):

@@ -50,6 +50,23 @@ def test_a_users_mistake_passes_through(workers: int) -> None:
         list(spread(fail_at_three, range(20), workers, "numbers"))
 
 
+def touch(path: str) -> str:
+    Path(path).touch()
+    return path
+
+
+def test_workers_wait_for_whoever_takes_the_results(tmp_path: Path) -> None:
+    """Where nobody takes results, few tasks are begun, so that few results wait in memory; in the end all are done."""
+    tasks = [str(tmp_path / f"{number:03d}") for number in range(400)]
+    results = spread(touch, tasks, 2, "files")
+    assert next(results) == tasks[0]
+    begun = -1
+    while begun != (begun := len(list(tmp_path.iterdir()))):
+        time.sleep(0.5)
+    assert begun <= 200
+    assert [tasks[0], *results] == tasks
+
+
 def test_a_killed_process_is_one_line() -> None:
     """A worker that the system ends is reported with what to do, not as a broken pool."""
     with pytest.raises(StyleBlendError, match="numbers: one of 2 processes was ended.*lower this stage's workers"):

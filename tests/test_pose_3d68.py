@@ -20,6 +20,8 @@ from styleblend.data import perceived
 from styleblend.errors import StyleBlendError
 from styleblend.evaluation import baselines, protocol
 from styleblend.evaluation.judges import Judges
+from styleblend.faces.mean_box import MEAN_BOX
+from styleblend.faces.pixels import to_8bit
 from styleblend.perception import attributes, identity, landmarks
 from styleblend.perception.pose_3d68 import COEFFICIENTS, Attributes3d68, expression_of, pose_of
 from styleblend.perception.shape import GROUPS, RIGID
@@ -128,7 +130,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Attributes3d68:
     return Attributes3d68("planted", write(model, tmp_path_factory.mktemp("files") / "1k3d68.onnx"))
 
 
-def test_the_library_measures_pictures_one_by_one(network: Attributes3d68) -> None:
+def test_pictures_stand_alone_in_their_batch(network: Attributes3d68) -> None:
     """Pose and mouth are those that the file gives for each picture, whatever stands beside it in the batch."""
     images = torch.full((3, 3, 32, 32), -1.0)
     images[1, 0] = 1.0  # red
@@ -155,6 +157,29 @@ def test_pose_at_rest_is_what_the_library_says(network: Attributes3d68) -> None:
     ours = Rotation.from_euler("ZXY", [roll, pitch, yaw], degrees=True)
     # The planted mouth of this picture is open by a little.
     assert np.rad2deg((ours * theirs.inv()).magnitude()) < 5
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_a_batch_has_the_librarys_points(batched: bool, tmp_path: Path) -> None:
+    """One call for all pictures gives what insightface's own `get` gives for each; so do files of one picture."""
+    from insightface.app.common import Face
+
+    opened = np.zeros((68, 3))
+    opened[list(LOWER_LIP), 1] = 0.1
+    model = landmark_3d68(in_network(turned(AVERAGE, -25, 10, 5)), in_network(opened))
+    if not batched:
+        model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+        model.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 1
+    network = Attributes3d68("planted", write(model, tmp_path / "1k3d68.onnx"))
+    images = torch.rand(5, 3, 40, 40, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    box = 40.0 * np.array([MEAN_BOX.x, MEAN_BOX.y] * 2)
+    half = max(MEAN_BOX.width, MEAN_BOX.height) / 2 * 40
+    box += (-half, -half, half, half)
+    theirs = []
+    for picture in to_8bit(images).permute(0, 2, 3, 1).flip(3).numpy():
+        theirs.append(network._network.get(np.ascontiguousarray(picture), Face(bbox=box)))
+    assert np.abs(np.diff(theirs, axis=0)).max() > 1e-3
+    np.testing.assert_allclose(network.landmarks(images), theirs, atol=1e-4)
 
 
 def test_landmarks_lie_in_the_face_of_an_aligned_picture(network: Attributes3d68) -> None:

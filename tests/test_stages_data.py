@@ -67,11 +67,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the outputs of download, align and perceive for eight rendered people."""
     folder = tmp_path_factory.mktemp("data")
     source = RenderedSource(kind="rendered", identities=8, pictures_per_identity=3, size_px=64, supersample=1, seed=1)
-    cfg = Download(sources=(source,), workers=1, origin=ROOT / "src/styleblend/synthetic")
-    download(folder / "raw", cfg, folder / "state")
-    align(
-        folder / "raw", folder, folder / "faces", Align(detector="annotations", size_px=32, min_face_px=16, workers=1)
-    )
+    sources = Download(sources=(source,), workers=1, origin=ROOT / "src/styleblend/synthetic")
+    download(folder / "raw", sources, folder / "state")
+    cfg = Align(detector="annotations", size_px=32, min_face_px=16, workers=1)
+    align(folder / "raw", folder, folder / "faces", cfg, folder / "state")
     perceive_faces(folder / "faces", STAND_INS, folder / "perceived.parquet", Perceive(batch_size=7))
     return folder
 

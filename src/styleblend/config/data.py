@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -12,10 +12,16 @@ MAX_PIXELS = 100_000_000
 """Pictures of more pixels are refused by default; about 400 MB, decoded."""
 
 
+Workers = Annotated[
+    int | None, Field(ge=1, description="processes, each with its networks; null: one a core (perceive on a GPU: one)")
+]
+
+
 class Align(Section):
     detector: Literal["annotations", Finder] = Field(
-        description="annotations ship with a source; the others find faces: with five points (yunet, insightface's"
-        " SCRFD, mediapipe, which needs a mesh as pretrained.landmarks) or 68 (face_alignment, which needs FAN there)"
+        description="annotations ship with a source, and are used wherever they do; the others find faces where there"
+        " are none: with five points (yunet, insightface's SCRFD, mediapipe, which needs a mesh as"
+        " pretrained.landmarks) or 68 (face_alignment, which needs FAN there)"
     )
     size_px: int = Field(64, ge=16, le=1024, description="side of the aligned face")
     min_score: Probability = Field(0.6, description="faces that the detector trusts less are not used")
@@ -23,11 +29,12 @@ class Align(Section):
     several_faces: Literal["largest", "all", "quarantine"] = "largest"
     # Pillow decodes nothing above the upper limit, which is twice its Image.MAX_IMAGE_PIXELS.
     max_pixels: int = Field(MAX_PIXELS, ge=1_000_000, le=178_956_970, description="larger pictures are refused")
-    workers: int = Field(2, ge=1)
+    workers: Workers = None
 
 
 class Perceive(Section):
-    batch_size: int = Field(64, ge=1)
+    batch_size: int = Field(64, ge=1, description="faces that a network looks at together; the last batch is filled up")
+    workers: Workers = None
 
 
 class Keep(Section):

@@ -1,7 +1,14 @@
-"""From raw pictures to aligned faces: every input ends in the manifest, or in quarantine with a reason."""
+"""From raw pictures to aligned faces: every input ends in the manifest, or in quarantine with a reason.
+
+Each picture is read and decoded once. What came of it is kept by its content and by all that the result depends on, so
+that a killed run goes on and a later run does what is new (`system.kept`).
+"""
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,36 +29,70 @@ from styleblend.face_detector.detection import Detection, Detector, annotated
 from styleblend.faces.alignment import AlignedFace, AlignmentError, align_face
 from styleblend.faces.pictures import UnusablePicture, open_picture
 from styleblend.provenance import save_picture
-from styleblend.system.files import sha256, whole_folder
-from styleblend.system.parallel import spread
+from styleblend.system.files import fingerprint, sha256, whole_file, whole_folder
+from styleblend.system.kept import Kept, kept, linked
+from styleblend.system.libraries import versions
+from styleblend.system.parallel import cores, spread
 from styleblend.weights import frozen
 
 if TYPE_CHECKING:
     from styleblend.perception.mesh import FaceMesh
 
 
+PACKAGE = Path(__file__).parents[1]
+CODE = (
+    "data/align.py",
+    "face_detector",
+    "faces/alignment.py",
+    "faces/mean_box.py",
+    "faces/pictures.py",
+    "faces/pixels.py",
+    "faces/template.py",
+    "perception/fan.py",
+    "perception/layers.py",
+    "perception/mesh.py",
+    "weights/formats",
+    "weights/frozen.py",
+)
+"""What decides what becomes of a picture: other code leaves kept results as they are."""
+LIBRARIES = (
+    "pillow", "numpy", "opencv-python", "torch", "onnxruntime", "onnxruntime-gpu", "insightface", "face-alignment",
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class AlignTask:
-    """One raw picture: its row of the index, and where to read and write; `networks` holds the detector."""
+    """One raw picture: its row of the index, and where to read and write.
+
+    networks: folder that holds the detector. store: folder of the kept results.
+    """
 
     row: dict[str, Any]
     raw: Path
     out: Path
     networks: Path
+    store: Path
     cfg: Align
 
 
 @dataclass(frozen=True)
 class AlignedPicture:
-    """What became of one raw picture: manifest rows, or the reason why there are none."""
+    """What became of one raw picture: manifest rows, or the reason why there are none; and the kept files of it."""
 
     faces: list[dict[str, Any]]
     reason: str | None
+    used: tuple[str, ...] = ()
 
 
-def align_faces(raw: Path, networks: Path, out: Path, cfg: Align) -> tuple[pd.DataFrame, pd.DataFrame]:
+def align_faces(
+    raw: Path, networks: Path, out: Path, cfg: Align, state: Path | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Write aligned faces, manifest.parquet and quarantine.parquet to `out`; return both tables.
 
+    They are bit for bit the same whether results of earlier runs are used or not.
+
+    Args:
+        state: folder of what earlier runs finished; None does everything anew.
     Raises:
         StyleBlendError: there is no index, the detector's file is missing, or no picture gives a face.
     """
@@ -59,16 +100,18 @@ def align_faces(raw: Path, networks: Path, out: Path, cfg: Align) -> tuple[pd.Da
     _detector.cache_clear()
     _mesh.cache_clear()
     _mesh(networks)
-    if cfg.detector != "annotations":
+    if cfg.detector != "annotations" and index["landmarks"].isna().any():
         # A missing or wrong file is reported once, before any process starts.
         _detector(cfg.detector, networks, cfg.min_score)
-    with whole_folder(out) as partial:
+    with whole_folder(out) as partial, kept(state, "align", _made_by(networks, cfg), out) as (store, used):
         (partial / "images").mkdir()
         rows: list[dict[str, Any]] = index.astype(object).where(index.notna(), None).to_dict("records")  # type: ignore[assignment]
-        tasks = [AlignTask(row, raw, partial, networks, cfg) for row in rows]
+        tasks = [AlignTask(row, raw, partial, networks, store.folder, cfg) for row in rows]
         faces: list[dict[str, Any]] = []
         refused: list[dict[str, Any]] = []
-        for row, outcome in zip(rows, spread(align_picture, tasks, cfg.workers, "align"), strict=True):
+        outcomes = spread(align_picture, tasks, cfg.workers or cores(), "align")
+        for row, outcome in zip(rows, outcomes, strict=True):
+            used.update(outcome.used)
             faces += outcome.faces
             if outcome.reason is not None:
                 refused.append({"source": row["source"], "raw_path": row["path"], "reason": outcome.reason})
@@ -83,20 +126,80 @@ def align_faces(raw: Path, networks: Path, out: Path, cfg: Align) -> tuple[pd.Da
     return read_manifest(out), read_quarantine(out)
 
 
+def _made_by(networks: Path, cfg: Align) -> str:
+    """A name for all that decides what becomes of a picture, apart from the picture and its row."""
+    files = [file for role in ("detector", "landmarks") for file in frozen.files_of(networks, role)]
+    named = [part for file in files for part in (file.name, file)]
+    code = [PACKAGE / name for name in CODE]
+    return fingerprint(cfg.model_dump_json(exclude={"workers"}), versions(LIBRARIES), *named, *code)
+
+
 def align_picture(task: AlignTask) -> AlignedPicture:
-    """Find, crop and save the faces of one raw picture."""
-    row, cfg = task.row, task.cfg
+    """Give the faces of one raw picture their names and places: kept ones, or else those that are found now."""
+    row = task.row
+    try:
+        content = (task.raw / row["path"]).read_bytes()
+    except OSError as error:
+        return AlignedPicture([], f"cannot be read: {error.strerror}")
+    if hashlib.sha256(content).hexdigest() != row["sha256"]:
+        return AlignedPicture([], "changed since the download: its SHA-256 is not the index's")
+    store, key = Kept(task.store), _key(row)
+    record = _kept(store, key)
+    if record is None:
+        record, lasts = _looked_at(task, content, key)
+        if lasts:
+            store.put(key, json.dumps(record).encode())
+    faces = [_placed(task, store, record, each) for each in record["faces"]]
+    used = (key, *(f"{key}{_suffix(each)}" for each in record["faces"]))
+    return AlignedPicture(faces, record["reason"], used)
+
+
+def _key(row: dict[str, Any]) -> str:
+    """What decides the faces of a picture beside `_made_by`: not its name, so a copy or a moved picture is known."""
+    points = b"" if row["landmarks"] is None else np.asarray(row["landmarks"], dtype=np.float32).tobytes()
+    rendered = row["render_seed"] is not None  # such faces are marked
+    return hashlib.sha256(f"{row['sha256']} {rendered} ".encode() + points).hexdigest()
+
+
+def _suffix(face: dict[str, Any]) -> str:
+    return f"-{face['number']}.png"
+
+
+def _kept(store: Kept, key: str) -> dict[str, Any] | None:
+    """The record of a finished picture, if it and all its faces are there and undamaged."""
+    content = store.get(key)
+    if content is None:
+        return None
+    record: dict[str, Any] = json.loads(content)
+    for face in record["faces"]:
+        file = store.file(key, _suffix(face))
+        if not file.is_file() or sha256(file) != face["sha256"]:
+            return None
+    return record
+
+
+def _looked_at(task: AlignTask, content: bytes, key: str) -> tuple[dict[str, Any], bool]:
+    """Find, cut out and save the faces of a picture: a record of them or of the reason, and whether it would recur."""
     cv2.setNumThreads(1)  # the processes are the parallelism
     try:
-        image = open_picture(task.raw / row["path"], cfg.max_pixels).opaque()
-        if sha256(task.raw / row["path"]) != row["sha256"]:
-            raise UnusablePicture("changed since the download: its SHA-256 is not the index's")
-        found = enumerate(_choose(task, image))
-        aligned = [(number, each, align_face(image, each.points_px, cfg.size_px)) for number, each in found]
-        faces = [_save_face(task, image, *each) for each in _with_faces(aligned, task.networks)]
+        image = open_picture(io.BytesIO(content), task.cfg.max_pixels).opaque()
+        faces = [_saved(task, key, *each) for each in faces_of(task, image)]
     except (UnusablePicture, AlignmentError) as reason:
-        return AlignedPicture([], " ".join(str(reason).split()))
-    return AlignedPicture(faces, None)
+        # Not the picture's fault, though it is refused now.
+        passing = isinstance(reason.__context__, MemoryError)
+        return {"faces": [], "reason": " ".join(str(reason).split())}, not passing
+    return {"faces": faces, "reason": None, "width": image.width, "height": image.height}, True
+
+
+def faces_of(task: AlignTask, image: Image.Image) -> list[_CutOut]:
+    """The faces of an upright RGB picture, each cut out; at least one.
+
+    Raises:
+        UnusablePicture, AlignmentError: there is none that can be used; the message is the reason.
+    """
+    found = enumerate(_choose(task, image))
+    aligned = [(number, each, align_face(image, each.points_px, task.cfg.size_px)) for number, each in found]
+    return _with_faces(aligned, task.networks)
 
 
 _CutOut = tuple[int, Detection, AlignedFace]
@@ -147,12 +250,12 @@ def _with_faces(cut_out: list[_CutOut], networks: Path) -> list[_CutOut]:
 def _choose(task: AlignTask, image: Image.Image) -> list[Detection]:
     """The faces to use, the largest first; at least one."""
     cfg = task.cfg
-    if cfg.detector != "annotations":
-        found = _detector(cfg.detector, task.networks, cfg.min_score).detect(image)
-    elif task.row["landmarks"] is None:
+    if task.row["landmarks"] is not None:
+        found = [annotated(task.row["landmarks"])]
+    elif cfg.detector == "annotations":
         raise UnusablePicture("no annotated landmarks: set align.detector to yunet")
     else:
-        found = [annotated(task.row["landmarks"])]
+        found = _detector(cfg.detector, task.networks, cfg.min_score).detect(image)
     if not found:
         raise UnusablePicture(f"no face found with a score of at least {cfg.min_score}")
     large = [face for face in found if face.side_px >= cfg.min_face_px]
@@ -164,28 +267,35 @@ def _choose(task: AlignTask, image: Image.Image) -> list[Detection]:
     return large if cfg.several_faces == "all" else large[:1]
 
 
-def _save_face(
-    task: AlignTask, image: Image.Image, number: int, found: Detection, aligned: AlignedFace
-) -> dict[str, Any]:
-    row, size_px = task.row, task.cfg.size_px
-    name = face_id(row["source"], row["path"], number)
-    face = aligned.picture
-    path = Path("images") / f"{name}.png"
-    if row["render_seed"] is not None:
-        save_picture(face, task.out / path, model="styleblend.synthetic", kind="rendered")
+def _saved(task: AlignTask, key: str, number: int, found: Detection, aligned: AlignedFace) -> dict[str, Any]:
+    """Keep the picture of a face; what the manifest will say of it."""
+    face: dict[str, Any] = {"number": number, "score": found.score, "quad": aligned.quad.flatten().tolist()}
+    file = Kept(task.store).file(key, _suffix(face))
+    if task.row["render_seed"] is not None:
+        save_picture(aligned.picture, file, model="styleblend.synthetic", kind="rendered")
     else:
-        face.save(task.out / path)
-    kept = ("source", "url", "licence", "terms", "person", "author", "weight")
+        with whole_file(file) as partial:
+            aligned.picture.save(partial)
+    return {**face, "sha256": sha256(file)}
+
+
+def _placed(task: AlignTask, store: Kept, record: dict[str, Any], face: dict[str, Any]) -> dict[str, Any]:
+    """Lay a kept face among the aligned faces; its row of the manifest."""
+    row = task.row
+    name = face_id(row["source"], row["path"], face["number"])
+    path = Path("images") / f"{name}.png"
+    linked(store.file(_key(row), _suffix(face)), task.out / path)
+    copied = ("source", "url", "licence", "terms", "person", "author", "weight")
     return {
-        **{key: row[key] for key in (*kept, "render_seed", "render_person", "render_picture")},
+        **{key: row[key] for key in (*copied, "render_seed", "render_person", "render_picture")},
         "face_id": name,
         "path": path.as_posix(),
         "raw_path": row["path"],
         "raw_sha256": row["sha256"],
-        "raw_width": image.width,
-        "raw_height": image.height,
-        "detector": task.cfg.detector,
-        "score": found.score,
-        "quad": aligned.quad.flatten().tolist(),
-        "size_px": size_px,
+        "raw_width": record["width"],
+        "raw_height": record["height"],
+        "detector": task.cfg.detector if row["landmarks"] is None else "annotations",
+        "score": face["score"],
+        "quad": face["quad"],
+        "size_px": task.cfg.size_px,
     }

@@ -45,16 +45,18 @@ class AttributeNetwork(nn.Module):
 
 
 @overload
-def load(folder: Path, role: Literal["attributes"]) -> AttributeNetwork | MeshAttributes: ...
+def load(folder: Path, role: Literal["attributes"], threads: int = 0) -> AttributeNetwork | MeshAttributes: ...
 @overload
 def load(
-    folder: Path, role: Literal["attributes_judge"]
+    folder: Path, role: Literal["attributes_judge"], threads: int = 0
 ) -> AttributeNetwork | Attributes3d68 | BlendshapeAttributes: ...
 def load(
-    folder: Path, role: Literal["attributes", "attributes_judge"]
+    folder: Path, role: Literal["attributes", "attributes_judge"], threads: int = 0
 ) -> AttributeNetwork | MeshAttributes | Attributes3d68 | BlendshapeAttributes:
     """The network of role `attributes` (training) or `attributes_judge` (manifest and evaluation), frozen.
 
+    Args:
+        threads: of ONNX Runtime on the CPU, where it computes the network; 0 lets it take all cores.
     Raises:
         StyleBlendError: its file is missing or damaged, or it would have to train and has no gradients.
     """
@@ -74,4 +76,4 @@ def load(
     # ONNX Runtime and SciPy's rotations come with it, which no training needs.
     from styleblend.perception.pose_3d68 import Attributes3d68
 
-    return Attributes3d68(name.removesuffix(".onnx"), file)
+    return Attributes3d68(name.removesuffix(".onnx"), file, threads)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
@@ -57,22 +58,46 @@ class Attributes3d68(nn.Module):
     def landmarks(self, images: Tensor) -> NDArray[np.float64]:
         """[N, 3, S, S] in [-1, 1] -> points [N, 68, 3] in pixels: x right, y down, z towards the viewer.
 
-        Pixels are those of the picture, or of its copy of 256 px where it is larger.
+        Pixels are those of the picture, or of its copy of 256 px where it is larger. The library's `Landmark.get` looks
+        at one picture a call; here a call of the network looks at all, where its file allows that.
 
         Raises:
             StyleBlendError: the pictures are not square.
         """
-        from insightface.app.common import Face
+        from insightface.utils import face_align
 
         expect_square(images)
         images = at_most(images, _SAMPLED_PX)
-        # Of a detected box the library takes the middle and the longer side.
-        longer = max(MEAN_BOX.width, MEAN_BOX.height)
-        low, high = ((np.array([MEAN_BOX.x, MEAN_BOX.y]) + sign * longer / 2) * images.shape[-1] for sign in (-1, 1))
-        box = np.concatenate([low, high])
         pictures = to_8bit(images).permute(0, 2, 3, 1).flip(3).cpu().numpy()  # BGR
-        found = [self._network.get(np.ascontiguousarray(picture), Face(bbox=box)) for picture in pictures]
-        return np.array(found, dtype=np.float64).reshape(-1, 68, 3)
+        if not len(pictures):
+            return np.empty((0, 68, 3))
+        # Of a detected box the library takes the middle and the longer side, and half as much again.
+        span = 1.5 * max(MEAN_BOX.width, MEAN_BOX.height) * images.shape[-1]
+        middle = (MEAN_BOX.x * images.shape[-1], MEAN_BOX.y * images.shape[-1])
+        side = self._network.input_size[0]
+        crops = []
+        for picture in pictures:
+            crop, into = face_align.transform(np.ascontiguousarray(picture), middle, side, side / span, 0)
+            crops.append(crop)
+        # An axis of any length has a name in place of a number.
+        together = 1 if isinstance(self._network.input_shape[0], int) else len(crops)
+        found = [self._seen_in(crops[start : start + together]) for start in range(0, len(crops), together)]
+        points = np.concatenate(found).reshape(len(crops), -1, 3)[:, -68:].astype(np.float64)
+        # From [-1, 1] to pixels of the crop, then of the picture.
+        points += (1, 1, 0)
+        points *= side // 2
+        back = cv2.invertAffineTransform(into)
+        points[..., :2] = points[..., :2] @ back[:, :2].T + back[:, 2]
+        points[..., 2] *= np.hypot(*back[0, :2])
+        return points
+
+    def _seen_in(self, crops: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """What one call of the network gives for BGR pictures of its side: [N, 3 * points]."""
+        network = self._network
+        mean, size = (network.input_mean,) * 3, tuple(network.input_size)
+        blob = cv2.dnn.blobFromImages(crops, 1 / network.input_std, size, mean, swapRB=True)
+        seen: NDArray[np.float32] = network.session.run(network.output_names, {network.input_name: blob})[0]
+        return seen
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """[N, 3, S, S] in [-1, 1] -> degrees [N, 3] (yaw to the picture's right, pitch up, roll clockwise) and

@@ -18,7 +18,7 @@ from styleblend.config.sources import FolderSource
 from styleblend.data import folders, sources, splits
 from styleblend.data.align import align_faces
 from styleblend.data.manifest import read_manifest
-from styleblend.data.perceived import load_networks, perceive_faces
+from styleblend.data.perceived import perceive_folder
 from styleblend.errors import StyleBlendError
 from styleblend.system.files import fingerprint
 from styleblend.weights.run_folder import collect
@@ -58,12 +58,12 @@ def prepare(cfg: PretrainFaces, small: Path, state: Path, device: str) -> Photog
     if not faces.is_dir():
         if not raw.is_dir():
             sources.gather(cfg, raw, state)
-        aligned, refused = align_faces(raw, networks, faces, cfg.align)
+        aligned, refused = align_faces(raw, networks, faces, cfg.align, state)
         print(f"pretrain_faces: {len(aligned)} faces, {len(refused)} pictures in quarantine", flush=True)
     # Training reads the aligned faces alone; the copies took as much room as the originals.
     shutil.rmtree(raw, ignore_errors=True)
     if not perceived.is_file():
-        perceive_faces(faces, load_networks(networks, device), perceived, Perceive(), device)
+        perceive_folder(faces, networks, perceived, Perceive(), device, state)
     return Photographs(key, networks, faces, perceived)
 
 

@@ -14,13 +14,15 @@ from styleblend.stages.entry import Config, run
 SHOWN = 10
 
 
-def align(raw: Path, networks: Path, out: Path, cfg: Align) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Write faces, manifest and quarantine to `out`.
+def align(
+    raw: Path, networks: Path, out: Path, cfg: Align, state: Path = Path(".state")
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Write faces, manifest and quarantine to `out`; what came of a picture is kept in `state` for the next run.
 
     Raises:
         StyleBlendError: no index, no detector, or no face in any picture.
     """
-    faces, quarantine = align_faces(raw, networks, out, cfg)
+    faces, quarantine = align_faces(raw, networks, out, cfg, state)
     pictures = faces["raw_path"].nunique()
     print(f"align: {len(faces)} faces from {pictures} pictures, {len(quarantine)} pictures in quarantine")
     for row in quarantine.head(SHOWN).itertuples():

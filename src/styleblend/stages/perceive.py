@@ -9,18 +9,18 @@ import pandas as pd
 import torch
 
 from styleblend.config.data import Perceive
-from styleblend.data.perceived import load_networks, perceive_faces
+from styleblend.data.perceived import perceive_folder
 from styleblend.stages.entry import Config, run
 
 
-def perceive(faces: Path, networks: Path, out: Path, cfg: Perceive) -> pd.DataFrame:
-    """Write the table `out`, one row a face; on a GPU if there is one.
+def perceive(faces: Path, networks: Path, out: Path, cfg: Perceive, state: Path = Path(".state")) -> pd.DataFrame:
+    """Write the table `out`, one row a face; on a GPU if there is one. Rows are kept in `state` for the next run.
 
     Raises:
         StyleBlendError: a network, the manifest or a face's picture is missing or damaged.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    table = perceive_faces(faces, load_networks(networks, device), out, cfg, device)
+    table = perceive_folder(faces, networks, out, cfg, device, state)
     print(f"perceive: {len(table)} faces")
     return table
 

@@ -1,11 +1,11 @@
-"""Lock files: one holder at a time, and a dead process holds none."""
+"""Lock files: one holder at a time, or several that share; a dead process holds none."""
 
 from __future__ import annotations
 
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -50,6 +50,27 @@ def hold(file: Path, holder: str, place: Path, wait_s: float = 0) -> Iterator[in
         stream.write(holder)
         stream.flush()
         yield stream.fileno()
+
+
+@contextmanager
+def share(file: Path) -> Iterator[Callable[[], bool]]:
+    """Hold a lock file together with others that share it, while the block runs; wait for one that has it alone.
+
+    Yields:
+        a function that asks to have it alone until the end of the block: False where others hold it, too.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a") as stream:
+        fcntl.flock(stream, fcntl.LOCK_SH)
+
+        def alone() -> bool:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            return True
+
+        yield alone
 
 
 def only_one(project: Path, who: str) -> AbstractContextManager[int]:

@@ -6,8 +6,9 @@ import multiprocessing
 import os
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
@@ -18,11 +19,23 @@ from styleblend.errors import StyleBlendError
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
+# Chunks a worker that are handed out before the oldest result is taken. More would pile up results in memory where the
+# taker is slower than the workers, and fewer would leave workers idle behind a slow chunk.
+_AHEAD = 4
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
 
 def spread(function: Callable[[Task], Result], tasks: Sequence[Task], workers: int, label: str) -> Iterator[Result]:
     """Yield `function(task)` for each task, in order, computed by `workers` processes (1: in this process).
 
-    Shows a bar in a terminal and about ten lines in a log. Errors of a task are raised here.
+    Tasks are handed out as results are taken, so that of a million tasks few results wait in memory. Shows a bar in a
+    terminal and about ten lines in a log. Errors of a task are raised here.
 
     Raises:
         StyleBlendError: a process was ended from outside, as the system does when memory runs out.
@@ -34,14 +47,34 @@ def spread(function: Callable[[Task], Result], tasks: Sequence[Task], workers: i
     # Spawned, not forked: a fork copies the locks of torch's and OpenCV's threads in whatever state they are.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_with_parent) as pool:
-        chunk = max(1, min(32, len(tasks) // (8 * workers)))
         try:
-            yield from _shown(pool.map(function, tasks, chunksize=chunk), len(tasks), label)
+            yield from _shown(_computed(pool, function, tasks, workers), len(tasks), label)
         except BrokenProcessPool:
             raise StyleBlendError(
                 f"{label}: one of {workers} processes was ended from outside, often for lack of memory: "
                 "lower this stage's workers, then start it again"
             ) from None
+
+
+def _computed(
+    pool: ProcessPoolExecutor, function: Callable[[Task], Result], tasks: Sequence[Task], workers: int
+) -> Iterator[Result]:
+    size = max(1, min(32, len(tasks) // (8 * workers)))
+    waiting: deque[Future[list[Result]]] = deque()
+    try:
+        for start in range(0, len(tasks), size):
+            waiting.append(pool.submit(_each, function, tasks[start : start + size]))
+            if len(waiting) >= _AHEAD * workers:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _each(function: Callable[[Task], Result], tasks: Sequence[Task]) -> list[Result]:
+    return [function(task) for task in tasks]
 
 
 def _shown(results: Iterator[Result], total: int, label: str) -> Iterator[Result]:

@@ -74,6 +74,16 @@ def foreign(folder: Path, role: str) -> Path | None:
     return file
 
 
+def files_of(folder: Path, role: str) -> list[Path]:
+    """What a network is loaded from: the file that networks.json names, else those that are named after the role.
+
+    Raises:
+        StyleBlendError: as `foreign`.
+    """
+    file = foreign(folder, role)
+    return sorted(folder.glob(f"{role}.*")) if file is None else [file]
+
+
 def foreign_name(folder: Path, role: str) -> str:
     """What a network that others made is called in reports: its name in networks.json, or that of its file."""
     entry = _entry(folder, role)
