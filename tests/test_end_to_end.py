@@ -62,7 +62,7 @@ def checkout(root: Path, folder: Path) -> Path:
     for name in (".dvc/config", ".dvcignore", ".gitignore", "dvc.yaml", "params.yaml"):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(root / name, folder / name)
-    for name in ("src", "presets", "data/pretrained/small", "data/pretrained/faces"):
+    for name in ("src", "presets", "data/forgotten", "data/pretrained/small", "data/pretrained/faces"):
         shutil.copytree(root / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     if (root / "dvc.lock").exists():
         shutil.copy(root / "dvc.lock", folder)

@@ -28,7 +28,7 @@ from torch import Tensor
 from styleblend.config.model import Model
 from styleblend.config.tracking import Tracking
 from styleblend.config.training import Training
-from styleblend.errors import StyleBlendError
+from styleblend.errors import StyleBlendError, TransientError
 from styleblend.model import build, build_discriminator, load, save
 from styleblend.perception import bending
 from styleblend.provenance import save_picture
@@ -36,7 +36,7 @@ from styleblend.registry import runs
 from styleblend.system.files import whole_file, whole_folder
 from styleblend.system.lock import hold
 from styleblend.system.process import exit_on_sigterm
-from styleblend.training import inputs, loop, record
+from styleblend.training import inputs, loop, ray_errors, record
 from styleblend.training.steps import Learner, Stage, new_learner
 from styleblend.weights import frozen
 from styleblend.weights.start import fill, start
@@ -77,7 +77,7 @@ def run(job: Job) -> Path:
     with lock(job.state / "trainer.lock", wait_s=0), exit_on_sigterm():
         (job.state / _ERROR).unlink(missing_ok=True)
         if not (result / "run.json").exists():
-            with _shown(job.state / _PROGRESS):
+            with _shown(job.state / _PROGRESS), ray_errors.told(job.training.ray_address):
                 _fit(job)
     return result
 
@@ -168,6 +168,9 @@ def _work(settings: dict[str, Any]) -> None:
     worker = loop.Worker(rank, world_size, device, mean_over_workers if world_size > 1 else loop.alone)
     try:
         train_job(job, worker)
+    except TransientError:
+        # Ray starts the workers again, as often as max_failures says.
+        raise
     except StyleBlendError as error:
         with whole_file(message) as partial:
             partial.write_text(str(error))
