@@ -80,8 +80,10 @@ def refusal(project: Path) -> str | None:
 
 
 def expect_project(project: Path) -> None:
-    """Raises:
-    StyleBlendError: DVC would refuse to run there.
+    """Do nothing where DVC would run.
+
+    Raises:
+        StyleBlendError: it would refuse the project.
     """
     if (refused := refusal(project)) is not None:
         raise StyleBlendError(refused)

@@ -48,8 +48,10 @@ def refusal(folder: Path) -> str | None:
 
 
 def expect_repository(folder: Path) -> None:
-    """Raises:
-    StyleBlendError: git cannot be asked about the folder; the message has its own words.
+    """Do nothing where git can be asked about the folder.
+
+    Raises:
+        StyleBlendError: it cannot; the message has its own words.
     """
     if (refused := refusal(folder)) is not None:
         raise StyleBlendError(f"git cannot be asked in {folder}: {refused}")
