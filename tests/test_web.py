@@ -188,7 +188,8 @@ def test_a_form_that_lacks_a_field_or_has_a_wrong_one_is_the_documented_line(sit
     wrong = {
         "the field source is missing; the field target is missing": {},
         "the field target is missing": {"files": {"source": both["source"]}},
-        "the field source is of the wrong kind": {"files": {"target": both["target"]}, "data": {"source": "text"}},
+        "the field source must be a file": {"files": {"target": both["target"]}, "data": {"source": "text"}},
+        "the field source_face must be a text, not a file": {"files": {**both, "source_face": ("c", b"1")}},
         "the field format is 'exe', input should be 'png' or 'jpeg'": {"files": both, "data": {"format": "exe"}},
         "the field source_face is '-1', input should be greater": {"files": both, "data": {"source_face": "-1"}},
         "the field all_faces is '" + 60 * "x" + "...'": {"files": both, "data": {"all_faces": 90 * "x"}},

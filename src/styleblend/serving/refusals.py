@@ -21,12 +21,13 @@ def of_form(problems: Sequence[Mapping[str, Any]]) -> str:
 def _of_field(field: str, problem: Mapping[str, Any]) -> str:
     if problem["type"] == "missing":
         return f"the field {field} is missing"
+    if "UploadFile" in problem["msg"]:
+        return f"the field {field} must be a file"
     given = problem.get("input")
     if given == "":
         return f"the field {field} is empty"
     if not isinstance(given, str | int | float):
-        # A text where a file is wanted, or a file where a text is: its content is nobody's message.
-        return f"the field {field} is of the wrong kind, {_lower(problem['msg'])}"
+        return f"the field {field} must be a text, not a file"
     value = str(given)
     shown = value if len(value) <= _SHOWN else f"{value[:_SHOWN]}..."
     return f"the field {field} is {shown!r}, {_lower(problem['msg'])}"
