@@ -21,7 +21,7 @@ FOLDER = Path("data/forgotten")
 """Where a project keeps its list. DVC watches the folder, which git holds, so a list that is not there is no error."""
 FILE = "list.json"
 _COST = {"n": 2**12, "r": 8, "p": 1, "dklen": 16}
-"""Of scrypt: about 10 ms a name, so that a name costs something to guess and a data set's names can be checked."""
+"""Of scrypt: a name costs something to guess, and all names of a large data set can still be checked."""
 
 
 @dataclass(frozen=True)
