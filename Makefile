@@ -52,7 +52,7 @@ lint: setup  ## lint and types
 	mypy
 
 ui: setup  ## open MLflow on http://127.0.0.1:5000
-	@store=$$(python -c 'from styleblend.config.params import load_params; print(load_params().tracking.uri)'); \
+	@store=$$(styleblend tracking); \
 	case $$store in http*) echo "MLflow runs at $$store already: tracking.uri of params.yaml says so"; exit 0;; esac; \
 	echo "MLflow: http://127.0.0.1:5000 (choose 'Model training' on top; Ctrl-C ends it)"; \
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false exec mlflow server --backend-store-uri "$$store" \

@@ -3,7 +3,6 @@
 # Without `from __future__ import annotations`: Prefect sends the flow to the process of a run without the names that
 # only its annotations use, so these must be objects, not texts.
 
-import subprocess
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +25,7 @@ from styleblend.data.folders import present
 from styleblend.errors import StyleBlendError, TransientError
 from styleblend.experiments import isolated_run
 from styleblend.registry import mlflow_store, versions
+from styleblend.system import dvc
 from styleblend.system.lock import Locked, only_one
 
 
@@ -43,9 +43,11 @@ def check(project: Path, overrides: dict[str, Any], promotion: str) -> Config | 
     """The settings of this run, if they are in order and the photographs that they name are there."""
     try:
         chosen = {} if promotion == "as set" else {"retrain": {"promote": promotion}}
+        dvc.expect_project(project)
         cfg = isolated_run.checked(project, merged(overrides, chosen))
         if cfg.retrain.webhook:
             notify.expanded(cfg.retrain.webhook)
+        mlflow_store.expect_files(mlflow_store.resolved(cfg.tracking, project))
         for line in present(cfg.download, project):
             get_run_logger().info("%s", line)
     except StyleBlendError as error:
@@ -53,12 +55,13 @@ def check(project: Path, overrides: dict[str, Any], promotion: str) -> Config | 
     return cfg
 
 
-@task(retries=3, retry_delay_seconds=10)
+@task(retries=3, retry_delay_seconds=10, retry_condition_fn=_may_pass)
 def update(project: Path, file: Path) -> State | None:
     """Bring an imported folder of photographs up to date."""
-    done = subprocess.run(watch.update_command(file), cwd=project, capture_output=True, text=True)
-    if done.returncode:
-        return Failed(message=f"{file.name} could not be brought up to date: {done.stderr.strip()}")
+    try:
+        watch.update(project, file)
+    except StyleBlendError as error:
+        return _failed(error)
     return None
 
 

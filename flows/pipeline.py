@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 import threading
 import uuid
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -33,11 +34,13 @@ from styleblend.config.provenance import Provenance
 from styleblend.config.tracking import Tracking
 from styleblend.errors import StyleBlendError
 from styleblend.experiments import isolated_run
-from styleblend.system import stage_record
+from styleblend.system import dvc, stage_record
 
 MISTAKE = "Mistake"
 """Name of the state of a failure that will fail again until a person does something."""
 _LOOK_SECONDS = 0.5
+_LAST = 30
+"""Lines in which DVC's own reason of a failure is looked for."""
 _GRID_PX = 480
 """Width of the grid's picture: it lies in Prefect's database, and small pictures load at once."""
 
@@ -83,6 +86,7 @@ class Output:
     def __init__(self, process: subprocess.Popen[str], folder: Path, run: str, progress: Progress) -> None:
         self._process, self._folder, self._run, self._progress = process, folder, run, progress
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._last: deque[str] = deque(maxlen=_LAST)
         self._shown: set[str] = set()
         self.stage: str | None = None
         """The stage that the next lines belong to; None at the end."""
@@ -91,6 +95,7 @@ class Output:
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
+            self._last.append(line.rstrip())
             self._lines.put(line.rstrip())
         self._lines.put(None)
 
@@ -127,7 +132,9 @@ class Output:
         records = stage_record.records(self._folder, self._run)
         record = next((each for each in records if each.status == "failed" and each.message), None)
         if record is None:
-            return Failed(message=f"dvc repro ended with {code}: the lines above say why")
+            why = dvc.reason("\n".join(self._last))
+            told = why or "the lines above say why"
+            return failed(f"dvc repro ended with {code}: {told}", dvc.may_pass(why))
         return failed(record.message, record.may_pass)
 
 

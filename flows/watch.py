@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,7 +20,8 @@ from styleblend.config.params import Config, load_params
 from styleblend.config.retraining import Retrain
 from styleblend.config.sources import Download
 from styleblend.data.folders import list_pictures
-from styleblend.errors import StyleBlendError
+from styleblend.errors import StyleBlendError, TransientError
+from styleblend.system import dvc
 from styleblend.system.files import whole_file
 from styleblend.system.lock import Locked, only_one
 
@@ -55,9 +54,17 @@ def imports(project: Path, cfg: Download) -> list[Path]:
     return [file for file in files if file.is_file() and "deps" in yaml.safe_load(file.read_text())]
 
 
-def update_command(file: Path) -> list[str]:
-    """Brings an import up to date; downloads nothing and touches nothing where nothing is new."""
-    return [sys.executable, "-m", "dvc", "update", "--quiet", str(file)]
+def update(project: Path, file: Path) -> None:
+    """Bring an import up to date; downloads nothing and touches nothing where nothing is new.
+
+    Raises:
+        TransientError: another DVC is at work, or the import's origin does not answer.
+    """
+    try:
+        dvc.says(project, "update", "--quiet", str(file))
+    except StyleBlendError as error:
+        # DVC does not tell a network that is away from a place that is gone.
+        raise TransientError(f"{file.name} could not be brought up to date: {error}") from error
 
 
 @dataclass
@@ -129,11 +136,11 @@ def _update(project: Path, cfg: Download) -> None:
         # DVC is busy while a run is at work, and a run must not see its data change.
         with only_one(project, "an update of imported photographs"):
             for file in files:
-                subprocess.run(update_command(file), cwd=project, check=True, capture_output=True, text=True)
+                update(project, file)
     except Locked:
         return
-    except subprocess.CalledProcessError as error:
-        log.warning("%s could not be brought up to date: %s", ", ".join(map(str, files)), error.stderr.strip())
+    except TransientError as error:
+        log.warning("%s", error)
 
 
 def _file(project: Path) -> Path:

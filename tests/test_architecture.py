@@ -132,6 +132,7 @@ UNWATCHED = frozenset(
         # Where figures are recorded. The stage register names them itself.
         "config.tracking",
         "registry.mlflow_store",
+        "registry.moved_store",
         "registry.runs",
         "registry.versions",
     }

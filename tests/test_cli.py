@@ -27,6 +27,8 @@ def project(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     shutil.copy(root / "params.yaml", tmp_path)
     shutil.copytree(root / "presets", tmp_path / "presets")
     (tmp_path / "src/styleblend/synthetic").mkdir(parents=True)
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".git").mkdir()
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import socket
+import subprocess
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +35,8 @@ def project(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     shutil.copy(root / "params.yaml", tmp_path)
     (tmp_path / "src/styleblend").mkdir(parents=True)
     (tmp_path / "data/pretrained").mkdir(parents=True)
+    (tmp_path / ".dvc").mkdir()
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
     for place in ("src/styleblend/synthetic", "data/pretrained/small"):
         (tmp_path / place).symlink_to(root / place)
     monkeypatch.chdir(tmp_path)

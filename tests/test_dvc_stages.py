@@ -31,6 +31,8 @@ def project(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("made")
     # No stage makes it for DVC: git holds it.
+    (tmp_path / "data/forgotten").mkdir()
+    (tmp_path / "data/forgotten/README.md").write_text("")
     (tmp_path / "data/pretrained/faces").mkdir(parents=True)
     (tmp_path / "data/pretrained/faces/card.json").write_text("{}")
     (tmp_path / "dvc.yaml").write_text(yaml.safe_dump(pipeline))

@@ -62,7 +62,7 @@ def checkout(root: Path, folder: Path) -> Path:
     for name in (".dvc/config", ".dvcignore", ".gitignore", "dvc.yaml", "params.yaml"):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(root / name, folder / name)
-    for name in ("src", "presets", "data/pretrained/small", "data/pretrained/faces"):
+    for name in ("src", "presets", "data/forgotten", "data/pretrained/small", "data/pretrained/faces"):
         shutil.copytree(root / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     if (root / "dvc.lock").exists():
         shutil.copy(root / "dvc.lock", folder)
@@ -332,6 +332,9 @@ def test_a_run_with_overrides_registers_in_the_project(project: Path) -> None:
     assert made.tags["git_changes"] == (", ".join(lineage.changed_code(project) or ()) or "none")
     record = fetch_record(track, made.version, project / ".state/record")
     assert yaml.safe_load((record / "params.yaml").read_text())["evaluate"]["bootstrap"] == 120
+    learned = json.loads((record / "pictures.json").read_text())
+    dealt = {name: pd.read_parquet(project / f"data/splits/{name}.parquet") for name in ("train", "val", "test")}
+    assert {name: len(found) for name, found in learned.items()} == {name: len(rows) for name, rows in dealt.items()}
     assert record.is_relative_to(project) and any((project / "mlruns").rglob("params.yaml"))
     again = repro(project)
     assert ran(again.stdout) == [] and versions(project) == before, "its own settings are in DVC's cache"

@@ -19,7 +19,8 @@ from styleblend.stages.download import download
 def project(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The committed settings and presets in an otherwise empty folder, which is the current one."""
     folder = tmp_path / "project"
-    folder.mkdir()
+    for name in (".git", ".dvc"):
+        (folder / name).mkdir(parents=True)
     shutil.copy(root / "params.yaml", folder)
     shutil.copytree(root / "presets", folder / "presets")
     monkeypatch.chdir(folder)

@@ -125,10 +125,10 @@ def test_an_import_is_known_and_brought_up_to_date(tmp_path: Path) -> None:
     cfg = Download(origin=Path(), sources=(photographs, own))
     assert watch.imports(project, cfg) == [project / "photographs.dvc"]
     before = watch.snapshot(project / "photographs")
-    subprocess.run(watch.update_command(project / "photographs.dvc"), cwd=project, check=True)
+    watch.update(project, project / "photographs.dvc")
     assert watch.snapshot(project / "photographs") == before
     (upstream / "2.jpg").write_bytes(b"2")
-    subprocess.run(watch.update_command(project / "photographs.dvc"), cwd=project, check=True)
+    watch.update(project, project / "photographs.dvc")
     assert (project / "photographs/2.jpg").is_file() and watch.snapshot(project / "photographs") != before
 
 

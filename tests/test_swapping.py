@@ -14,10 +14,11 @@ import torch
 from PIL import Image
 
 from aligned_points import from_aligned
+from local_servers import wait_for
 from styleblend import model, swapping
 from styleblend.config.data import Align
 from styleblend.config.params import Config, load_params
-from styleblend.config.product import Swap
+from styleblend.config.product import Follow, Swap
 from styleblend.config.sources import Download, FolderSource, RenderedSource
 from styleblend.data import sources
 from styleblend.data.align import align_faces
@@ -28,6 +29,7 @@ from styleblend.faces.pictures import Picture, as_picture, open_picture
 from styleblend.perception import identity
 from styleblend.registry import runs, versions
 from styleblend.swapping import FaceSwapper, ReferenceSelector, SwapError, errors, swap_faces
+from styleblend.swapping.loaders import follow_model
 from styleblend.synthetic import factors, renderer
 from tiny_model import MODEL
 
@@ -475,7 +477,14 @@ def test_the_champion_is_used_and_else_the_candidate(
     found, name = swapping.find_model(cfg, None)
     assert "using the candidate, version 2" in capsys.readouterr().out
     assert (name, float(found.decoder.rgb_bias.detach()[0])) == ("styleblend version 2", -0.5)
-    versions.point_alias(track, "champion", "1")
+    soon = cfg.model_copy(update={"follow": Follow(every_s=0.1)})
+    with follow_model(soon, starter=tmp_path / "none") as live:
+        said = capsys.readouterr().out
+        assert said == "no version has the alias champion yet: the candidate, version 2, serves until one has\n"
+        assert (live.current.name, float(live.current.model.decoder.rgb_bias.detach()[0])) == (name, -0.5)
+        versions.point_alias(track, "champion", "1")
+        wait_for(lambda: live.current.name == "styleblend version 1")
+        assert float(live.current.model.decoder.rgb_bias.detach()[0]) == 0.5
     found, name = swapping.find_model(cfg, None)
     assert (name, float(found.decoder.rgb_bias.detach()[0])) == ("styleblend version 1", 0.5)
     found, name = swapping.find_model(cfg, str(tmp_path / "second"))

@@ -178,6 +178,39 @@ def test_jpeg_is_made_where_it_is_asked_for(site: Site) -> None:
     assert post(site, png(site.source), png(site.target), format="exe").status_code == 422
 
 
+def test_a_form_that_lacks_a_field_or_has_a_wrong_one_is_the_documented_line(site: Site) -> None:
+    """422 with `detail` as one text, as the interface says, which names every such field and its value."""
+    documented = httpx.get(f"{site.url}/openapi.json").json()
+    answers = documented["paths"]["/swap"]["post"]["responses"]["422"]["content"]["application/json"]["schema"]
+    assert documented["components"]["schemas"]["Refusal"]["properties"]["detail"]["type"] == "string"
+    assert answers == {"$ref": "#/components/schemas/Refusal"}
+    both = {"source": ("a", png(site.source)), "target": ("b", png(site.target))}
+    wrong = {
+        "the field source is missing; the field target is missing": {},
+        "the field target is missing": {"files": {"source": both["source"]}},
+        "the field source must be a file": {"files": {"target": both["target"]}, "data": {"source": "text"}},
+        "the field source_face must be a text, not a file": {"files": {**both, "source_face": ("c", b"1")}},
+        "the field format is 'exe', input should be 'png' or 'jpeg'": {"files": both, "data": {"format": "exe"}},
+        "the field source_face is '-1', input should be greater": {"files": both, "data": {"source_face": "-1"}},
+        "the field all_faces is '" + 60 * "x" + "...'": {"files": both, "data": {"all_faces": 90 * "x"}},
+    }
+    for words, given in wrong.items():
+        answer = httpx.post(f"{site.url}/swap", timeout=60, **given)
+        assert answer.status_code == 422 and list(answer.json()) == ["detail"]
+        detail = answer.json()["detail"]
+        assert detail.startswith(words) and detail.endswith(": /docs describes the form") and "\n" not in detail
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/version", "/docs", "/docs-files/favicon-32x32.png", "/nothing"])
+def test_head_answers_as_get_without_a_body(site: Site, path: str) -> None:
+    """Status and headers are those of GET, the length included; a form is for POST alone all the same."""
+    got, head = httpx.get(f"{site.url}{path}"), httpx.head(f"{site.url}{path}")
+    assert (head.status_code, head.content) == (got.status_code, b"")
+    for name in ("content-type", "content-length", "content-security-policy"):
+        assert head.headers.get(name) == got.headers.get(name)
+    assert httpx.head(f"{site.url}/swap").status_code == httpx.get(f"{site.url}/swap").status_code == 405
+
+
 @pytest.mark.parametrize("kind", ["text", "cut off", "bomb", "empty"])
 def test_what_is_no_picture_is_one_line(site: Site, kind: str) -> None:
     """Text, half a file, a picture of too many pixels and nothing at all are 422 with a reason, and it lives on."""

@@ -52,6 +52,7 @@ def _parser() -> ArgumentParser:
         return added
 
     command("check", _check, "check params.yaml and the folders that it names")
+    command("tracking", _tracking, "the address of MLflow's store; takes over one that was moved with its files")
     command("doctor", _doctor, "what is there and what lacks for a run; exit code 1 if it would fail")
     add = command("preset", _preset, "change params.yaml to a preset: faces, standard, paper")
     add.add_argument("name", help="file below presets/ without its ending; none takes a preset back")
@@ -76,6 +77,9 @@ def _parser() -> ArgumentParser:
     add.add_argument("name", metavar="NAME")
     add = actions.add_parser("where", parents=[common], help="path of a network's file")
     add.add_argument("name", metavar="NAME")
+    add = command("forget", _forget, "take pictures or persons out of the data for good; says which versions know them")
+    help = "file of a picture, path in data/raw, id of a face, or name of a person"
+    add.add_argument("names", nargs="+", metavar="NAME", help=help)
     help = "train variants with one change each, and compare them; can be interrupted"
     add = command("ablate", _ablate, help, settings=False)
     add.add_argument("names", nargs="*", metavar="VARIANT", help="of presets/ablations/variants.yaml; none: all")
@@ -133,9 +137,13 @@ def _add_swap_options(add: ArgumentParser) -> None:
 def _check(given: Namespace) -> None:
     """Check the settings, and count the pictures in their folders."""
     from styleblend.data.folders import present
+    from styleblend.registry import mlflow_store
+    from styleblend.system import dvc
     from styleblend.weights.store import store_of
 
     cfg, project = load_params(given.params), given.params.parent
+    dvc.expect_project(project)
+    mlflow_store.expect_files(mlflow_store.resolved(cfg.tracking, project.absolute()))
     for line in present(cfg.download, project):
         print(f"check: {line}")
     if not (project / cfg.download.origin).exists():
@@ -147,6 +155,15 @@ def _check(given: Namespace) -> None:
             "secret, put that part into the environment and name it as ${NAME}"
         )
     print(f"check: {given.params} is in order")
+
+
+def _tracking(given: Namespace) -> None:
+    """Print the address of MLflow's store, for whoever starts a program on it."""
+    from styleblend.registry import mlflow_store
+
+    cfg = mlflow_store.resolved(load_params(given.params).tracking, given.params.parent.absolute())
+    mlflow_store.settle(cfg)
+    print(cfg.uri)
 
 
 def _doctor(given: Namespace) -> None:
@@ -187,6 +204,12 @@ def _weights(given: Namespace) -> None:
         print(weights.where(cfg, given.name, project))
     elif not weights.verify(cfg, project):
         sys.exit(1)
+
+
+def _forget(given: Namespace) -> None:
+    from styleblend.commands import forget
+
+    forget.run(given)
 
 
 def _ablate(given: Namespace) -> None:

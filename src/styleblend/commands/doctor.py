@@ -24,6 +24,7 @@ from styleblend.config.tracking import Tracking
 from styleblend.errors import StyleBlendError
 from styleblend.provenance import credentials
 from styleblend.registry import lineage, mlflow_store
+from styleblend.system import dvc
 from styleblend.weights import frozen, packages, starter, weight_files
 from styleblend.weights.starter import STARTER
 from styleblend.weights.store import SMALL, Store, archives_of, is_right, package_of, store_of
@@ -39,7 +40,7 @@ def examine(cfg: Config, project: Path) -> list[Finding]:
         *networks(cfg.pretrained, project),
         *beginning(cfg, project),
         *machine(cfg, project, listed),
-        *store(mlflow_store.resolved(cfg.tracking, project)),
+        *store(cfg.tracking, project),
         *signing(cfg.provenance),
         *history(project),
     ]
@@ -161,8 +162,19 @@ def _answers(url: str) -> bool:
         return False
 
 
-def store(cfg: Tracking) -> Iterator[Finding]:
-    """Whether MLflow's server answers, or its file can be written; a relative file begins at the current folder."""
+def store(cfg: Tracking, project: Path = Path()) -> Iterator[Finding]:
+    """Whether MLflow's server answers, or its file can be written and its files are beside it."""
+    try:
+        cfg = mlflow_store.resolved(cfg, project.absolute())
+        move = mlflow_store.moved(cfg)
+    except StyleBlendError as error:
+        yield Finding("tracking", "FAIL", str(error))
+        return
+    if move is not None and move.left_behind:
+        yield Finding("tracking", "FAIL", move.refusal)
+        return
+    if move is not None:
+        yield Finding("tracking", "note", f"{move.file} still names {move.old}: the run takes {move.new} in its place")
     if cfg.uri.startswith("http"):
         try:
             with urllib.request.urlopen(f"{cfg.uri.rstrip('/')}/health", timeout=ANSWER_SECONDS):
@@ -199,12 +211,15 @@ def signing(cfg: Provenance) -> Iterator[Finding]:
 
 
 def history(project: Path) -> Iterator[Finding]:
-    """Whether a version could say what made it, and could be made again."""
-    revision = lineage.git_revision(project)
-    changed = lineage.changed_code(project)
-    if revision == lineage.UNKNOWN:
-        yield Finding("git", "note", "no commit: `styleblend reproduce` could not make a version again")
+    """Whether DVC would run, and whether a version could say what made it and could be made again."""
+    refused = dvc.refusal(project)
+    if refused is not None:
+        yield Finding("git", "FAIL", refused)
+        return
+    why_not, changed = lineage.git_refusal(project), lineage.changed_code(project)
+    if why_not is not None:
+        yield Finding("git", "note", f"`styleblend reproduce` could not make a version again: {why_not}")
     elif changed:
         yield Finding("git", "note", f"{len(changed)} changed files, as {changed[0]}: commit, to reproduce a version")
     else:
-        yield Finding("git", "ok", f"revision {revision[:12]}")
+        yield Finding("git", "ok", f"revision {lineage.git_revision(project)[:12]}")

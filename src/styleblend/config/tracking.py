@@ -13,6 +13,14 @@ class Tracking(Section):
     model_name: str = Field("styleblend", pattern=r"^[A-Za-z0-9_-]+$")
 
     @model_validator(mode="after")
+    def file_has_no_options(self) -> Tracking:
+        if self.uri.startswith("sqlite:") and "?" in self.uri:
+            raise ValueError(
+                f"tracking.uri '{self.uri}' has a question mark, which a file's address cannot have: take it out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def no_password(self) -> Tracking:
         remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, and put a database behind MLflow's server"
         expect_no_password("tracking.uri", self.uri, remedy)

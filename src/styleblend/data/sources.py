@@ -24,6 +24,7 @@ from styleblend.config.sources import RenderedSource, Source, Sources
 from styleblend.data import published
 from styleblend.data.archives import unpacked
 from styleblend.data.folders import list_pictures
+from styleblend.data.forgotten import Forgotten
 from styleblend.data.index import INDEX, read_index, write_rows
 from styleblend.data.published import Listed
 from styleblend.errors import StyleBlendError
@@ -57,8 +58,10 @@ class CopyTask:
     work: Path
 
 
-def gather(cfg: Sources, out: Path, state: Path) -> pd.DataFrame:
+def gather(cfg: Sources, out: Path, state: Path, without: Forgotten | None = None) -> pd.DataFrame:
     """Fill `out` with every source's pictures and index; return all indexes, one row a picture.
+
+    without: pictures and persons that are left out.
 
     A killed gather goes on from the pictures in `state`; those that differ from their record are made again.
 
@@ -72,6 +75,8 @@ def gather(cfg: Sources, out: Path, state: Path) -> pd.DataFrame:
         name: [row for made in spread(_make, tasks[name], cfg.workers, f"download {name}") for row in made]
         for name in tasks
     }
+    if without is not None:
+        rows = _remembered(rows, without)
     with whole_folder(out) as partial:
         for name, work in works.items():
             (partial / name).mkdir()
@@ -83,6 +88,17 @@ def gather(cfg: Sources, out: Path, state: Path) -> pd.DataFrame:
     for work in works.values():
         shutil.rmtree(work)
     return read_index(out)
+
+
+def _remembered(rows: dict[str, list[dict[str, Any]]], without: Forgotten) -> dict[str, list[dict[str, Any]]]:
+    """The rows of each source without what is to be forgotten."""
+    left = {name: [row for row in found if not without.holds(row)] for name, found in rows.items()}
+    gone = sum(map(len, rows.values())) - sum(map(len, left.values()))
+    if gone and not any(left.values()):
+        raise StyleBlendError(f"all {gone} pictures of download.sources are to be forgotten: name other sources")
+    if gone:
+        print(f"download: {gone} pictures are forgotten, and left out")
+    return left
 
 
 def _fingerprint(source: Source) -> str:

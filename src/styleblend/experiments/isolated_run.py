@@ -21,6 +21,8 @@ import yaml
 from styleblend.config.merge import merged
 from styleblend.config.params import Config, load_params, parse_params
 from styleblend.errors import StyleBlendError
+from styleblend.system import dvc as dvc_door
+from styleblend.system import git
 from styleblend.system.files import whole_file
 from styleblend.system.process import guarded
 from styleblend.weights.store import LOCK as WEIGHTS_LOCK
@@ -33,7 +35,6 @@ _NEVER_COPIED = {
     Path(name) for name in (".git", ".venv", ".state", ".dvc/cache", ".dvc/tmp", "mlruns", "mlflow.db", "datasets")
 }
 _SQLITE = "sqlite:///"
-_DVC = (sys.executable, "-m", "dvc")
 
 
 def values(project: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,12 +74,12 @@ def working_copy(project: Path, purpose: str, settings: Mapping[str, Any]) -> It
     if Path(PIPELINE) not in listed:
         # No git, or one of a folder around the project that ignores it.
         tracked, listed = set(), set()
-    in_git = Path(PIPELINE) in tracked and not _git(project, "rev-parse", "--verify", "HEAD").returncode
+    in_git = Path(PIPELINE) in tracked and not git.run(project, "rev-parse", "--verify", "HEAD").returncode
     with _place(project, purpose) as place:
         if in_git:
             _add_worktree(project, place, "HEAD", "--no-checkout")
             # git's index is then the revision's, and `git status` tells how the copied files differ from it.
-            _git(place, "reset", "--quiet")
+            git.run(place, "reset", "--quiet")
         folder = place / _prefix(project) if in_git else place
         folder.mkdir(parents=True, exist_ok=True)
         (folder / _STATE).symlink_to(project / _STATE)
@@ -87,8 +88,13 @@ def working_copy(project: Path, purpose: str, settings: Mapping[str, Any]) -> It
         (folder / PARAMS).write_text(_dump(_absolute(settings, project)))
         _share_cache(project, folder, in_git)
         if (folder / LOCK).is_file() and (folder / ".dvc").is_dir():
-            # What the cache lacks is made again.
-            _run(folder, *_DVC, "checkout", "--quiet", "--force", PIPELINE)
+            try:
+                dvc_door.says(folder, "checkout", "--quiet", "--force", PIPELINE)
+            except dvc_door.DvcBusy:
+                raise
+            except StyleBlendError:
+                # What the cache lacks is made again.
+                pass
         try:
             yield folder
         finally:
@@ -124,7 +130,7 @@ def adopt(folder: Path, project: Path) -> None:
         StyleBlendError: DVC could not write the outputs.
     """
     _bring(folder, project, Path(LOCK))
-    _dvc_says(project, "checkout", "--quiet", "--force", PIPELINE)
+    dvc_door.says(project, "checkout", "--quiet", "--force", PIPELINE)
 
 
 def dvc(
@@ -136,7 +142,7 @@ def dvc(
         "PYTHONPATH": (folder.resolve() / "src", os.environ.get("PYTHONPATH", "")),
     }
     own = {name: os.pathsep.join(str(part) for part in parts if part) for name, parts in paths.items()}
-    return guarded([*_DVC, *arguments], folder, lock, own | dict(env or {}))
+    return guarded(dvc_door.command(*arguments), folder, lock, own | dict(env or {}))
 
 
 def run_dvc(folder: Path, *arguments: str, lock: int) -> int:
@@ -149,8 +155,13 @@ def run_dvc(folder: Path, *arguments: str, lock: int) -> int:
 
 
 def has_commit(project: Path, revision: str) -> bool:
-    """Whether the project's git repository has the commit."""
-    return not _git(project, "cat-file", "-e", f"{revision}^{{commit}}").returncode
+    """Whether the project's git repository has the commit.
+
+    Raises:
+        StyleBlendError: git cannot be asked.
+    """
+    git.expect_repository(project)
+    return not git.run(project, "cat-file", "-e", f"{revision}^{{commit}}").returncode
 
 
 @contextmanager
@@ -167,25 +178,25 @@ def _place(project: Path, purpose: str) -> Iterator[Path]:
 def _remove(project: Path, place: Path) -> None:
     # Not by git, which knows nothing of links: rmtree removes them and leaves what they point to.
     shutil.rmtree(place, ignore_errors=True)
-    _git(project, "worktree", "remove", "--force", "--force", str(place))
+    git.run(project, "worktree", "remove", "--force", "--force", str(place))
 
 
 def _add_worktree(project: Path, place: Path, revision: str, *options: str) -> None:
     # Without hooks, which are for a person's checkout: DVC's would bring the data of all stages.
     command = ("-c", "core.hooksPath=/dev/null", "worktree", "add", "--detach")
-    added = _git(project, *command, *options, str(place), revision)
+    added = git.run(project, *command, *options, str(place), revision)
     if added.returncode:
-        raise StyleBlendError(f"git could not check out {revision}: {' '.join(added.stderr.split())}")
+        raise StyleBlendError(f"git could not check out {revision}: {git.words(added)}")
 
 
 def _prefix(project: Path) -> str:
     """The project's folder inside its git repository; empty where it is the whole of it."""
-    return _git(project, "rev-parse", "--show-prefix").stdout.strip()
+    return git.run(project, "rev-parse", "--show-prefix").stdout.strip()
 
 
 def _listed(project: Path, *options: str) -> set[Path]:
     """Files that `git ls-files` lists; none outside git."""
-    return {Path(name) for name in _git(project, "ls-files", "-z", *options).stdout.split("\0") if name}
+    return {Path(name) for name in git.run(project, "ls-files", "-z", *options).stdout.split("\0") if name}
 
 
 def _outputs(project: Path) -> set[Path]:
@@ -260,11 +271,11 @@ def _share_cache(project: Path, folder: Path, in_git: bool) -> None:
         return
     if (project / _CONFIG).is_file():
         shutil.copyfile(project / _CONFIG, folder / _CONFIG)
-    cache = project / _dvc_says(project, "cache", "dir").strip()
-    _dvc_says(folder, "cache", "dir", "--local", str(cache.resolve()))
+    cache = project / dvc_door.says(project, "cache", "dir").strip()
+    dvc_door.says(folder, "cache", "dir", "--local", str(cache.resolve()))
     if not in_git:
         # git ignores .state, and DVC refuses a pipeline that git ignores.
-        _dvc_says(folder, "config", "--local", "core.no_scm", "true")
+        dvc_door.says(folder, "config", "--local", "core.no_scm", "true")
 
 
 def _bring(folder: Path, project: Path, path: Path) -> None:
@@ -276,21 +287,3 @@ def _bring(folder: Path, project: Path, path: Path) -> None:
 
 def _dump(settings: Mapping[str, Any]) -> str:
     return yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True, width=110)
-
-
-def _dvc_says(folder: Path, *arguments: str) -> str:
-    done = _run(folder, *_DVC, *arguments)
-    if done.returncode:
-        raise StyleBlendError(f"dvc {' '.join(arguments)} failed in {folder}: {' '.join(done.stderr.split())}")
-    return done.stdout
-
-
-def _git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    try:
-        return _run(folder, "git", *arguments)
-    except FileNotFoundError:
-        return subprocess.CompletedProcess(arguments, 127, "", "git is not installed")
-
-
-def _run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)

@@ -6,7 +6,6 @@ import hashlib
 import json
 import platform
 import shutil
-import subprocess
 from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import torch
 
 from styleblend.registry.versions import PROFILE
+from styleblend.system import git
 from styleblend.system.files import md5, sha256
 
 UNKNOWN = "unknown"
@@ -60,14 +60,26 @@ def collect(params: Path, folder: Path) -> Lineage:
 
 def git_revision(project: Path) -> str:
     """The checked-out commit in 40 hex digits; `unknown` outside a repository or before its first commit."""
-    return (_git(project, "rev-parse", "--verify", "--quiet", "HEAD") or UNKNOWN).strip()
+    done = git.run(project, "rev-parse", "--verify", "--quiet", "HEAD")
+    return UNKNOWN if done.returncode else done.stdout.strip()
+
+
+def git_refusal(project: Path) -> str | None:
+    """Why there is no revision, in git's own words where it has some; None where there is one."""
+    if git_revision(project) != UNKNOWN:
+        return None
+    return git.refusal(project) or "there is no commit yet"
 
 
 def changed_code(project: Path) -> list[str] | None:
     """Files of CODE that are not as git's commit has them, new ones included; None where there is no git."""
-    text = _git(project, "status", "--porcelain", "--no-renames", "--untracked-files=all", "-z", "--", *CODE)
+    done = git.run(project, "status", "--porcelain", "--no-renames", "--untracked-files=all", "-z", "--", *CODE)
+    if done.returncode:
+        return None
+    # What records them takes no names that are not UTF-8.
+    text = done.stdout.encode(errors="surrogateescape").decode(errors="replace")
     # Each entry is two letters of status, a space, and the path.
-    return None if text is None else sorted(entry[3:] for entry in text.split("\0") if entry)
+    return sorted(entry[3:] for entry in text.split("\0") if entry)
 
 
 def environment() -> str:
@@ -99,11 +111,3 @@ def dvc_md5(path: Path) -> str:
     names = sorted((file.relative_to(path).as_posix(), file) for file in path.rglob("*") if file.is_file())
     listed = [{"md5": md5(file), "relpath": name} for name, file in names]
     return hashlib.md5(json.dumps(listed, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
-
-
-def _git(project: Path, *arguments: str) -> str | None:
-    try:
-        done = subprocess.run(["git", *arguments], cwd=project, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout

@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from styleblend.config.tracking import Tracking
-from styleblend.registry.mlflow_store import KEY, TrackingError, connect
+from styleblend.registry.mlflow_store import KEY, NOT_THERE, TrackingError, connect
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -99,7 +99,7 @@ def picture_markdown(run: Run, path: str, words: str) -> str:
     """
     experiment = run.client.get_run(run.run_id).info.experiment_id
     picture = urlencode({"path": path, "run_uuid": run.run_id})
-    page = f"#/experiments/{experiment}/runs/{run.run_id}/artifacts/{path}"
+    page = f"#/experiments/{experiment}/runs/{run.run_id}/artifacts/{quote(path)}"
     return f"[![{words}](get-artifact?{picture})]({page})"
 
 
@@ -118,11 +118,11 @@ def _find_or_create(client: MlflowClient, experiment_id: str, name: str, key: st
 
 
 def _known_parent(client: MlflowClient, experiment_id: str, parent_run_id: str) -> str:
-    from mlflow.exceptions import MlflowException
-
     try:
         return str(client.get_run(parent_run_id).info.run_id)
-    except MlflowException:
+    except TrackingError as error:
+        if error.code != NOT_THERE:
+            raise
         return _find_or_create(client, experiment_id, "pipeline", parent_run_id, {})
 
 

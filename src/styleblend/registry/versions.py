@@ -10,10 +10,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from styleblend.config.provenance import Provenance
 from styleblend.config.tracking import Tracking
-from styleblend.registry.mlflow_store import KEY, NoVersion, TrackingError, connect, local_file, mlflow_at, resolved
+from styleblend.errors import reason_of
+from styleblend.registry.mlflow_store import (
+    KEY,
+    NOT_THERE,
+    NoVersion,
+    TrackingError,
+    TrackingUnreachable,
+    ask,
+    connect,
+    local_file,
+    opened,
+    resolved,
+    told,
+)  # fmt: skip
 from styleblend.registry.runs import Run
 from styleblend.system.files import whole_folder
 
@@ -110,8 +124,7 @@ def find_version(cfg: Tracking, reference: str) -> Version:
     number = aliases.get(reference, reference)
     for version in versions:
         if str(version.version) == str(number):
-            own = sorted(name for name, target in aliases.items() if str(target) == str(number))
-            return Version(cfg.model_name, str(number), str(version.run_id), dict(version.tags), tuple(own))
+            return _as_version(cfg, version, aliases)
     if not versions:
         raise NoVersion(f"model '{cfg.model_name}' has no version in {cfg.uri}: run `dvc repro` first")
     numbers, names = sorted((str(version.version) for version in versions), key=int), sorted(aliases) or ["(none)"]
@@ -173,12 +186,15 @@ def fetch_part(cfg: Tracking, version: Version, part: str, folder: Path) -> Path
     Raises:
         TrackingError: it is not among the version's files.
     """
-    mlflow = mlflow_at(resolved(cfg).uri)
-    place = f"models:/{version.name}/{version.version}/artifacts/{part}".rstrip("/")
+    cfg = resolved(cfg)
+    place = f"models:/{version.name}/{version.version}/artifacts/{quote(part)}".rstrip("/")
+    fetch = opened(cfg).artifacts.download_artifacts
     try:
-        return Path(mlflow.artifacts.download_artifacts(artifact_uri=place, dst_path=str(folder)))
-    except (mlflow.MlflowException, OSError) as error:
-        reason = str(error).splitlines()[0]
+        return Path(ask(cfg, fetch, artifact_uri=place, dst_path=str(folder)))
+    except TrackingUnreachable:
+        raise
+    except TrackingError as error:
+        reason = reason_of(error.__cause__ or error)
         raise TrackingError(f"{version.title} has lost its files ({reason}): register it again") from error
 
 
@@ -194,6 +210,19 @@ def newest_version(cfg: Tracking) -> Version:
     return find_version(cfg, str(max(numbers, default=0)))
 
 
+def all_versions(cfg: Tracking) -> list[Version]:
+    """Every version, oldest first.
+
+    Raises:
+        NoVersion: there is no registry.
+    """
+    _check_store(cfg)
+    client, _ = connect(cfg)
+    found = sorted(_versions(client, cfg.model_name), key=lambda version: int(version.version))
+    aliases = client.get_registered_model(cfg.model_name).aliases if found else {}
+    return [_as_version(cfg, version, aliases) for version in found]
+
+
 def alias_holder(cfg: Tracking, alias: str) -> Version:
     """The version that an alias points at now, in one request: for those who ask again and again.
 
@@ -205,15 +234,17 @@ def alias_holder(cfg: Tracking, alias: str) -> Version:
     """
     _check_store(cfg)
     cfg = resolved(cfg)
-    mlflow = mlflow_at(cfg.uri)
+    mlflow = opened(cfg)
+    client = ask(cfg, mlflow.MlflowClient, cfg.uri, cfg.uri)
     try:
-        found = mlflow.MlflowClient(cfg.uri, cfg.uri).get_model_version_by_alias(cfg.model_name, alias)
-    except mlflow.MlflowException as error:
-        reason = str(error).splitlines()[0]
-        lacks = error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
-        raise (NoVersion if lacks else TrackingError)(
-            f"alias '{alias}' of model '{cfg.model_name}' could not be read ({reason}): set it in MLflow, or see to it "
-            f"that {cfg.uri} answers"
+        found = ask(cfg, client.get_model_version_by_alias, cfg.model_name, alias)
+    except TrackingError as error:
+        # A model without versions is not there, an alias that nobody has is an invalid value.
+        if error.code not in (NOT_THERE, "INVALID_PARAMETER_VALUE"):
+            raise
+        reason = reason_of(error.__cause__ or error)
+        raise NoVersion(
+            f"no version of model '{cfg.model_name}' has the alias '{alias}' ({reason}): set it in MLflow"
         ) from error
     return Version(cfg.model_name, str(found.version), str(found.run_id), dict(found.tags), (alias,))
 
@@ -229,6 +260,12 @@ def describe(cfg: Tracking, version: Version, markdown: str) -> None:
     """Put a text on the version's page in MLflow, in place of what stood there; what is too long is cut."""
     client, _ = connect(cfg)
     client.update_model_version(version.name, version.version, markdown[:_DESCRIPTION_LIMIT])
+
+
+def _as_version(cfg: Tracking, version: ModelVersion, aliases: Mapping[str, Any]) -> Version:
+    number = str(version.version)
+    own = sorted(name for name, target in aliases.items() if str(target) == number)
+    return Version(cfg.model_name, number, str(version.run_id), dict(version.tags), tuple(own))
 
 
 def _check_store(cfg: Tracking) -> None:
@@ -247,7 +284,7 @@ def _make_version(
     run: Run,
     key: str,
 ) -> ModelVersion:
-    mlflow = mlflow_at(resolved(cfg).uri)
+    mlflow = opened(cfg)
     package = Path(__file__).parents[1]
     # Whoever loads the version stands in another folder.
     signing = {name: path.resolve() for name, path in provenance if isinstance(path, Path)}
@@ -260,7 +297,7 @@ def _make_version(
         # MLflow keeps an artifact under the name of its folder (and follows no links): `fetch_version` needs it.
         named = shutil.copytree(swapper_folder, Path(scratch) / SWAPPER)
         files = {SWAPPER: str(named)} | {name: str(path.resolve()) for name, path in artifacts.items()}
-        with mlflow.start_run(run_id=run.run_id):
+        with told(cfg), mlflow.start_run(run_id=run.run_id):
             info = mlflow.pyfunc.log_model(
                 name="model",
                 python_model=str(package / "registry/pyfunc_model.py"),

@@ -30,7 +30,7 @@ from styleblend.faces.resize import bicubic
 from styleblend.perception import bending
 from styleblend.provenance.credentials import Credentials
 from styleblend.registry import versions
-from styleblend.registry.mlflow_store import TrackingError
+from styleblend.registry.mlflow_store import NoVersion, TrackingError
 from styleblend.reporting.charts import swap_grid
 from styleblend.reporting.figures import KEY_FIGURES, labelled, with_interval
 from styleblend.reporting.table import markdown
@@ -92,7 +92,7 @@ def earlier(cfg: Tracking) -> Iterator[dict[str, Contender]]:
     found: dict[str, versions.Version] = {}
     for name, find in (("champion", lambda: versions.find_version(cfg, "champion")),
                        ("previous version", lambda: versions.newest_version(cfg))):  # fmt: skip
-        with suppress(TrackingError):
+        with suppress(NoVersion):
             version = find()
             if all(version.version != other.version for other in found.values()):
                 found[name] = version

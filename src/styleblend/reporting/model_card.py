@@ -21,7 +21,10 @@ from styleblend.weights import frozen
 
 @dataclass(frozen=True)
 class Inputs:
-    """Outputs of the earlier stages; `params` is params.yaml of the project, beside which dvc.lock is."""
+    """Outputs of the earlier stages; `params` is params.yaml of the project, beside which dvc.lock is.
+
+    splits: None where it is not to be recorded which pictures the version learned from.
+    """
 
     swapper: Path
     evaluation: Path
@@ -29,6 +32,7 @@ class Inputs:
     faces: Path
     networks: Path
     params: Path
+    splits: Path | None = None
 
 
 @dataclass(frozen=True)

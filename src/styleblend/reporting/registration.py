@@ -14,7 +14,7 @@ from styleblend.config.registry import Register
 from styleblend.config.tracking import Tracking
 from styleblend.errors import StyleBlendError
 from styleblend.provenance import credentials
-from styleblend.registry import lineage, mlflow_store, runs, versions
+from styleblend.registry import learned, lineage, mlflow_store, runs, versions
 from styleblend.reporting import comparison, gate
 from styleblend.reporting.model_card import Inputs, model_card, read_candidate
 from styleblend.system.files import fingerprint, whole_file
@@ -49,6 +49,8 @@ def register(inputs: Inputs, card: Path, cfg: Register, track: Tracking, provena
         with whole_file(card) as partial:
             partial.write_text(model_card(new, tags, decision.sentence))
         files = {"card": card, "evaluation": inputs.evaluation, "metrics": inputs.metrics, **made_with.files}
+        if inputs.splits is not None:
+            files["pictures"] = learned.write(inputs.faces, inputs.splits, Path(scratch) / learned.FILE)
         files["networks"] = inputs.networks / "networks.json"
         with runs.child_run(track, parent, "register", key, {"gate": cfg.gate.model_dump()}) as run:
             version = versions.register_version(
@@ -79,7 +81,7 @@ def champion_of(track: Tracking) -> Iterator[gate.Champion]:
     with ExitStack() as open_files:
         try:
             version = versions.find_version(track, CHAMPION)
-        except mlflow_store.TrackingError:
+        except mlflow_store.NoVersion:
             yield gate.Champion(None, "no version has the alias champion yet")
             return
         try:

@@ -17,6 +17,7 @@ from typing import Annotated, Literal, Protocol
 
 import uvicorn
 from fastapi import FastAPI, File, Form, HTTPException, Request, Response, UploadFile
+from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
@@ -34,7 +35,9 @@ from styleblend.faces.pictures import Picture, UnusablePicture, as_picture, open
 from styleblend.model import Swapper
 from styleblend.provenance import credentials, marked_picture
 from styleblend.provenance.credentials import Credentials
+from styleblend.serving import refusals
 from styleblend.serving.body_limit import BodyLimit
+from styleblend.serving.head_requests import HeadAsGet
 from styleblend.serving.work_queue import DeadlineExceeded, QueueFull, WorkQueue
 from styleblend.swapping import Detector, FaceSwapper, SeveralFaces, every_face, face_number, find_detector, find_model
 from styleblend.swapping.loaders import follow_model
@@ -135,6 +138,7 @@ def build_app(
     )
     app.openapi_version = "3.0.3"  # what the page under /docs can draw
     app.add_middleware(BodyLimit, max_bytes=round(cfg.max_upload_mb * 1e6), seconds=cfg.upload_seconds)
+    app.add_middleware(HeadAsGet)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
     app.mount("/docs-files", StaticFiles(directory=swagger_ui_path), name="docs-files")
 
@@ -143,6 +147,10 @@ def build_app(
         if isinstance(error, SeveralFaces):
             return JSONResponse({"detail": f"{error.problem} give {_FACE_FIELDS[error.role]}"}, 409)
         return JSONResponse({"detail": str(error)}, 422)
+
+    @app.exception_handler(RequestValidationError)
+    async def refuse_form(_: Request, error: RequestValidationError) -> JSONResponse:
+        return JSONResponse({"detail": refusals.of_form(error.errors())}, 422)
 
     @app.get("/", include_in_schema=False)
     async def page() -> HTMLResponse:
@@ -182,7 +190,7 @@ def build_app(
             408: {"model": Refusal, "description": "the pictures came too slowly"},
             409: {"model": Refusal, "description": "several faces, and it was not said which one"},
             413: {"model": Refusal, "description": "the request is too large"},
-            422: {"model": Refusal, "description": "a picture cannot be used, or has no face"},
+            422: {"model": Refusal, "description": "a field is missing or wrong, or a picture cannot be used"},
             503: {"model": Refusal, "description": "busy, or it took too long: try again later"},
         },
     )  # fmt: skip

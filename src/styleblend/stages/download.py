@@ -8,17 +8,19 @@ from pathlib import Path
 import pandas as pd
 
 from styleblend.config.sources import Download
-from styleblend.data import sources
+from styleblend.data import forgotten, sources
 from styleblend.stages.entry import Config, run
 
 
-def download(out: Path, cfg: Download, state: Path = Path(".state")) -> pd.DataFrame:
-    """Fill `out`; a run that was killed goes on from what it left in `state`.
+def download(
+    out: Path, cfg: Download, state: Path = Path(".state"), without: forgotten.Forgotten | None = None
+) -> pd.DataFrame:
+    """Fill `out`, but for what is to be forgotten; a run that was killed goes on from what it left in `state`.
 
     Raises:
         StyleBlendError: a folder source is missing, empty or unreadable.
     """
-    index = sources.gather(cfg, out, state)
+    index = sources.gather(cfg, out, state, without or forgotten.Forgotten())
     for name, rows in index.groupby("source"):
         print(f"download: {name}: {len(rows)} pictures of {rows['person'].nunique()} named persons")
     return index
@@ -26,8 +28,9 @@ def download(out: Path, cfg: Download, state: Path = Path(".state")) -> pd.DataF
 
 def main(given: argparse.Namespace, cfg: Config) -> None:
     """Stage download: make or fetch every picture of `download.sources`, with an index of their origins."""
-    download(given.out, cfg.download)
+    without = None if given.forgotten is None else forgotten.read(given.forgotten)
+    download(given.out, cfg.download, without=without)
 
 
 if __name__ == "__main__":
-    run("download", main, "out")
+    run("download", main, "out", optional=("forgotten",))

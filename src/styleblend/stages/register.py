@@ -37,9 +37,11 @@ def register(
 
 def main(given: argparse.Namespace, cfg: Config) -> None:
     """Stage register: a model version in MLflow with all that is needed to repeat and to judge it, behind a gate."""
-    inputs = Inputs(given.swapper, given.evaluation, given.metrics, given.faces, given.networks, given.params)
+    inputs = Inputs(
+        given.swapper, given.evaluation, given.metrics, given.faces, given.networks, given.params, given.splits
+    )
     register(inputs, given.out, given.card, cfg.register_, cfg.tracking, cfg.provenance)
 
 
 if __name__ == "__main__":
-    run("register", main, "swapper", "evaluation", "metrics", "faces", "networks", "out", "card")
+    run("register", main, "swapper", "evaluation", "metrics", "faces", "networks", "out", "card", optional=("splits",))

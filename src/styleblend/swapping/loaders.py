@@ -26,6 +26,8 @@ from styleblend.weights.weight_files import obtain
 NETWORKS = Path("data/pretrained/networks")
 STATE = Path(".state")
 
+CANDIDATE = "candidate"
+
 STARTER_NAME = "starter"
 """What stands for the starter where a version is asked for."""
 
@@ -64,24 +66,36 @@ def find_model(
     return loaded(versions.kept_version(cfg.tracking, version, state / "versions")), version.title
 
 
-def follow_model(cfg: Config, starter: Path = STARTER) -> LiveModel[Swapper]:
-    """The version that the alias of `follow` names, now and later; as long as there is none, the starter.
+def follow_model(cfg: Config, starter: Path = STARTER, state: Path = STATE / "versions") -> LiveModel[Swapper]:
+    """The version that the alias of `follow` names, now and later; as long as there is none, what `find_model` takes.
+
+    That is the candidate of that moment, else the starter; a line says so.
 
     Raises:
-        StyleBlendError: no version has the alias and there is no starter, or the registry does not answer.
+        StyleBlendError: no version has the alias, there is neither a candidate nor a starter, or the registry does not
+            answer.
     """
 
     def load(folder: Path) -> Swapper:
         return bending.load(folder, lambda: find_mesh(cfg))
 
-    followed = LiveModel(cfg.tracking, load, cfg.follow)
+    followed = LiveModel(cfg.tracking, load, cfg.follow, state)
     try:
         followed.refresh()
     except mlflow_store.NoVersion:
-        if not is_there(starter):
+        waiting = f"no version has the alias {cfg.follow.alias} yet"
+        candidate = _version_or_none(cfg.tracking, CANDIDATE)
+        if candidate is not None:
+            print(f"{waiting}: the candidate, version {candidate.version}, serves until one has")
+            if candidate.knows_rendered_faces_only:
+                print(_rendered_only(candidate, starter))
+            provisional = Provisional(load(versions.kept_version(cfg.tracking, candidate, state)), candidate.title)
+        elif is_there(starter):
+            print(f"{waiting}: the starter, {starter}, serves until one has")
+            provisional = Provisional(*load_starter(cfg, starter))
+        else:
             raise
-        print(f"no version has the alias {cfg.follow.alias} yet: the starter, {starter}, serves until one has")
-        return LiveModel(cfg.tracking, load, cfg.follow, provisional=Provisional(*load_starter(cfg, starter)))
+        return LiveModel(cfg.tracking, load, cfg.follow, state, provisional)
     found = followed.current
     if isinstance(found, LoadedVersion) and found.version.knows_rendered_faces_only:
         print(_rendered_only(found.version, starter))
@@ -97,18 +111,23 @@ def _registered(cfg: Tracking, reference: str | None, or_none: bool) -> versions
     """The version of a reference, else the champion, else the candidate; `or_none`, where there is none of them."""
     if reference is not None:
         return versions.find_version(cfg, reference)
+    if (champion := _version_or_none(cfg, "champion")) is not None:
+        return champion
     try:
-        return versions.find_version(cfg, "champion")
-    except mlflow_store.NoVersion:
-        pass
-    try:
-        version = versions.find_version(cfg, "candidate")
+        version = versions.find_version(cfg, CANDIDATE)
     except mlflow_store.NoVersion:
         if or_none:
             return None
         raise
     print(f"no version has the alias champion yet: using the candidate, version {version.version}")
     return version
+
+
+def _version_or_none(cfg: Tracking, alias: str) -> versions.Version | None:
+    try:
+        return versions.find_version(cfg, alias)
+    except mlflow_store.NoVersion:
+        return None
 
 
 def load_starter(cfg: Config, starter: Path = STARTER, state: Path = STATE) -> tuple[Swapper, str]:

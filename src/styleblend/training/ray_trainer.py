@@ -28,7 +28,7 @@ from torch import Tensor
 from styleblend.config.model import Model
 from styleblend.config.tracking import Tracking
 from styleblend.config.training import Training
-from styleblend.errors import StyleBlendError
+from styleblend.errors import StyleBlendError, TransientError
 from styleblend.model import save
 from styleblend.model.swapper import DESCRIPTION_FILE
 from styleblend.perception import bending
@@ -37,7 +37,7 @@ from styleblend.registry import runs
 from styleblend.system.files import whole_file, whole_folder
 from styleblend.system.lock import hold
 from styleblend.system.process import exit_on_sigterm
-from styleblend.training import beginning, checkpoint, inputs, loop, record
+from styleblend.training import beginning, checkpoint, inputs, loop, ray_errors, record
 from styleblend.training.steps import Stage
 from styleblend.weights import frozen
 
@@ -79,7 +79,7 @@ def run(job: Job) -> Path:
     with lock(job.state / TRAINER_LOCK, wait_s=_LOCK_SECONDS), exit_on_sigterm():
         (job.state / _ERROR).unlink(missing_ok=True)
         if not _is_finished(job):
-            with _shown(job.state / _PROGRESS):
+            with _shown(job.state / _PROGRESS), ray_errors.told(job.training.ray_address):
                 _fit_in_spite_of_failures(job)
     return result
 
@@ -204,6 +204,9 @@ def _work(settings: dict[str, Any]) -> None:
     worker = loop.Worker(rank, world_size, device, mean_over_workers if world_size > 1 else loop.alone)
     try:
         train_job(job, worker)
+    except TransientError:
+        # The trainer starts again, as often as max_failures says.
+        raise
     except StyleBlendError as error:
         with whole_file(message) as partial:
             partial.write_text(str(error))
