@@ -13,6 +13,7 @@ from pathlib import Path
 from styleblend.config.params import Config as Config
 from styleblend.config.params import load_params
 from styleblend.errors import StyleBlendError, TransientError
+from styleblend.system import environment
 from styleblend.system.stage_record import RUN, Record, keep
 
 
@@ -36,6 +37,7 @@ def run(
     for path in optional:
         parser.add_argument(f"--{path}", type=Path)
     given = parser.parse_args()
+    environment.settle(Path())
     record = Record(name, os.environ.get(RUN, ""), time.time_ns())
     keep(record)
     try:

@@ -10,6 +10,7 @@ from typing import Any
 from styleblend.config.provenance import Provenance
 from styleblend.config.registry import Register
 from styleblend.config.tracking import Tracking
+from styleblend.registry import outbox
 from styleblend.reporting import registration
 from styleblend.reporting.model_card import Inputs
 from styleblend.stages.entry import Config, run
@@ -38,6 +39,7 @@ def register(
 def main(given: argparse.Namespace, cfg: Config) -> None:
     """Stage register: a model version in MLflow with all that is needed to repeat and to judge it, behind a gate."""
     inputs = Inputs(given.swapper, given.evaluation, given.metrics, given.faces, given.networks, given.params)
+    outbox.deliver(cfg.tracking, print)
     register(inputs, given.out, given.card, cfg.register_, cfg.tracking, cfg.provenance)
 
 

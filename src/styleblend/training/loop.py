@@ -46,6 +46,9 @@ class Worker:
 class Recorder:
     """Where figures and pictures of a run go, called on rank 0 only; this one keeps nothing."""
 
+    def begins(self, attempt: int) -> None:
+        """Training begins or goes on after so many rollbacks; figures of a later attempt do not repeat an earlier's."""
+
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Figures after `step` steps."""
 
@@ -128,6 +131,7 @@ def train(
     latest = checkpoint.newest(folder)
     worker.wait()
     progress = restore(latest) if latest else Progress()
+    recorder.begins(progress.rollbacks)
     if latest is None:
         _probe(cfg, learner, perception, pairs, worker, recorder, progress, began_with)
         keep()
@@ -180,6 +184,7 @@ def train(
                 keep()
                 began, began_at = time.perf_counter(), progress.step
                 if worker.rank == 0:
+                    recorder.begins(rollbacks)
                     recorder.line(f"rollback {rollbacks} to step {progress.step}: {collapse}")
                     recorder.metrics(progress.step, {"rollbacks": rollbacks})
                     recorder.metrics(at, {"alarm/non_finite": float(isinstance(collapse, NotFinite))})

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import styleblend
-from styleblend.registry import mlflow_store, runs
+from styleblend.registry import mlflow_store, outbox, runs
 from styleblend.system.files import fingerprint, whole_folder
 from styleblend.training import ray_trainer
 from styleblend.training.steps import Stage
@@ -63,6 +63,10 @@ def train_stage(
     code = (package / name for name in CODE)
     key = fingerprint(stage, cfg.model.model_dump_json(), training.model_dump_json(), *parts, *code)
     store = mlflow_store.resolved(cfg.tracking)
+    state = Path(".state", f"{stage}-{key}").resolve()
+    # What a run that goes on has recorded names its parent, also while MLflow does not answer.
+    known = outbox.address_of(outbox.PLACE / state.name)
+    parent_run_id = parent_run_id or (known.parent_run_id if known else None)
     job = ray_trainer.Job(
         stage=stage,
         fingerprint=key,
@@ -70,10 +74,11 @@ def train_stage(
         training=training,
         tracking=store,
         parent_run_id=parent_run_id or runs.start_pipeline(store, key, cfg.model_dump(mode="json")),
-        state=Path(".state", f"{stage}-{key}").resolve(),
+        state=state,
         **{name: path.resolve() for name, path in inputs.items()},
     )
     result = ray_trainer.run(job)
     with whole_folder(out) as partial:
         shutil.copytree(result, partial, dirs_exist_ok=True)
     shutil.rmtree(job.state)
+    outbox.deliver(store, print)
