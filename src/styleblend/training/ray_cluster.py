@@ -21,10 +21,15 @@ from styleblend.training import resources
 SOCKET_NAME = len("sb-12345678/r/session_2026-01-31_12-00-00_123456_4194304/sockets/plasma_store.4194304")
 """The longest path of a socket that Ray makes below the temporary folder."""
 _LOOK_S, _SAY_S = 5.0, 60.0
+_STARTS = 3
 
 
 class NoRoom(TransientError):
     """The cluster has no room for the workers now; it may grow, or others may leave."""
+
+
+class NotStarted(TransientError):
+    """Ray did not start on this machine, which may be busy."""
 
 
 @contextmanager
@@ -63,17 +68,7 @@ def started(stage: str, cfg: Training, state: Path, say: Callable[[str], None]) 
     workers_env = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
     try:
         if cfg.ray_address is None:
-            ray.init(
-                # Not left to Ray, which would look for a cluster that somebody else has started here.
-                address="local",
-                num_cpus=max(math.ceil(cfg.workers * cfg.cpus_per_worker), os.cpu_count() or 1),
-                include_dashboard=False,
-                # Ray would pass on every word of its own processes; what people want is in the progress file.
-                log_to_driver=False,
-                object_store_memory=100 * 2**20,
-                _temp_dir=str(scratch / "r"),
-                runtime_env={"env_vars": workers_env},
-            )
+            _start_here(cfg, scratch / "r", workers_env, say)
         else:
             try:
                 ray.init(address=cfg.ray_address, log_to_driver=False, runtime_env={"env_vars": workers_env})
@@ -88,6 +83,41 @@ def started(stage: str, cfg: Training, state: Path, say: Callable[[str], None]) 
     finally:
         ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _start_here(cfg: Training, folder: Path, workers_env: dict[str, str], say: Callable[[str], None]) -> None:
+    """Start a cluster on this machine; again where its processes took too long, for Ray's limit of 30 s is fixed.
+
+    Raises:
+        NotStarted: it took too long each time.
+    """
+    import ray
+
+    for left in reversed(range(_STARTS)):
+        try:
+            ray.init(
+                # Not left to Ray, which would look for a cluster that somebody else has started here.
+                address="local",
+                num_cpus=max(math.ceil(cfg.workers * cfg.cpus_per_worker), os.cpu_count() or 1),
+                include_dashboard=False,
+                # Ray would pass on every word of its own processes; what people want is in the progress file.
+                log_to_driver=False,
+                object_store_memory=100 * 2**20,
+                _temp_dir=str(folder),
+                runtime_env={"env_vars": workers_env},
+            )
+            return
+        # Ray has no class of its own for this.
+        except Exception as error:
+            if "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
+            if not left:
+                raise NotStarted(
+                    f"Ray's processes did not start on this machine in {_STARTS} times 30 s: it is too busy or short of"
+                    " memory: end other work, then run again"
+                ) from error
+            say("Ray's processes took more than 30 s to start: once more")
 
 
 def expect_room_here(stage: str, cfg: Training) -> None:
