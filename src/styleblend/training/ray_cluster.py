@@ -8,9 +8,10 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import torch
 
 from styleblend.config.training import Training
@@ -94,6 +95,7 @@ def _start_here(cfg: Training, folder: Path, workers_env: dict[str, str], say: C
     import ray
 
     for left in reversed(range(_STARTS)):
+        before = set(psutil.Process().children(recursive=True))
         try:
             ray.init(
                 # Not left to Ray, which would look for a cluster that somebody else has started here.
@@ -111,7 +113,10 @@ def _start_here(cfg: Training, folder: Path, workers_env: dict[str, str], say: C
         except Exception as error:
             if "timed out during startup" not in str(error):
                 raise
-            ray.shutdown()
+            # Ray knows nothing any more of what it has started until then.
+            for child in set(psutil.Process().children(recursive=True)) - before:
+                with suppress(psutil.NoSuchProcess):
+                    child.kill()
             if not left:
                 raise NotStarted(
                     f"Ray's processes did not start on this machine in {_STARTS} times 30 s: it is too busy or short of"
