@@ -22,7 +22,7 @@ from styleblend.training import resources
 SOCKET_NAME = len("sb-12345678/r/session_2026-01-31_12-00-00_123456_4194304/sockets/plasma_store.4194304")
 """The longest path of a socket that Ray makes below the temporary folder."""
 _LOOK_S, _SAY_S = 5.0, 60.0
-_STARTS = 3
+_STARTS, _START_S = 2, 120
 
 
 class NoRoom(TransientError):
@@ -55,6 +55,8 @@ def started(stage: str, cfg: Training, state: Path, say: Callable[[str], None]) 
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         # Ray's default of 15 starves training whenever anything else runs on the machine.
         "RAY_worker_niceness": "0",
+        # Its default of 30 s is too short for a machine that is busy.
+        "RAY_raylet_start_wait_time_s": str(_START_S),
     }
     import ray
 
@@ -87,7 +89,7 @@ def started(stage: str, cfg: Training, state: Path, say: Callable[[str], None]) 
 
 
 def _start_here(cfg: Training, folder: Path, workers_env: dict[str, str], say: Callable[[str], None]) -> None:
-    """Start a cluster on this machine; again where its processes took too long, for Ray's limit of 30 s is fixed.
+    """Start a cluster on this machine; again where its processes took too long.
 
     Raises:
         NotStarted: it took too long each time.
@@ -119,10 +121,10 @@ def _start_here(cfg: Training, folder: Path, workers_env: dict[str, str], say: C
                     child.kill()
             if not left:
                 raise NotStarted(
-                    f"Ray's processes did not start on this machine in {_STARTS} times 30 s: it is too busy or short of"
-                    " memory: end other work, then run again"
+                    f"Ray's processes did not start on this machine in {_STARTS} times {_START_S} s: it is too busy"
+                    " or short of memory: end other work, then run again"
                 ) from error
-            say("Ray's processes took more than 30 s to start: once more")
+            say(f"Ray's processes took more than {_START_S} s to start: once more")
 
 
 def expect_room_here(stage: str, cfg: Training) -> None:
