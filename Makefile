@@ -9,6 +9,10 @@ unexport VIRTUAL_ENV PYTHONPATH
 # One thread a process: on few cores more threads wait for each other. Override it: OMP_NUM_THREADS=8 make demo
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= passive
+# DVC asks what the user is called, and ends with an error where nothing says so.
+ifeq ($(shell id -un 2>/dev/null)$(USER)$(LOGNAME),)
+export USER := uid-$(shell id -u)
+endif
 # No tool reports home.
 export DO_NOT_TRACK := 1
 export DVC_NO_ANALYTICS := 1

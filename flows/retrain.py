@@ -14,6 +14,7 @@ from pathlib import Path
 
 from styleblend.config.params import load_params
 from styleblend.errors import StyleBlendError
+from styleblend.system import environment
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -24,6 +25,7 @@ def main() -> None:
     parser.add_argument("--project", type=Path, default=PROJECT, help="folder with dvc.yaml and params.yaml")
     given = parser.parse_args()
     project = given.project.resolve()
+    environment.settle(project)
     _set_up_prefect()
     # Imported once Prefect is set up; it takes seconds, too.
     import schedule

@@ -15,6 +15,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+from styleblend.system import environment
 from styleblend.system.process import running
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -40,6 +41,7 @@ def serve(project: Path, port: int) -> int:
     if _taken(port):
         print(f"serve: port {port} of {HOST} is taken: give another with --port, or end what runs there")
         return 1
+    environment.settle(project)
     url = f"http://{HOST}:{port}"
     env = {
         "PREFECT_HOME": os.environ.get("PREFECT_HOME", str(project / ".state" / "prefect")),

@@ -52,13 +52,13 @@ def command(inputs: dict[str, Path]) -> list[str]:
 class Running:
     """A command in a process group of its own; on leaving the block nothing of it lives on."""
 
-    def __init__(self, folder: Path, command: list[str]) -> None:
+    def __init__(self, folder: Path, command: list[str], env: dict[str, str] | None = None) -> None:
         self.marker = f"STYLEBLEND_TEST={uuid.uuid4()}"
         name, value = self.marker.split("=")
         self.process = subprocess.Popen(
             command,
             cwd=folder,
-            env={**os.environ, "OMP_NUM_THREADS": "1", name: value},
+            env={**os.environ, "OMP_NUM_THREADS": "1", name: value, **(env or {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -106,6 +106,18 @@ class Running:
             except OSError:
                 continue
         return found
+
+
+def hostile(folder: Path) -> dict[str, str]:
+    """Variables that a person may have, with which Ray, Prefect or their clients would not start."""
+    temporary = folder / "a-temporary-folder-with-a-long-name-as-clusters-have-it-for-each-of-their-jobs"
+    temporary.mkdir()
+    dead = "http://127.0.0.1:9"
+    return {
+        "RAY_ADDRESS": "127.0.0.1:6399", "RAY_NAMESPACE": "other", "RAY_TMPDIR": "/nowhere", "TMPDIR": str(temporary),
+        "http_proxy": dead, "https_proxy": dead, "grpc_proxy": dead, "ALL_PROXY": "socks5://127.0.0.1:9",
+        "HOME": str(folder / "nowhere"),
+    }  # fmt: skip
 
 
 def test_a_new_encoder_takes_the_mean_code_alone(tmp_path: Path) -> None:
@@ -198,10 +210,15 @@ def undisturbed(inputs: dict[str, Path], folder: Path, settings: dict[str, Any])
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_sigterm_ends_the_workers_and_mistakes_are_one_line(tmp_path: Path) -> None:
-    """SIGTERM leaves no process behind; a picture that is gone is named in the stage's last line."""
+    """SIGTERM leaves no process behind; a picture that is gone is named in the stage's last line.
+
+    Both in environments that name another cluster, a temporary folder too long for sockets, proxies that do not answer
+    and no home folder.
+    """
+    env = hostile(tmp_path)
     inputs = tiny.write_inputs(tmp_path)
     write_params(tmp_path, steps=5000, probe_every=5000, checkpoint_every=1000)
-    with Running(tmp_path, command(inputs)) as stage:
+    with Running(tmp_path, command(inputs), env) as stage:
         stage.read_until("step 2/5000")
         assert len(stage.living()) > 3
         stage.process.send_signal(signal.SIGTERM)
@@ -214,7 +231,7 @@ def test_sigterm_ends_the_workers_and_mistakes_are_one_line(tmp_path: Path) -> N
 
     write_params(tmp_path, steps=3, max_failures=0)
     (inputs["faces"] / "images" / "tiny-5-0.png").unlink()
-    with Running(tmp_path, command(inputs)) as stage:
+    with Running(tmp_path, command(inputs), env) as stage:
         last = stage.rest().strip().splitlines()[-1]
     assert stage.process.returncode == 1
     assert last.startswith("styleblend train_encoder: ") and "tiny-5-0.png cannot be read" in last

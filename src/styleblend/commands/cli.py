@@ -21,12 +21,14 @@ from styleblend.config.merge import merged
 from styleblend.config.params import Config, load_params, parse_params
 from styleblend.errors import StyleBlendError
 from styleblend.experiments import presets
+from styleblend.system import environment
 from styleblend.system.lock import only_one
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one subcommand. A StyleBlendError is one line and exit code 1; a wrong command line is exit code 2."""
     given = _parser().parse_args(argv)
+    given.settled = environment.settle(getattr(given, "params", Path("params.yaml")).parent)
     try:
         given.run(given)
         sys.stdout.flush()
@@ -170,7 +172,7 @@ def _doctor(given: Namespace) -> None:
     """Say what is there and what lacks for a run; exit code 1 if it would fail."""
     from styleblend.commands import doctor
 
-    found = doctor.examine(load_params(given.params), given.params.parent)
+    found = doctor.examine(load_params(given.params), given.params.parent, given.settled)
     print(doctor.text(found))
     if any(finding.verdict == "FAIL" for finding in found):
         sys.exit(1)

@@ -9,11 +9,12 @@ import os
 import socket
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from styleblend.commands.describe import STAGES
 from styleblend.commands.findings import Finding, Verdict, data, listings, machine
 from styleblend.config.catalogue import Entry
 from styleblend.config.model import sizes_of
@@ -24,7 +25,8 @@ from styleblend.config.tracking import Tracking
 from styleblend.errors import StyleBlendError
 from styleblend.provenance import credentials
 from styleblend.registry import lineage, mlflow_store
-from styleblend.system import dvc
+from styleblend.system import dvc, environment
+from styleblend.training import ray_cluster
 from styleblend.weights import frozen, packages, starter, weight_files
 from styleblend.weights.starter import STARTER
 from styleblend.weights.store import SMALL, Store, archives_of, is_right, package_of, store_of
@@ -32,14 +34,19 @@ from styleblend.weights.store import SMALL, Store, archives_of, is_right, packag
 ANSWER_SECONDS = 5
 
 
-def examine(cfg: Config, project: Path) -> list[Finding]:
-    """All findings about a run of `cfg` in the folder `project`, in the order of its stages."""
+def examine(cfg: Config, project: Path, settled: Sequence[environment.Change] = ()) -> list[Finding]:
+    """All findings about a run of `cfg` in the folder `project`, in the order of its stages.
+
+    Args:
+        settled: what was changed of the person's environment for this process, as for any other of this project.
+    """
     listed = listings(cfg, project)
     return [
         *data(cfg, project, listed),
         *networks(cfg.pretrained, project),
         *beginning(cfg, project),
         *machine(cfg, project, listed),
+        *surroundings(cfg, settled),
         *store(cfg.tracking, project),
         *signing(cfg.provenance),
         *history(project),
@@ -160,6 +167,32 @@ def _answers(url: str) -> bool:
     # A port that is none, or a host that has no such form, is told by a ValueError.
     except (OSError, ValueError):
         return False
+
+
+def surroundings(cfg: Config, settled: Sequence[environment.Change]) -> Iterator[Finding]:
+    """What of the environment a run sets or clears, and whether Ray finds a folder for its sockets."""
+    for change in settled:
+        if change.name == "USER":
+            # DVC itself asks before it starts a stage, where nothing here can help.
+            remedy = f"`export USER={change.value}` before dvc, which asks for it"
+            yield Finding("environment", "FAIL", f"the user {os.getuid()} has no name: {remedy}")
+    # One line for both spellings of no_proxy, and for all folders of one home.
+    whys = dict.fromkeys(change.why for change in settled if change.name not in ("USER", "NO_PROXY"))
+    if any(getattr(cfg, stage).ray_address is None for stage in STAGES):
+        whys |= dict.fromkeys(change.why for change in environment.ray_changes(os.environ) if _leads_away(change.name))
+        try:
+            folder = environment.socket_folder(ray_cluster.SOCKET_NAME)
+        except StyleBlendError as error:
+            yield Finding("environment", "FAIL", str(error))
+        else:
+            yield Finding("environment", "ok", f"Ray's sockets fit into {folder}")
+    for why in whys:
+        yield Finding("environment", "note", why)
+
+
+def _leads_away(name: str) -> bool:
+    """Whether a person would wonder that a variable of Ray has no effect; others, as of usage reports, go unsaid."""
+    return name in ("RAY_ADDRESS", "RAY_REDIS_ADDRESS", "RAY_TMPDIR", "RAY_NAMESPACE", "RAY_RUNTIME_ENV_HOOK")
 
 
 def store(cfg: Tracking, project: Path = Path()) -> Iterator[Finding]:

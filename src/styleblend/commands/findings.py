@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -155,7 +154,7 @@ def machine(cfg: Config, project: Path, listed: dict[str, Listing]) -> Iterator[
 
 
 def _gpus(stage: str, training: Training, need: Needs) -> Iterator[Finding]:
-    wanted, there = math.ceil(training.workers * training.gpus_per_worker), torch.cuda.device_count()
+    wanted, there = training.gpus, torch.cuda.device_count()
     if there < wanted:
         remedy = f"lower {stage}.workers, or set gpus_per_worker to 0"
         yield _sufficient(False, f"{stage}: {wanted} GPUs wanted, {there} here", remedy)

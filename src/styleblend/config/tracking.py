@@ -12,6 +12,8 @@ class Tracking(Section):
     experiment: str = "styleblend"
     model_name: str = Field("styleblend", pattern=r"^[A-Za-z0-9_-]+$")
 
+    patience_s: float = Field(60, ge=0, description="how long a finished training waits for MLflow to take its figures")
+
     @model_validator(mode="after")
     def file_has_no_options(self) -> Tracking:
         if self.uri.startswith("sqlite:") and "?" in self.uri:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -52,8 +53,11 @@ class Training(Section):
     batch_size: int = Field(ge=2, description="pictures a step, over all workers")
     workers: int = Field(2, ge=1, description="Ray Train workers")
     ray_address: str | None = Field(None, description="a running Ray cluster, e.g. auto; null starts one here")
-    gpus_per_worker: float = Field(0, ge=0, le=1, description="1 on a GPU machine")
+    gpus_per_worker: float = Field(0, ge=0, le=1, description="1 on a GPU machine; half of one lets two share it")
     cpus_per_worker: float = Field(1, gt=0)
+    wait_for_cluster_s: float = Field(
+        600, ge=0, description="how long to wait for room on the cluster of ray_address, which may grow"
+    )
     learning_rate: float = Field(4e-5, gt=0)
     cool_down: Probability = Field(0, description="last share of the steps, with a linear fall to rate 0; paper: 0")
     blending_lr_factor: float = Field(1, ge=1, description="learning rate of Eq. 2's bias over learning_rate")
@@ -132,6 +136,16 @@ class Training(Section):
                 " loss.reconstruction a weight, or let one begin at 0"
             )
         return self
+
+    @property
+    def workers_per_gpu(self) -> int:
+        """How many workers share a GPU; none has parts of two."""
+        return math.floor(1 / self.gpus_per_worker + 1e-6)
+
+    @property
+    def gpus(self) -> int:
+        """How many GPUs all workers need."""
+        return math.ceil(self.workers / self.workers_per_gpu) if self.gpus_per_worker else 0
 
     def weight(self, term: str, step: int) -> float:
         """The weight of a loss term at a step, by the section loss and by what holds terms back."""

@@ -6,7 +6,8 @@ starting another.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,11 +31,14 @@ class Run:
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
         """Log figures under their own names; all of them in one transaction of at most 1000."""
-        from mlflow.entities import Metric
-        from mlflow.utils.time import get_current_time_millis
+        now = time.time_ns() // 1_000_000
+        self.log_figures([(name, float(value), now, step) for name, value in metrics.items()])
 
-        now = get_current_time_millis()
-        entries = [Metric(name, float(value), now, step) for name, value in metrics.items()]
+    def log_figures(self, figures: Sequence[tuple[str, float, int, int]]) -> None:
+        """Log figures as name, value, time in ms since 1970, and step; MLflow keeps equal ones once."""
+        from mlflow.entities import Metric
+
+        entries = [Metric(*figure) for figure in figures]
         for start in range(0, len(entries), 1000):
             self.client.log_batch(self.run_id, metrics=entries[start : start + 1000])
 
@@ -49,6 +53,13 @@ class Run:
         """Set tags of the run."""
         for name, value in tags.items():
             self.client.set_tag(self.run_id, name, value)
+
+    def set_status(self, status: str) -> None:
+        """Say that the run is RUNNING, or that it has FINISHED or FAILED."""
+        if status == "RUNNING":
+            self.client.update_run(self.run_id, status=status)
+        else:
+            self.client.set_terminated(self.run_id, status)
 
 
 def start_pipeline(cfg: Tracking, key: str, params: Mapping[str, Any]) -> str:
@@ -74,7 +85,18 @@ def finish_pipeline(cfg: Tracking, parent_run_id: str) -> None:
 
 @contextmanager
 def child_run(cfg: Tracking, parent_run_id: str, stage: str, key: str, params: Mapping[str, Any]) -> Iterator[Run]:
-    """Open a stage's run below its parent; it ends as FINISHED, or as FAILED when the block raises.
+    """Open a stage's run below its parent; it ends as FINISHED, or as FAILED when the block raises. See open_child."""
+    run = open_child(cfg, parent_run_id, stage, key, params)
+    status = "FAILED"
+    try:
+        yield run
+        status = "FINISHED"
+    finally:
+        run.set_status(status)
+
+
+def open_child(cfg: Tracking, parent_run_id: str, stage: str, key: str, params: Mapping[str, Any]) -> Run:
+    """Find or make a stage's run below its parent; it is RUNNING.
 
     A parent that this store does not know is made here: a model that came from another machine (`dvc pull`)
     brings the id of a run that lives there.
@@ -84,12 +106,7 @@ def child_run(cfg: Tracking, parent_run_id: str, stage: str, key: str, params: M
     tags = {"mlflow.parentRunId": parent_run_id, "styleblend.stage": stage}
     run_id = _find_or_create(client, experiment_id, stage, f"{stage}-{key}", tags)
     _log_params(client, run_id, params)
-    status = "FAILED"
-    try:
-        yield Run(client, run_id, parent_run_id)
-        status = "FINISHED"
-    finally:
-        client.set_terminated(run_id, status)
+    return Run(client, run_id, parent_run_id)
 
 
 def picture_markdown(run: Run, path: str, words: str) -> str:

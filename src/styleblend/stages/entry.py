@@ -13,6 +13,7 @@ from pathlib import Path
 from styleblend.config.params import Config as Config
 from styleblend.config.params import load_params
 from styleblend.errors import StyleBlendError, TransientError
+from styleblend.system import environment
 from styleblend.system.process import end_with_dvc
 from styleblend.system.stage_record import RUN, Record, keep
 
@@ -38,6 +39,7 @@ def run(
         parser.add_argument(f"--{path}", type=Path)
     given = parser.parse_args()
     end_with_dvc()
+    environment.settle(Path())
     record = Record(name, os.environ.get(RUN, ""), time.time_ns())
     keep(record)
     try:

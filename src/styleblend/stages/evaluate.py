@@ -12,7 +12,7 @@ from styleblend.config.provenance import Provenance
 from styleblend.config.tracking import Tracking
 from styleblend.evaluation import benchmark
 from styleblend.provenance import credentials
-from styleblend.registry import lineage, runs
+from styleblend.registry import lineage, outbox, runs
 from styleblend.reporting import alarms, comparison, evaluation_report
 from styleblend.reporting.report_page import NAME, Beside
 from styleblend.stages.entry import Config, run
@@ -67,6 +67,7 @@ def main(given: argparse.Namespace, cfg: Config) -> None:
         # Not among the stage's params in dvc.yaml: another start makes another swapper, which is among its deps.
         cfg.train_encoder.encoder_start,
     )  # fmt: skip
+    outbox.deliver(cfg.tracking, print)
     evaluate(inputs, given.out, given.metrics, cfg.evaluate, cfg.tracking, cfg.provenance)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from styleblend.config.provenance import Provenance
 from styleblend.config.registry import Register
 from styleblend.config.tracking import Tracking
+from styleblend.registry import outbox
 from styleblend.reporting import registration
 from styleblend.reporting.model_card import Inputs
 from styleblend.stages.entry import Config, run
@@ -40,6 +41,7 @@ def main(given: argparse.Namespace, cfg: Config) -> None:
     inputs = Inputs(
         given.swapper, given.evaluation, given.metrics, given.faces, given.networks, given.params, given.splits
     )
+    outbox.deliver(cfg.tracking, print)
     register(inputs, given.out, given.card, cfg.register_, cfg.tracking, cfg.provenance)
 
 

@@ -45,6 +45,9 @@ class Worker:
 class Recorder:
     """Where figures and pictures of a run go, called on rank 0 only; this one keeps nothing."""
 
+    def begins(self, attempt: int) -> None:
+        """Training begins or goes on after so many rollbacks; figures of a later attempt do not repeat an earlier's."""
+
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Figures after `step` steps."""
 
@@ -133,7 +136,8 @@ def train(
                 raise StyleBlendError(f"{first.path} has {first.step} steps already, steps is {cfg.steps}: raise it")
             first.expect_whole()
             progress = restore(first.path)
-        else:
+        recorder.begins(progress.rollbacks)
+        if latest is None and first is None:
             _probe(cfg, learner, perception, pairs, worker, recorder, progress, began_with)
         if latest is None:
             keep()
@@ -185,6 +189,7 @@ def train(
                 keep()
                 began, began_at = time.perf_counter(), progress.step
                 if worker.rank == 0:
+                    recorder.begins(progress.rollbacks)
                     recorder.line(f"rollback {progress.rollbacks} to step {progress.step}: {collapse}")
                     recorder.metrics(progress.step, {"rollbacks": progress.rollbacks})
                     recorder.metrics(at, {"alarm/non_finite": float(isinstance(collapse, NotFinite))})

@@ -1,4 +1,4 @@
-"""Both training stages on Ray Train: the only module that knows Ray.
+"""Both training stages on Ray Train, which this module and `ray_cluster` alone know.
 
 Every state that matters is in the state folder, written by the loop itself, so one rule serves a lost worker, a killed
 stage and a stopped machine: start again, read the newest checkpoint. Ray's own checkpoints are not used. On several
@@ -11,12 +11,12 @@ import json
 import math
 import os
 import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,11 @@ from styleblend.model import save
 from styleblend.model.swapper import DESCRIPTION_FILE
 from styleblend.perception import bending
 from styleblend.provenance import save_picture
-from styleblend.registry import runs
+from styleblend.registry import outbox
 from styleblend.system.files import whole_file, whole_folder
 from styleblend.system.lock import hold
 from styleblend.system.process import exit_on_sigterm
-from styleblend.training import beginning, checkpoint, inputs, loop, ray_errors, record
+from styleblend.training import beginning, checkpoint, inputs, loop, ray_cluster, ray_errors, record, resources
 from styleblend.training.steps import Stage
 from styleblend.weights import frozen
 
@@ -111,59 +111,23 @@ def _fit_in_spite_of_failures(job: Job) -> None:
             if failures > job.training.max_failures:
                 raise
             reason = " ".join(str(error).split())[:200]
-            with (job.state / _PROGRESS).open("a") as stream:
-                stream.write(
-                    f"{job.stage}: failure {failures} of {job.training.max_failures} since step {max(0, done[1])},"
-                    f" starting again: {reason}\n"
-                )
+            since = f"failure {failures} of {job.training.max_failures} since step {max(0, done[1])}"
+            _say(job, f"{since}, starting again: {reason}")
 
 
 def _fit(job: Job) -> None:
-    # Read by Ray when it is imported or started here; nothing is sent anywhere, none is held back.
-    os.environ |= {
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        # Ray's default of 15 starves training whenever anything else runs on the machine.
-        "RAY_worker_niceness": "0",
-    }
     cfg = job.training
-    if cfg.ray_address is None:
-        # The cluster of this run listens on this machine alone, and its processes end with it.
-        os.environ["RAY_AUTH_MODE"] = "disabled"
-    import ray
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
+    with ray_cluster.started(job.stage, cfg, job.state, partial(_say, job)) as storage:
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchTrainer
 
-    # Sockets live in the temporary folder, for their names must be short. What a killed run left there goes first.
-    note = job.state / "scratch.txt"
-    if note.exists():
-        shutil.rmtree(note.read_text(), ignore_errors=True)
-    scratch = Path(tempfile.mkdtemp(prefix="styleblend-"))
-    note.write_text(str(scratch))
-    storage = job.state / "ray" if cfg.ray_address else scratch / "storage"
-    threads = str(max(1, math.floor(cfg.cpus_per_worker)))
-    workers_env = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
-    try:
-        if cfg.ray_address is None:
-            ray.init(
-                num_cpus=max(math.ceil(cfg.workers * cfg.cpus_per_worker), os.cpu_count() or 1),
-                include_dashboard=False,
-                # Ray would pass on every word of its own processes; what people want is in the progress file.
-                log_to_driver=False,
-                object_store_memory=100 * 2**20,
-                _temp_dir=str(scratch / "ray"),
-                runtime_env={"env_vars": workers_env},
-            )
-        else:
-            ray.init(address=cfg.ray_address, log_to_driver=False, runtime_env={"env_vars": workers_env})
-        resources = {"CPU": cfg.cpus_per_worker} | ({"GPU": cfg.gpus_per_worker} if cfg.gpus_per_worker else {})
         trainer = TorchTrainer(
             _work,
             train_loop_config={"job": job},
             scaling_config=ScalingConfig(
-                num_workers=cfg.workers, use_gpu=cfg.gpus_per_worker > 0, resources_per_worker=resources
+                num_workers=cfg.workers,
+                use_gpu=cfg.gpus_per_worker > 0,
+                resources_per_worker=resources.of_a_worker(cfg),
             ),
             run_config=RunConfig(
                 # A name that was used would bring back Ray's own idea of that run.
@@ -181,9 +145,6 @@ def _fit(job: Job) -> None:
             if message.exists():
                 raise StyleBlendError(message.read_text()) from error
             raise
-    finally:
-        ray.shutdown()
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _work(settings: dict[str, Any]) -> None:
@@ -247,6 +208,7 @@ def train_job(job: Job, worker: loop.Worker) -> None:
     # A worker that outlived a killed stage for a moment may still be writing.
     with lock(job.state / "writer.lock", wait_s=_LOCK_SECONDS), _recorded(job) as recorder:
         progress = loop.train(*everything, recorder, before.began_with, first)
+        recorder.kept.end("FINISHED", job.tracking.patience_s)
         with whole_folder(job.state / RESULT) as folder:
             facts: dict[str, Any] = {"stage": job.stage, "step": job.training.steps, "fingerprint": job.fingerprint}
             save(learner.averaged, job.model, folder, **facts)
@@ -256,7 +218,7 @@ def train_job(job: Job, worker: loop.Worker) -> None:
             save_file(weights, folder / beginning.DISCRIMINATOR)
             (folder / "history.json").write_text(json.dumps(progress.history, indent=1) + "\n")
             record.write(folder, before, job.stage, progress, job.origin.words if job.origin else None)
-            runs = {"parent_run_id": job.parent_run_id, "run_id": recorder.run.run_id}
+            runs = {"parent_run_id": job.parent_run_id, "run_id": recorder.kept.run_id}
             (folder / "run.json").write_text(json.dumps(runs, indent=1) + "\n")
 
 
@@ -273,34 +235,48 @@ def _first(job: Job) -> checkpoint.Kept | None:
     return first
 
 
-class MlflowRecorder(loop.Recorder):
-    """A loop.Recorder that logs to a run and writes lines for the stage to show."""
+class OutboxRecorder(loop.Recorder):
+    """A loop.Recorder that keeps what MLflow is to get, and writes lines for the stage to show."""
 
-    def __init__(self, run: runs.Run, job: Job) -> None:
-        self.run, self.job = run, job
+    def __init__(self, kept: outbox.Outbox, job: Job) -> None:
+        self.kept, self.job = kept, job
+
+    def begins(self, attempt: int) -> None:
+        self.kept.begins(attempt)
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
-        self.run.log_metrics(values, step)
+        self.kept.metrics(step, values)
 
     def picture(self, step: int, pixels: Tensor) -> None:
-        file = self.job.state / f"step-{step:07d}.png"
-        save_picture(Image.fromarray(pixels.numpy()), file, model=f"styleblend {self.job.stage}", kind="grid")
-        self.run.log_artifact(file, "probe")
-        file.unlink()
+        grid, model = Image.fromarray(pixels.numpy()), f"styleblend {self.job.stage}"
+        save = partial(save_picture, grid, model=model, kind="grid")
+        self.kept.picture(f"step-{step:07d}.png", "probe", save)
 
     def tags(self, values: dict[str, str]) -> None:
-        self.run.set_tags(values)
+        self.kept.tags(values)
 
     def line(self, text: str) -> None:
-        with (self.job.state / _PROGRESS).open("a") as stream:
-            stream.write(f"{self.job.stage}: {text}\n")
+        _say(self.job, text)
+
+
+def outbox_of(job: Job) -> Path:
+    """The folder with what MLflow is to get: beside the state, for it may outlive that."""
+    return job.state.parent / outbox.PLACE.name / job.state.name
 
 
 @contextmanager
-def _recorded(job: Job) -> Iterator[MlflowRecorder]:
+def _recorded(job: Job) -> Iterator[OutboxRecorder]:
     params = {"model": job.model.model_dump(mode="json"), job.stage: job.training.model_dump(mode="json")}
-    with runs.child_run(job.tracking, job.parent_run_id, job.stage, job.fingerprint, params) as run:
-        yield MlflowRecorder(run, job)
+    address = outbox.Address(job.parent_run_id, job.stage, job.fingerprint, params)
+    say = partial(_say, job)
+    with outbox.opened(outbox_of(job), job.tracking, address, say, job.tracking.patience_s) as kept:
+        yield OutboxRecorder(kept, job)
+
+
+def _say(job: Job, text: str) -> None:
+    """A line of progress for people, from whichever process."""
+    with (job.state / _PROGRESS).open("a") as stream:
+        stream.write(f"{job.stage}: {text}\n")
 
 
 @contextmanager

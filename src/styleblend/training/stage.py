@@ -12,7 +12,7 @@ import styleblend
 from styleblend.config.training import PACE, Training
 from styleblend.errors import StyleBlendError
 from styleblend.model.swapper import DESCRIPTION_FILE, WEIGHTS_FILE
-from styleblend.registry import mlflow_store, runs, versions
+from styleblend.registry import mlflow_store, outbox, runs, versions
 from styleblend.system.code import code_fingerprint
 from styleblend.system.files import fingerprint, sha256, whole_folder
 from styleblend.system.lock import Locked
@@ -86,6 +86,10 @@ def train_stage(
     store = mlflow_store.resolved(cfg.tracking)
     origin = origin_of(stage, training.continue_from, cfg)
     key = state_key(stage, cfg, training, [faces / "manifest.parquet", perceived, splits, networks], encoder, origin)
+    state = Path(".state", f"{stage}-{key}").resolve()
+    # What a run that goes on has recorded names its parent, also while MLflow does not answer.
+    known = outbox.address_of(outbox.PLACE / state.name)
+    parent_run_id = parent_run_id or (known.parent_run_id if known else None)
     job = ray_trainer.Job(
         stage=stage,
         fingerprint=key,
@@ -93,7 +97,7 @@ def train_stage(
         training=training,
         tracking=store,
         parent_run_id=parent_run_id or runs.start_pipeline(store, key, cfg.model_dump(mode="json")),
-        state=Path(".state", f"{stage}-{key}").resolve(),
+        state=state,
         origin=origin,
         **{name: path.resolve() for name, path in inputs.items()},
     )
@@ -101,6 +105,7 @@ def train_stage(
     with whole_folder(out) as partial:
         shutil.copytree(result, partial, dirs_exist_ok=True)
     _retire(job)
+    outbox.deliver(store, print)
 
 
 def state_key(
