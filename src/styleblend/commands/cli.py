@@ -19,13 +19,15 @@ import yaml
 from styleblend.commands import evaluate
 from styleblend.config.merge import merged
 from styleblend.config.params import Config, load_params, parse_params
-from styleblend.errors import StyleBlendError
+from styleblend.errors import StyleBlendError, printable_anywhere, shown
 from styleblend.experiments import presets
 from styleblend.system.lock import only_one
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one subcommand. A StyleBlendError is one line and exit code 1; a wrong command line is exit code 2."""
+    # A name that the terminal's encoding lacks is shown with escapes, and ends nothing after the work is done.
+    printable_anywhere()
     given = _parser().parse_args(argv)
     try:
         given.run(given)
@@ -131,7 +133,7 @@ def _add_swap_options(add: ArgumentParser) -> None:
 
 
 def _check(given: Namespace) -> None:
-    """Check the settings, and count the pictures in their folders."""
+    """Check the settings, and count the pictures in their folders and what is passed over."""
     from styleblend.data.folders import present
     from styleblend.weights.store import store_of
 
@@ -247,7 +249,7 @@ def _verify(given: Namespace) -> None:
         print(json.dumps({"file": str(given.picture), **found.as_dict()}))
     else:
         first, *marks = found.lines()
-        print(f"{given.picture}: {first}", *marks, sep="\n")
+        print(f"{shown(given.picture)}: {first}", *marks, sep="\n")
     sys.exit(0 if found.synthetic else 1)
 
 

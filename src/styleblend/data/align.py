@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +18,7 @@ from styleblend.config.base import Finder
 from styleblend.config.data import Align
 from styleblend.data.index import read_index, write_rows
 from styleblend.data.manifest import MANIFEST, QUARANTINE, face_id, read_manifest, read_quarantine
-from styleblend.errors import StyleBlendError
+from styleblend.errors import StyleBlendError, shown
 from styleblend.face_detector import loader
 from styleblend.face_detector.detection import Detection, Detector, annotated
 from styleblend.faces.alignment import AlignedFace, AlignmentError, align_face
@@ -71,7 +73,8 @@ def align_faces(raw: Path, networks: Path, out: Path, cfg: Align) -> tuple[pd.Da
         for row, outcome in zip(rows, spread(align_picture, tasks, cfg.workers, "align"), strict=True):
             faces += outcome.faces
             if outcome.reason is not None:
-                refused.append({"source": row["source"], "raw_path": row["path"], "reason": outcome.reason})
+                told = {"reason": outcome.reason, "is_picture": row.get("is_picture") in (None, True)}
+                refused.append({"source": row["source"], "raw_path": row["path"], **told})
         if not faces:
             raise StyleBlendError(
                 f"no face found in any of the {len(rows)} pictures of {raw} (the first, "
@@ -86,17 +89,34 @@ def align_faces(raw: Path, networks: Path, out: Path, cfg: Align) -> tuple[pd.Da
 def align_picture(task: AlignTask) -> AlignedPicture:
     """Find, crop and save the faces of one raw picture."""
     row, cfg = task.row, task.cfg
+    if row.get("refused") is not None:
+        return AlignedPicture([], row["refused"])
     cv2.setNumThreads(1)  # the processes are the parallelism
     try:
-        image = open_picture(task.raw / row["path"], cfg.max_pixels).opaque()
+        picture = open_picture(task.raw / row["path"], cfg.max_pixels)
+        image, notes = picture.opaque(), "; ".join(picture.notes) or None
+        del picture  # a large one is held once
         if sha256(task.raw / row["path"]) != row["sha256"]:
             raise UnusablePicture("changed since the download: its SHA-256 is not the index's")
-        found = enumerate(_choose(task, image))
-        aligned = [(number, each, align_face(image, each.points_px, cfg.size_px)) for number, each in found]
-        faces = [_save_face(task, image, *each) for each in _with_faces(aligned, task.networks)]
+        with _contained():
+            found = enumerate(_choose(task, image))
+            aligned = [(number, each, align_face(image, each.points_px, cfg.size_px)) for number, each in found]
+            seen = _with_faces(aligned, task.networks)
+        faces = [_save_face(task, image, *each) | {"notes": notes} for each in seen]
     except (UnusablePicture, AlignmentError) as reason:
-        return AlignedPicture([], " ".join(str(reason).split()))
+        return AlignedPicture([], shown(" ".join(str(reason).split())))
     return AlignedPicture(faces, None)
+
+
+@contextmanager
+def _contained() -> Iterator[None]:
+    """What a library stumbles over in one picture costs that picture, not the run; a full disk, say, does end it."""
+    try:
+        yield
+    except (UnusablePicture, AlignmentError, StyleBlendError, OSError):
+        raise
+    except Exception as error:
+        raise UnusablePicture(f"cannot be looked at ({type(error).__name__}: {error})") from error
 
 
 _CutOut = tuple[int, Detection, AlignedFace]

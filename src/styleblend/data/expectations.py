@@ -75,10 +75,9 @@ def tables(
         }
     )
     # One picture may give several faces, so inputs are counted by their path.
-    inputs = manifest["raw_path"].nunique() + len(quarantine)
-    run = pd.DataFrame(
-        {"faces": [len(manifest)], "pictures": [inputs], "quarantined": [len(quarantine) / max(1, inputs)]}
-    )
+    quarantined = int((quarantine["is_picture"] != False).sum()) if "is_picture" in quarantine else len(quarantine)  # noqa: E712
+    inputs = manifest["raw_path"].nunique() + quarantined
+    run = pd.DataFrame({"faces": [len(manifest)], "pictures": [inputs], "quarantined": [quarantined / max(1, inputs)]})
     return {"manifest": seen, "perceived": measures, "run": run}
 
 
