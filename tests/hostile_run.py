@@ -17,14 +17,16 @@ from styleblend.data.index import INDEX, read_index, write_rows
 from styleblend.errors import shown
 from styleblend.faces.pixels import to_8bit
 from styleblend.synthetic import factors, renderer
-from styleblend.system.files import safe_name
+from styleblend.system.files import safe_name, sha256
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A row a file: `mutation`, `raw_path`, `faces` (rows of the manifest), `refusals` (of the quarantine), `reason`."""
+    """A row a file: `mutation`, `raw_path`, `faces` and `refusals` (its rows in the two tables), and the `reason`."""
 
     files: pd.DataFrame
+    touched: set[str]
+    """Files outside `data` that are new, gone or changed since the originals were written."""
 
     @property
     def wrong(self) -> pd.DataFrame:
@@ -50,6 +52,7 @@ def run(work: Path, count: int, seed: int, kinds: tuple[str, ...], workers: int,
     photographs, raw, networks = work / "photographs", work / "data/raw", work / "data/networks"
     picture, landmarks = face()
     written = [hostile_files.write(photographs, picture, number, seed, kinds) for number in range(count)]
+    before = _outside(work)
     source = FolderSource(kind="folder", name="hostile", path=photographs, licence="none", terms="made for a test")
     cfg = Download(sources=(source,), origin=photographs, workers=workers)
     sources.gather(cfg, raw, work / "data/.state")
@@ -75,5 +78,12 @@ def run(work: Path, count: int, seed: int, kinds: tuple[str, ...], workers: int,
                 "refusals": [int(refused.get(path, 0)) for path in paths],
                 "reason": [reasons.get(path, "") for path in paths],
             }
-        )
+        ),
+        {name for name, _ in before ^ _outside(work)},
     )
+
+
+def _outside(work: Path) -> set[tuple[str, str]]:
+    """All files below a folder but those in its `data`, with the hashes of their contents."""
+    files = (path for path in work.rglob("*") if path.is_file() and path.relative_to(work).parts[0] != "data")
+    return {(str(path), sha256(path)) for path in files}

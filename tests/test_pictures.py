@@ -252,7 +252,8 @@ def test_damage_outside_the_pixels_costs_a_note(damage: str) -> None:
     whole, damaged = (io.BytesIO(content) for content in damaged_outside()[damage])
     found = open_picture(damaged, 10_000)
     assert np.array_equal(np.asarray(found.rgb), np.asarray(open_picture(whole, 10_000).rgb))
-    if damage not in ("no IEND", "half an IEND", "text behind the pixels"):  # which the decoder reads itself
+    read_anyway = ("no IEND", "half an IEND", "text behind the pixels", "a cut-off second frame")
+    if damage not in read_anyway:
         assert any(note.startswith("damage outside its pixels was passed over (") for note in found.notes)
 
 

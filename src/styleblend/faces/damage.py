@@ -35,6 +35,7 @@ def without_damage(content: bytes, decode: Callable[[bytes], Image.Image]) -> It
     if content.startswith(_PNG):
         yield from _png(content)
     elif content.startswith(b"\xff\xd8"):
+        content = content.rstrip(b"\xff")  # half of a mark; in pixels a zero byte follows it
         for candidate in (content, _jpeg_without_comments(content)):
             if candidate is not None and _all_came(candidate, decode):
                 yield candidate + _END
