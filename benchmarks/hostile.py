@@ -4,7 +4,7 @@
 
 Files are made here (tests/hostile_files.py says how): truncated, bit-flipped, disguised, empty, 30,000 x 30,000 px, in
 odd colours, depths and names. Exit code 1: one ended in neither table or in both, something was written outside data/,
-or a worker took 2 GB. Without --detector the rendered face's landmarks are used, so that pictures of nobody give a crop.
+or a worker took 2 GB. Without --detector the rendered face's landmarks are used: pictures of nobody give a crop, too.
 """
 
 from __future__ import annotations
