@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -38,7 +39,7 @@ def snapshot(folder: Path) -> str | None:
     try:
         for place in [Path()] if folder.is_file() else list_pictures(folder):
             facts = (folder / place).stat()
-            digest.update(f"{place}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
+            digest.update(os.fsencode(f"{place}\0{facts.st_size}\0{facts.st_mtime_ns}\n"))
     except FileNotFoundError:
         # Removed between listing and looking: the next look tells.
         return f"in motion at {time.monotonic()}"

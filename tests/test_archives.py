@@ -148,6 +148,36 @@ def test_a_damaged_archive_is_one_line_each_time(damage: object, message: str, t
         assert "\n" not in str(error.value)
 
 
+def growing_zip(file: Path, entries: int, claimed: int) -> None:
+    """A zip of small entries, each of which claims to unpack to so many bytes."""
+    with zipfile.ZipFile(file, "w") as archive:
+        for number in range(entries):
+            archive.writestr(f"{number}.png", b"abc")
+    content, place = bytearray(file.read_bytes()), 0
+    while (place := content.find(b"PK\x01\x02", place)) >= 0:
+        content[place + 24 : place + 28] = claimed.to_bytes(4, "little")
+        place += 4
+    file.write_bytes(content)
+
+
+def test_a_decompression_bomb_is_refused_before_it_is_written(tmp_path: Path) -> None:
+    """Many entries that grow beyond all reason: one line, and no file."""
+    growing_zip(tmp_path / "in.zip", 20, 1 << 30)
+    with pytest.raises(StyleBlendError, match=r"seems to be a decompression bomb \(.* would become 21\.5 GB\)"):
+        archives.unpacked(source(tmp_path / "in.zip"), tmp_path / "state")
+    assert not [path for path in (tmp_path / "state").rglob("*") if path.is_file()]
+
+
+def test_an_entry_larger_than_any_picture_is_left_out(tmp_path: Path) -> None:
+    """It alone, with its reason; the others are unpacked."""
+    growing_zip(tmp_path / "in.zip", 1, (1 << 30) + 1)
+    with zipfile.ZipFile(tmp_path / "in.zip", "a") as archive:
+        archive.writestr("small.png", b"abc")
+    folder = archives.unpacked(source(tmp_path / "in.zip"), tmp_path / "state")
+    assert contents(folder) == {"small.png": b"abc"}
+    assert "decompression bomb" in archives.left_out(folder)["0.png"]
+
+
 def test_a_folder_is_no_archive(tmp_path: Path) -> None:
     """It is said to be one, not to be absent."""
     with pytest.raises(StyleBlendError, match="is a folder: set the path of source 'archive' to a zip or tar file"):
@@ -156,7 +186,7 @@ def test_a_folder_is_no_archive(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["folder", "ffhq", "celeba_hq"])
 def test_copying_goes_on_where_it_failed(kind: str, tmp_path: Path) -> None:
-    """Pictures that were copied before one could not be read are not copied again, and the result is whole."""
+    """Pictures that were copied before the disk was full are not copied again, and the result is whole."""
     if kind == "ffhq":
         folder = published_files.ffhq(tmp_path / "set") / "images1024x1024"
         given: Source = FfhqSource(kind="ffhq", path=folder)
@@ -166,16 +196,16 @@ def test_copying_goes_on_where_it_failed(kind: str, tmp_path: Path) -> None:
         if kind == "folder":
             given = FolderSource(kind="folder", path=folder, licence="mine", terms="all agreed")
     last = sorted(path for path in folder.rglob("*") if path.is_file())[-1]
-    kept = last.rename(tmp_path / "kept")
-    last.symlink_to("/proc/self/mem")  # can be opened, and gives an error when it is read
+    last.write_bytes(last.read_bytes() + bytes(LARGE))
     cfg = Download(sources=(given,), origin=folder, workers=1)
-    with pytest.raises(StyleBlendError, match=rf"{last.name} cannot be copied"):
+    with (
+        disk_with(LARGE // 2),
+        pytest.raises(StyleBlendError, match=rf"{last.name} cannot be copied to .* \(File too large\): mend that"),
+    ):
         sources.gather(cfg, tmp_path / "raw", tmp_path / "state")
     assert not (tmp_path / "raw").exists()
     copies = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "state").rglob("*.[pj]*g")}
     assert len(copies) == 2
-    last.unlink()
-    kept.rename(last)
     index = sources.gather(cfg, tmp_path / "raw", tmp_path / "state")
     made = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "raw").rglob("*.[pj]*g")}
     assert len(index) == 3 and made.items() > copies.items()

@@ -5,14 +5,14 @@ from __future__ import annotations
 import io
 import itertools
 import struct
-import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
+from hostile_files import chunk, encoded, png_that_claims, with_chunk
 from styleblend.faces.pictures import Picture, UnusablePicture, as_picture, open_picture
 
 D50 = struct.pack(">4s4x3i", b"XYZ ", 0xF6D6, 0x10000, 0xD32D)
@@ -194,16 +194,6 @@ def test_of_several_frames_the_first_is_used_and_that_is_said(tmp_path: Path, ki
     assert found.notes == ("it has several frames or pages, of which the first is used",)
 
 
-def png_that_claims(width: int, height: int) -> bytes:
-    """A PNG of a few bytes whose header promises a huge picture."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-
-
 def test_huge_pictures_are_refused_undecoded(tmp_path: Path) -> None:
     """More pixels than allowed, and bombs, are refused from their headers, in a file as in its content."""
     for side, reason in ((2000, "more than align.max_pixels 1000000"), (60_000, "decompression bomb")):
@@ -224,6 +214,72 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
         with pytest.raises(UnusablePicture, match="cannot be decoded: .+|bomb") as caught:
             open_picture(tmp_path / "damaged", 10**6)
         assert "\n" not in str(caught.value) and str(tmp_path) not in str(caught.value)
+
+
+def noise() -> Image.Image:
+    """Pixels that no neighbour foretells: of a cut-off part nothing can be guessed."""
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
+
+
+def damaged_outside() -> dict[str, tuple[bytes, bytes]]:
+    """Whole pictures, each beside the same with damage outside its pixels."""
+    png, exif = encoded(noise(), ".png"), Image.Exif()
+    exif[0x010E] = "x" * 2000
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("Comment", "x" * 3_000_000, zip=True)
+    found = {
+        "a text's checksum": (png, with_chunk(png, b"tEXt", b"a\0b", checksum=1)),
+        "a profile's checksum": (png, with_chunk(png, b"iCCP", b"a\0\0xyz", checksum=1)),
+        "a foreign chunk's length": (png, png[:-12] + struct.pack(">I", 10**6) + b"teSt"),
+        "megabytes of text": (png, encoded(noise(), ".png", pnginfo=info)),
+        "text behind the pixels": (png, png[:-12] + chunk(b"zTXt", b"a\0\0" + b"no zlib") + png[-12:]),
+        "no IEND": (png, png[:-12]),
+        "half an IEND": (png, png[:-7]),
+    }
+    for name, options in {"": {}, "progressive ": {"progressive": True}, "grey ": {}}.items():
+        jpeg = encoded(noise().convert("L") if name == "grey " else noise(), ".jpg", **options)
+        found |= {f"{name}no EOI": (jpeg, jpeg[:-2]), f"{name}half an EOI": (jpeg, jpeg[:-1])}
+    webp = encoded(noise(), ".webp", exif=exif)
+    found["a cut-off EXIF"] = (webp, webp[:-1000])
+    gif = encoded(noise(), ".gif", save_all=True, append_images=[noise().rotate(90)])
+    found["a cut-off second frame"] = (gif, gif[:-2000])
+    return found
+
+
+@pytest.mark.parametrize("damage", damaged_outside())
+def test_damage_outside_the_pixels_costs_a_note(damage: str) -> None:
+    """All pixels are those of the whole file, and where the decoder stumbled the note says over what."""
+    whole, damaged = (io.BytesIO(content) for content in damaged_outside()[damage])
+    found = open_picture(damaged, 10_000)
+    assert np.array_equal(np.asarray(found.rgb), np.asarray(open_picture(whole, 10_000).rgb))
+    read_anyway = ("no IEND", "half an IEND", "text behind the pixels", "a cut-off second frame")
+    if damage not in read_anyway:
+        assert any(note.startswith("damage outside its pixels was passed over (") for note in found.notes)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0, "quality": 100}, {"quality": 5}])
+def test_a_cut_off_jpeg_is_refused_or_whole(options: dict[str, object]) -> None:
+    """Wherever a JPEG ends too early: the picture is refused, or, if the cut took no pixel, the same."""
+    content = encoded(noise(), ".jpg", **options)
+    whole = np.asarray(open_picture(io.BytesIO(content), 10_000).rgb)
+    refused = 0
+    for length in (*range(len(content) - 24, len(content)), *range(20, len(content) - 24, len(content) // 40)):
+        try:
+            found = open_picture(io.BytesIO(content[:length]), 10_000)
+        except UnusablePicture:
+            refused += 1
+        else:
+            assert length > len(content) - 6 and np.array_equal(np.asarray(found.rgb), whole), length
+    assert refused > 50
+
+
+@pytest.mark.parametrize("ending", [".png", ".webp", ".gif", ".tif", ".bmp"])
+def test_cut_off_pixels_are_refused(ending: str) -> None:
+    """Half of a picture is none, in every format."""
+    content = encoded(noise(), ending)
+    for share in (0.3, 0.6, 0.9):
+        with pytest.raises(UnusablePicture):
+            open_picture(io.BytesIO(content[: int(share * len(content))]), 10_000)
 
 
 def test_programs_in_the_form_of_pictures_are_not_run(tmp_path: Path) -> None:

@@ -119,9 +119,11 @@ def test_a_killed_download_goes_on(tmp_path: Path) -> None:
 
 
 def test_a_folder_keeps_its_nesting(tmp_path: Path) -> None:
-    """All picture kinds at any depth are found; other and hidden files are not; originals stay untouched."""
+    """All picture kinds at any depth are found; others are named, hidden ones not; originals stay untouched."""
     folder = photographs(tmp_path / "photos")
     index = sources.gather(download(folder_source(folder), origin=folder), tmp_path / "raw", tmp_path / "state")
+    assert index.loc[index["refused"].notna(), "path"].tolist() == ["folder/images/notes.txt"]
+    index = index[index["refused"].isna()]
     assert index["path"].tolist() == [
         f"folder/images/{name}" for name in ("anna/2020/three.webp", "anna/two.png", "ben/four.tiff", "one.JPG")
     ]

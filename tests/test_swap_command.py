@@ -136,7 +136,7 @@ def test_wrong_places_are_one_line(project: Path) -> None:
     assert "out is a file: for several pictures name a folder" in refused("x", "-o", "out")
     assert "out/a.png cannot be written" in refused(one, "-o", "out/a.png")
     Path("empty").mkdir()
-    assert "empty holds no picture" in refused("empty", "-o", "elsewhere")
+    assert "empty and its sub-folders hold no picture" in refused("empty", "-o", "elsewhere")
     assert ".png or .jpg" in refused(one, "-o", "a.gif")
     assert "notacolour is no colour" in refused(one, "-o", "a.jpg", "--background", "notacolour")
     assert "--source-face chooses one" in refused(one, "-o", "a.jpg", "--source-face", "0")

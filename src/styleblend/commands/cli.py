@@ -19,7 +19,7 @@ import yaml
 from styleblend.commands import evaluate
 from styleblend.config.merge import merged
 from styleblend.config.params import Config, load_params, parse_params
-from styleblend.errors import StyleBlendError
+from styleblend.errors import StyleBlendError, printable_anywhere, shown
 from styleblend.experiments import presets
 from styleblend.system import environment
 from styleblend.system.lock import only_one
@@ -27,6 +27,8 @@ from styleblend.system.lock import only_one
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one subcommand. A StyleBlendError is one line and exit code 1; a wrong command line is exit code 2."""
+    # A name that the terminal's encoding lacks is shown with escapes, and ends nothing after the work is done.
+    printable_anywhere()
     given = _parser().parse_args(argv)
     given.settled = environment.settle(getattr(given, "params", Path("params.yaml")).parent)
     try:
@@ -137,7 +139,7 @@ def _add_swap_options(add: ArgumentParser) -> None:
 
 
 def _check(given: Namespace) -> None:
-    """Check the settings, and count the pictures in their folders."""
+    """Check the settings, and count the pictures in their folders and what is passed over."""
     from styleblend.data.folders import present
     from styleblend.registry import mlflow_store
     from styleblend.system import dvc
@@ -272,7 +274,7 @@ def _verify(given: Namespace) -> None:
         print(json.dumps({"file": str(given.picture), **found.as_dict()}))
     else:
         first, *marks = found.lines()
-        print(f"{given.picture}: {first}", *marks, sep="\n")
+        print(f"{shown(given.picture)}: {first}", *marks, sep="\n")
     sys.exit(0 if found.synthetic else 1)
 
 

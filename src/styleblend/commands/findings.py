@@ -17,7 +17,7 @@ from styleblend.config.params import Config
 from styleblend.config.sources import Source
 from styleblend.config.training import Training
 from styleblend.data import licences, published
-from styleblend.data.folders import pictures_below
+from styleblend.data.folders import expect_watchable, look_below
 from styleblend.errors import StyleBlendError
 
 Verdict = Literal["ok", "note", "FAIL"]
@@ -45,10 +45,11 @@ class Finding:
 
 @dataclass(frozen=True)
 class Listing:
-    """The pictures in a source's folder that a run would take, or in one line why they cannot be listed."""
+    """The pictures in a source's folder that a run would take, or in one line why it cannot; what is passed over."""
 
     files: tuple[Path, ...] = ()
     problem: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 def listings(cfg: Config, project: Path) -> dict[str, Listing]:
@@ -58,25 +59,28 @@ def listings(cfg: Config, project: Path) -> dict[str, Listing]:
         if source.kind != "rendered" and source.path is not None and (project / source.path).is_dir():
             try:
                 problem = _lacking(source, project)
-                listed[source.name] = Listing(() if problem else _files(source, project, source.path), problem)
+                listed[source.name] = Listing(problem=problem) if problem else _listing(source, project, source.path)
             except StyleBlendError as error:
                 listed[source.name] = Listing(problem=str(error))
     return listed
 
 
-def _files(source: Source, project: Path, path: Path) -> tuple[Path, ...]:
+def _listing(source: Source, project: Path, path: Path) -> Listing:
     """The pictures of a folder; of a published set those that the files beside it name.
 
     Raises:
-        StyleBlendError: a published set is not there in one of its forms, or a file beside it is of another set.
+        StyleBlendError: a published set is not there in one of its forms, a file beside it is of another set, or DVC
+            cannot watch the folder.
     """
     folder = project / path
+    expect_watchable(folder)
     if not isinstance(source, published.Published):
-        return tuple(folder / file for file in pictures_below(folder))
+        found = look_below(folder)
+        return Listing(tuple(folder / file for file in found.pictures), notes=tuple(found.lines()))
     folder = published.pictures_folder(source, folder)
     own = source.model_copy(update={name: project / file for name, file in _beside(source)})
     listed = published.SETS[source.kind].pictures(own, folder)
-    return tuple(folder / each.relative for each in listed)
+    return Listing(tuple(folder / each.relative for each in listed))
 
 
 def _beside(source: Source) -> list[tuple[str, Path]]:
@@ -112,6 +116,7 @@ def data(cfg: Config, project: Path, listed: dict[str, Listing]) -> Iterator[Fin
             verdict: Verdict = "ok" if count else "FAIL"
             remedy = licence if count else "put the pictures there, or correct download.sources"
             yield Finding("data", verdict, f"{source.name}: {count} pictures in {source.path}; {remedy}")
+            yield from (Finding("data", "note", f"{source.name}: {note}") for note in listing.notes)
             continue
         known = False
         if source.path is None:

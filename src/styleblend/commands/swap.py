@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from argparse import Namespace
 from collections.abc import Iterable
@@ -10,7 +11,7 @@ from dataclasses import fields
 from PIL import Image, ImageColor
 
 from styleblend.config.params import Config, load_params
-from styleblend.errors import StyleBlendError
+from styleblend.errors import StyleBlendError, shown
 from styleblend.swapping import SwapError, batch, errors, read_picture
 
 
@@ -37,27 +38,28 @@ def _swap(cfg: Config, given: Namespace) -> None:
         raise StyleBlendError(f"--background {given.background} is no colour: give a name or #rrggbb") from None
     output, is_batch = given.output, batch.is_batch(given.targets, given.output)
     tasks = batch.plan(given.targets, output, [path for path in (given.source, given.target_like) if path])
-    waiting = [task for task in tasks if not is_batch or given.overwrite or not task.output.exists()]
+    _print(batch.passed_over(given.targets))
+    waiting = [task for task in tasks if not is_batch or given.overwrite or not os.path.exists(task.output)]
     if kept := len(tasks) - len(waiting):
-        print(f"{output}: {kept} pictures are there already and stay (--overwrite makes them again)")
+        print(f"{shown(output)}: {kept} pictures are there already and stay (--overwrite makes them again)")
     if not waiting:
         return
     source = read_picture(given.source, cfg.align.max_pixels)
-    _print([f"{given.source}: {note}" for note in source.notes])
+    _print([f"{shown(given.source)}: {note}" for note in source.notes])
     options = batch.Options(**{field.name: getattr(given, field.name) for field in fields(batch.Options)})
     write = batch.Writer.load(cfg, source, options)
     if not is_batch:
         _print(write(tasks[0]))
         with Image.open(output) as written:
-            print(f"{output}: {written.width}x{written.height} px by {write.model_name}, marked as synthetic")
+            print(f"{shown(output)}: {written.width}x{written.height} px by {write.model_name}, marked as synthetic")
         return
     outcomes = batch.run(waiting, write)
     failed = [outcome for outcome in outcomes if outcome.error is not None]
     _print([note for outcome in outcomes for note in outcome.notes])
-    print(f"{output}: {len(outcomes) - len(failed)} pictures by {write.model_name}, marked as synthetic")
+    print(f"{shown(output)}: {len(outcomes) - len(failed)} pictures by {write.model_name}, marked as synthetic")
     for outcome in failed:
-        reason = in_options(outcome.error).removeprefix(f"{outcome.task.target}: ")
-        print(f"{outcome.task.target}: {reason}", file=sys.stderr)
+        target = shown(outcome.task.target)
+        print(f"{target}: {in_options(outcome.error).removeprefix(f'{target}: ')}", file=sys.stderr)
     if failed:
         count = f"{len(failed)} of {len(outcomes)}"
         raise StyleBlendError(f"{count} pictures failed, for the reasons above; the others are done")

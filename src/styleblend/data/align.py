@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -23,7 +25,7 @@ from styleblend.config.base import Finder
 from styleblend.config.data import Align
 from styleblend.data.index import read_index, write_rows
 from styleblend.data.manifest import MANIFEST, QUARANTINE, face_id, read_manifest, read_quarantine
-from styleblend.errors import StyleBlendError
+from styleblend.errors import StyleBlendError, shown
 from styleblend.face_detector import loader
 from styleblend.face_detector.detection import Detection, Detector, annotated
 from styleblend.faces.alignment import AlignedFace, AlignmentError, align_face
@@ -114,7 +116,8 @@ def align_faces(
             used.update(outcome.used)
             faces += outcome.faces
             if outcome.reason is not None:
-                refused.append({"source": row["source"], "raw_path": row["path"], "reason": outcome.reason})
+                told = {"reason": outcome.reason, "is_picture": row.get("is_picture") in (None, True)}
+                refused.append({"source": row["source"], "raw_path": row["path"], **told})
         if not faces:
             raise StyleBlendError(
                 f"no face found in any of the {len(rows)} pictures of {raw} (the first, "
@@ -137,6 +140,8 @@ def _made_by(networks: Path, cfg: Align) -> str:
 def align_picture(task: AlignTask) -> AlignedPicture:
     """Give the faces of one raw picture their names and places: kept ones, or else those that are found now."""
     row = task.row
+    if row.get("refused") is not None:
+        return AlignedPicture([], row["refused"])
     try:
         content = (task.raw / row["path"]).read_bytes()
     except OSError as error:
@@ -182,13 +187,17 @@ def _looked_at(task: AlignTask, content: bytes, key: str) -> tuple[dict[str, Any
     """Find, cut out and save the faces of a picture: a record of them or of the reason, and whether it would recur."""
     cv2.setNumThreads(1)  # the processes are the parallelism
     try:
-        image = open_picture(io.BytesIO(content), task.cfg.max_pixels).opaque()
-        faces = [_saved(task, key, *each) for each in faces_of(task, image)]
+        picture = open_picture(io.BytesIO(content), task.cfg.max_pixels)
+        image, notes = picture.opaque(), "; ".join(picture.notes) or None
+        del picture  # a large one is held once
+        with _contained():
+            seen = faces_of(task, image)
+        faces = [_saved(task, key, *each) for each in seen]
     except (UnusablePicture, AlignmentError) as reason:
         # Not the picture's fault, though it is refused now.
         passing = isinstance(reason.__context__, MemoryError)
-        return {"faces": [], "reason": " ".join(str(reason).split())}, not passing
-    return {"faces": faces, "reason": None, "width": image.width, "height": image.height}, True
+        return {"faces": [], "reason": shown(" ".join(str(reason).split()))}, not passing
+    return {"faces": faces, "reason": None, "width": image.width, "height": image.height, "notes": notes}, True
 
 
 def faces_of(task: AlignTask, image: Image.Image) -> list[_CutOut]:
@@ -200,6 +209,17 @@ def faces_of(task: AlignTask, image: Image.Image) -> list[_CutOut]:
     found = enumerate(_choose(task, image))
     aligned = [(number, each, align_face(image, each.points_px, task.cfg.size_px)) for number, each in found]
     return _with_faces(aligned, task.networks)
+
+
+@contextmanager
+def _contained() -> Iterator[None]:
+    """What a library stumbles over in one picture costs that picture, not the run; a full disk, say, does end it."""
+    try:
+        yield
+    except (UnusablePicture, AlignmentError, StyleBlendError, OSError):
+        raise
+    except Exception as error:
+        raise UnusablePicture(f"cannot be looked at ({type(error).__name__}: {error})") from error
 
 
 _CutOut = tuple[int, Detection, AlignedFace]
@@ -298,4 +318,5 @@ def _placed(task: AlignTask, store: Kept, record: dict[str, Any], face: dict[str
         "score": face["score"],
         "quad": face["quad"],
         "size_px": task.cfg.size_px,
+        "notes": record["notes"],
     }

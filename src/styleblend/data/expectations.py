@@ -97,12 +97,13 @@ def tables(
         }
     )
     # One picture may give several faces, so inputs are counted by their path.
-    inputs = manifest["raw_path"].nunique() + len(quarantine)
+    quarantined = int((quarantine["is_picture"] != False).sum()) if "is_picture" in quarantine else len(quarantine)  # noqa: E712
+    inputs = manifest["raw_path"].nunique() + quarantined
     run = pd.DataFrame(
         {
             "faces": [int(chosen["kept"].sum())],
             "pictures": [inputs],
-            "quarantined": [len(quarantine) / max(1, inputs)],
+            "quarantined": [quarantined / max(1, inputs)],
             "duplicates": [float(chosen["same_as"].notna().mean())],
         }
     )

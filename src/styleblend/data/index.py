@@ -16,7 +16,11 @@ INDEX = pa.schema(
     [(name, pa.string()) for name in ("source", "path", "sha256", "url", "licence", "terms", "person")]
     + [(name, pa.int64()) for name in ("render_seed", "render_person", "render_picture")]
     + [("landmarks", pa.list_(pa.float32())), ("author", pa.string()), ("weight", pa.float64())]
+    + [("refused", pa.string()), ("is_picture", pa.bool_())]
 )
+"""`refused` says why a file was not copied, null for the others; it has no hash then. `is_picture` is false for what is
+none by its ending, which is passed over. `path` is UTF-8; a name that cannot be so has a readable one in its place.
+"""
 
 
 def read_index(raw: Path) -> pd.DataFrame:

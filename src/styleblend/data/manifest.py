@@ -16,10 +16,14 @@ MANIFEST = pa.schema(
     + [(name, pa.string()) for name in ("url", "licence", "terms", "person", "detector")]
     + [("score", pa.float64()), ("quad", pa.list_(pa.float32()))]
     + [(name, pa.int64()) for name in ("size_px", "render_seed", "render_person", "render_picture")]
-    + [("author", pa.string()), ("weight", pa.float64())]
+    + [("author", pa.string()), ("weight", pa.float64()), ("notes", pa.string())]
 )
+"""`notes`: what was assumed or lost while the picture was read, as damage outside its pixels; null: nothing."""
 
-QUARANTINE = pa.schema([("source", pa.string()), ("raw_path", pa.string()), ("reason", pa.string())])
+QUARANTINE = pa.schema(
+    [("source", pa.string()), ("raw_path", pa.string()), ("reason", pa.string()), ("is_picture", pa.bool_())]
+)
+"""`is_picture` is false for files that are no pictures by their endings: they count in no share."""
 
 
 def read_manifest(faces: Path) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,15 @@ from PIL import Image
 from styleblend.config import sources as config
 from styleblend.config.sources import RenderedSource, Source, Sources
 from styleblend.data import published
-from styleblend.data.archives import unpacked
-from styleblend.data.folders import list_pictures
+from styleblend.data.archives import left_out, unpacked
+from styleblend.data.folders import list_folder
 from styleblend.data.forgotten import Forgotten
 from styleblend.data.index import INDEX, read_index, write_rows
 from styleblend.data.published import Listed
-from styleblend.errors import StyleBlendError
+from styleblend.errors import StyleBlendError, shown
+from styleblend.faces.pictures import UnusablePicture, width_px
 from styleblend.provenance import save_picture
-from styleblend.system.files import fingerprint, md5, sha256, whole_file, whole_folder
+from styleblend.system.files import fingerprint, md5, safe_name, sha256, whole_file, whole_folder
 from styleblend.system.parallel import spread
 
 PhotographSource = config.FolderSource | config.FfhqSource | config.CelebaHqSource | config.ArchiveSource
@@ -58,6 +59,19 @@ class CopyTask:
     work: Path
 
 
+@dataclass(frozen=True)
+class RefuseTask:
+    """One file of a source that is not read, for a reason: it gets a row of the index and no copy."""
+
+    source: PhotographSource
+    relative: Path
+    reason: str
+    is_picture: bool
+
+
+Task = RenderTask | CopyTask | RefuseTask
+
+
 def gather(cfg: Sources, out: Path, state: Path, without: Forgotten | None = None) -> pd.DataFrame:
     """Fill `out` with every source's pictures and index; return all indexes, one row a picture.
 
@@ -66,7 +80,7 @@ def gather(cfg: Sources, out: Path, state: Path, without: Forgotten | None = Non
     A killed gather goes on from the pictures in `state`; those that differ from their record are made again.
 
     Raises:
-        StyleBlendError: a folder is missing, holds no picture, or a file in it cannot be read.
+        StyleBlendError: a folder is missing, holds no picture, or the disk takes no more copies.
     """
     works = {source.name: state / f"download-{_fingerprint(source)}" for source in cfg.sources}
     # All tasks are listed before any work: an empty folder is reported now, not after an hour of rendering.
@@ -80,7 +94,7 @@ def gather(cfg: Sources, out: Path, state: Path, without: Forgotten | None = Non
     with whole_folder(out) as partial:
         for name, work in works.items():
             (partial / name).mkdir()
-            wanted = {row["path"] for row in rows[name]}
+            wanted = {row["path"] for row in rows[name] if row.get("refused") is None}
             for path in wanted:
                 (partial / path).parent.mkdir(parents=True, exist_ok=True)
                 shutil.move(work / Path(path).relative_to(name), partial / path)
@@ -108,15 +122,24 @@ def _fingerprint(source: Source) -> str:
     return fingerprint(settings, str(source.path.absolute()) if source.path else "")
 
 
-def _tasks(source: Source, work: Path, state: Path, workers: int) -> Iterator[RenderTask | CopyTask]:
+def _tasks(source: Source, work: Path, state: Path, workers: int) -> Iterator[Task]:
     if source.kind == "rendered":
         total = source.identities * source.pictures_per_identity
         for first in range(0, total, RENDERED_TOGETHER):
             yield RenderTask(source, first, min(first + RENDERED_TOGETHER, total), work)
     else:
         folder = _folder(source, state, workers)
-        for listed in _listed(source, folder):
+        if isinstance(source, published.Published):
+            for listed in published.SETS[source.kind].pictures(source, folder):
+                yield CopyTask(source, folder, listed, work)
+            return
+        found = list_folder(folder)
+        for listed in _listed(source, found.pictures):
             yield CopyTask(source, folder, listed, work)
+        for each in found.passed_over:
+            yield RefuseTask(source, each.relative, each.reason, each.is_picture)
+        for relative, reason in left_out(folder).items():
+            yield RefuseTask(source, Path(relative), reason, True)
 
 
 def _folder(source: PhotographSource, state: Path, workers: int) -> Path:
@@ -133,51 +156,75 @@ def _folder(source: PhotographSource, state: Path, workers: int) -> Path:
     return published.pictures_folder(source, source.path)
 
 
-def _listed(source: PhotographSource, folder: Path) -> list[Listed]:
-    if isinstance(source, published.Published):
-        return published.SETS[source.kind].pictures(source, folder)
+def _listed(source: config.FolderSource | config.ArchiveSource, pictures: Iterable[Path]) -> list[Listed]:
     url = source.url if isinstance(source, config.ArchiveSource) else None
     by_folder = source.label == "parent_folder"
     return [
         Listed(
             relative,
-            person=relative.parent.as_posix() if by_folder and relative.parent != Path() else None,
+            person=shown(relative.parent.as_posix()) if by_folder and relative.parent != Path() else None,
             licence=source.licence,
             terms=source.terms,
             url=url,
         )
-        for relative in list_pictures(folder)
+        for relative in pictures
     ]
 
 
-def _make(task: RenderTask | CopyTask) -> list[dict[str, Any]]:
-    return _render(task) if isinstance(task, RenderTask) else [_copy(task)]
+def _make(task: Task) -> list[dict[str, Any]]:
+    match task:
+        case RenderTask():
+            return _render(task)
+        case CopyTask():
+            return [_copy(task)]
+    return [_refused(task)]
+
+
+def _refused(task: RefuseTask) -> dict[str, Any]:
+    return {
+        "source": task.source.name,
+        "path": _place(task.source, task.relative),
+        "refused": task.reason,
+        "is_picture": task.is_picture,
+    }
+
+
+def _place(source: PhotographSource, relative: Path) -> str:
+    """Where a file's copy lies below the raw folder, and its name in all tables."""
+    return (Path(source.name, "images") / safe_name(relative)).as_posix()
 
 
 def _copy(task: CopyTask) -> dict[str, Any]:
     """A copy, not a hard link: DVC makes its cached files read-only, which would reach the original."""
     listed = task.listed
     original = task.folder / listed.relative
-    copy = task.work / "images" / listed.relative
+    copy = task.work / "images" / safe_name(listed.relative)
     try:
         content = sha256(original)
+        # A file that cannot be read, for one, is nobody's reason to lose the others.
+        landmarks = _landmarks(original, listed)
+    except UnusablePicture as reason:
+        return _refused(RefuseTask(task.source, listed.relative, str(reason), True))
+    except OSError as error:
+        reason = f"cannot be read ({error.strerror or error})"
+        return _refused(RefuseTask(task.source, listed.relative, reason, True))
+    try:
         if not copy.is_file() or sha256(copy) != content:
             if listed.md5 is not None and (found := md5(original)) != listed.md5:
-                raise StyleBlendError(
-                    f"{original} has md5 {found}, published is {listed.md5}: fetch this picture again"
-                )
+                reason = f"it has md5 {found}, published is {listed.md5}: fetch this picture again"
+                return _refused(RefuseTask(task.source, listed.relative, reason, True))
             with whole_file(copy) as partial:
                 shutil.copyfile(original, partial)
     except OSError as error:
         raise StyleBlendError(
-            f"{original} cannot be copied ({error.strerror}): mend it or take it out of the folder"
+            f"{original} cannot be copied to {copy} ({error.strerror}): mend that and start again to go on"
         ) from None
     return {
         "source": task.source.name,
-        "path": (Path(task.source.name, "images") / listed.relative).as_posix(),
+        "path": _place(task.source, listed.relative),
         "sha256": content,
         **{key: getattr(listed, key) for key in ("url", "licence", "terms", "author", "person")},
-        "landmarks": _landmarks(original, listed),
+        "landmarks": landmarks,
         "weight": task.source.weight,
     }
 
@@ -185,8 +232,7 @@ def _copy(task: CopyTask) -> dict[str, Any]:
 def _landmarks(original: Path, listed: Listed) -> list[float] | None:
     if listed.landmarks is None or listed.side_px is None:
         return None if listed.landmarks is None else list(listed.landmarks)
-    with Image.open(original) as image:
-        scale = image.width / listed.side_px
+    scale = width_px(original) / listed.side_px
     # Points count from the centre of the first pixel, pictures are scaled about its corner.
     return [(value + 0.5) * scale - 0.5 for value in listed.landmarks]
 

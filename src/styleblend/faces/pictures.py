@@ -1,7 +1,8 @@
 """Read picture files of any common format as upright 8-bit RGB, in training and inference alike.
 
-CMYK and grey with a colour profile are converted to sRGB. RGB keeps its values and its profile. 16 bits become 8 by
-dropping the lower byte.
+A file that is damaged outside its pixels is read without what is damaged, and that is noted; one that lacks pixels is
+refused. CMYK and grey with a colour profile are converted to sRGB. RGB keeps its values and its profile. 16 bits become
+8 by dropping the lower byte.
 """
 
 from __future__ import annotations
@@ -9,23 +10,34 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF", "AVIF", "JPEG2000", "PPM")
-"""Formats that are decoded. Pillow knows more, but some start other programs or hold no photographs."""
+from styleblend.faces.damage import without_damage
+from styleblend.faces.picture_kinds import FORMATS, guessed
 
+_LARGEST_FILE = 1 << 29
+"""Bytes of a file that is looked through for damage outside its pixels; larger ones are decoded as they are."""
+_FIRST = 64
+_UNDECODED = "cannot be decoded: "
 _WHITE_IS_ZERO = 0
 _PHOTOMETRIC = 262
 
 
 class UnusablePicture(Exception):
-    """A picture cannot be used. The message is the reason in one line, without the file's name."""
+    """A picture cannot be used. The message is the reason in one line, without the file's name.
+
+    may_be_damage: the decoder stopped, perhaps at something that holds no pixels.
+    """
+
+    def __init__(self, reason: str, may_be_damage: bool = False) -> None:
+        super().__init__(reason)
+        self.may_be_damage = may_be_damage
 
 
 @dataclass(frozen=True)
@@ -70,8 +82,27 @@ def open_picture(file: Path | BinaryIO, max_pixels: int) -> Picture:
         UnusablePicture: not decodable, truncated, of 32 bits, or of more than `max_pixels` pixels (checked before
             decoding).
     """
+    try:
+        with _reasons(file), Image.open(file, formats=FORMATS) as image:
+            return as_picture(image, max_pixels)
+    except UnusablePicture as refused:
+        if not refused.may_be_damage:
+            raise
+        found = _without_damage(file, max_pixels)
+        if found is None:
+            raise
+        picture, reason = found, str(refused).removeprefix(_UNDECODED)
+    return replace(picture, notes=(*picture.notes, f"damage outside its pixels was passed over ({reason})"))
+
+
+def width_px(file: Path) -> int:
+    """The width that a file states, without decoding it.
+
+    Raises:
+        UnusablePicture: it states none.
+    """
     with _reasons(file), Image.open(file, formats=FORMATS) as image:
-        return as_picture(image, max_pixels)
+        return image.width
 
 
 def as_picture(image: Image.Image, max_pixels: int) -> Picture:
@@ -81,14 +112,58 @@ def as_picture(image: Image.Image, max_pixels: int) -> Picture:
         UnusablePicture: as `open_picture`.
     """
     with _reasons(image):
-        if image.width * image.height > max_pixels:
-            raise UnusablePicture(f"{image.width}x{image.height} px is more than align.max_pixels {max_pixels}")
+        _expect_at_most(max_pixels, image)
         notes = []
         # Cameras store MPO, a JPEG with a preview or a second view behind it: not worth a note.
         if getattr(image, "is_animated", False) and image.format != "MPO":
             notes.append("it has several frames or pages, of which the first is used")
         image.load()
         return _converted(_upright(_eight_bit(image)), notes)
+
+
+def _expect_at_most(max_pixels: int, image: Image.Image) -> None:
+    if image.width * image.height > max_pixels:
+        raise UnusablePicture(f"{image.width}x{image.height} px is more than align.max_pixels {max_pixels}")
+
+
+def _without_damage(file: Path | BinaryIO, max_pixels: int) -> Picture | None:
+    """The picture of a file that lacks none of its pixels, whatever else is damaged; None: it lacks some."""
+    content = _content(file)
+    if content is None:
+        return None
+
+    def decode(content: bytes) -> Image.Image:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            _expect_at_most(max_pixels, image)
+            image.load()
+            return image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for candidate in without_damage(content, decode):
+            try:
+                with _reasons(candidate), Image.open(io.BytesIO(candidate), formats=FORMATS) as image:
+                    return as_picture(image, max_pixels)
+            except UnusablePicture:
+                continue
+        # The first frame of an animation, or the first page, where a later one is damaged.
+        with suppress(Exception), Image.open(io.BytesIO(content), formats=("GIF", "TIFF")) as image:
+            _expect_at_most(max_pixels, image)
+            image.load()
+            return _converted(_upright(_eight_bit(image)), [])
+    return None
+
+
+def _content(file: Path | BinaryIO) -> bytes | None:
+    """All of a file; None: it is too large to be looked through, or cannot be read."""
+    try:
+        if isinstance(file, Path):
+            return file.read_bytes() if file.stat().st_size <= _LARGEST_FILE else None
+        file.seek(0)
+        content = file.read(_LARGEST_FILE + 1)
+    except (OSError, ValueError):
+        return None
+    return content if len(content) <= _LARGEST_FILE else None
 
 
 @contextmanager
@@ -105,12 +180,24 @@ def _reasons(file: object) -> Iterator[None]:
         raise UnusablePicture("so many pixels that it may be a decompression bomb, and is not decoded") from None
     except UnidentifiedImageError:
         reason = f"no picture of a kind that is read here ({', '.join(FORMATS)})"
-        raise UnusablePicture(f"cannot be decoded: {reason}") from None
+        if (kind := _guessed(file)) is not None:
+            reason = f"it seems to be {kind}" if kind.startswith("a damaged") else f"it seems to be {kind}, {reason}"
+        raise UnusablePicture(f"{_UNDECODED}{reason}", may_be_damage=True) from None
+    except MemoryError:
+        raise UnusablePicture("there is not enough memory to decode it") from None
     except Exception as error:
         # Decoders of arbitrary bytes raise nearly any exception (OSError, SyntaxError, KeyError, struct.error, ...).
         # None may end a run: the picture is refused with the decoder's message.
         reason = " ".join(str(error).replace(str(file), "the file").split()) or type(error).__name__
-        raise UnusablePicture(f"cannot be decoded: {reason}") from None
+        raise UnusablePicture(f"{_UNDECODED}{reason}", may_be_damage=True) from None
+
+
+def _guessed(file: object) -> str | None:
+    """What a file seems to be that no decoder takes."""
+    if isinstance(file, Path):
+        with suppress(OSError), file.open("rb") as stream:
+            return guessed(stream.read(_FIRST))
+    return None
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -24,7 +24,12 @@ def align(
     """
     faces, quarantine = align_faces(raw, networks, out, cfg, state)
     pictures = faces["raw_path"].nunique()
-    print(f"align: {len(faces)} faces from {pictures} pictures, {len(quarantine)} pictures in quarantine")
+    others = int((~quarantine["is_picture"].astype(bool)).sum())
+    beside = f" and {others} files that are no pictures" if others else ""
+    aside = f"{len(quarantine) - others} pictures{beside} in quarantine"
+    print(f"align: {len(faces)} faces from {pictures} pictures, {aside}")
+    if noted := int(faces["notes"].notna().sum()):
+        print(f"align: {noted} faces are of pictures that were read with a note: column notes of the manifest")
     for row in quarantine.head(SHOWN).itertuples():
         print(f"align: quarantine: {row.raw_path}: {row.reason}")
     if len(quarantine) > SHOWN:

@@ -11,6 +11,8 @@ from styleblend.config.sources import Download
 from styleblend.data import forgotten, sources
 from styleblend.stages.entry import Config, run
 
+REASONS = 5
+
 
 def download(
     out: Path, cfg: Download, state: Path = Path(".state"), without: forgotten.Forgotten | None = None
@@ -18,11 +20,16 @@ def download(
     """Fill `out`, but for what is to be forgotten; a run that was killed goes on from what it left in `state`.
 
     Raises:
-        StyleBlendError: a folder source is missing, empty or unreadable.
+        StyleBlendError: a folder source is missing or holds no picture.
     """
     index = sources.gather(cfg, out, state, without or forgotten.Forgotten())
     for name, rows in index.groupby("source"):
-        print(f"download: {name}: {len(rows)} pictures of {rows['person'].nunique()} named persons")
+        taken = rows[rows["refused"].isna()]
+        print(f"download: {name}: {len(taken)} pictures of {taken['person'].nunique()} named persons")
+        if missed := len(rows) - len(taken):
+            reasons = rows["refused"].value_counts()
+            named = "; ".join(f"{count} times: {reason}" for reason, count in reasons.head(REASONS).items())
+            print(f"download: {name}: {missed} files not taken ({named}): align names each in the quarantine")
     return index
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from styleblend.config.params import Config as Config
 from styleblend.config.params import load_params
-from styleblend.errors import StyleBlendError, TransientError
+from styleblend.errors import StyleBlendError, TransientError, printable_anywhere
 from styleblend.system import environment
 from styleblend.system.process import end_with_dvc
 from styleblend.system.stage_record import RUN, Record, keep
@@ -31,6 +31,7 @@ def run(
         paths: names of required options that take a path, without their dashes. optional: of those that may be left
             out, and are None then.
     """
+    printable_anywhere()
     parser = argparse.ArgumentParser(prog=f"styleblend {name}", description=main.__doc__)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="settings (default: %(default)s)")
     for path in paths:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,8 @@ from pathlib import Path
 from PIL import Image
 
 from styleblend.config.params import Config
-from styleblend.data.folders import SUFFIXES, pictures_below
-from styleblend.errors import StyleBlendError
+from styleblend.data.folders import look_below, no_picture
+from styleblend.errors import StyleBlendError, shown
 from styleblend.faces.pictures import Picture, as_picture
 from styleblend.provenance import credentials, picture_format, save_picture
 from styleblend.provenance.credentials import Credentials
@@ -18,6 +19,7 @@ from styleblend.swapping.errors import SwapError
 from styleblend.swapping.face_selector import face_number
 from styleblend.swapping.loaders import find_detector, find_model
 from styleblend.swapping.swap import FaceSwapper, read_picture, swap_aligned, target_selector
+from styleblend.system.files import fitting_name
 from styleblend.system.parallel import spread
 
 _KEPT_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -94,11 +96,11 @@ class Writer:
             StyleBlendError: the target cannot be read or swapped, or the output not written.
         """
         target = read_picture(task.target, self.max_pixels)
-        notes = [f"{task.target}: {note}" for note in target.notes]
+        notes = [f"{shown(task.target)}: {note}" for note in target.notes]
         swapped = self.swap(target)
         if swapped.mode == "RGBA" and picture_format(task.output) == "JPEG":
             swapped = as_picture(swapped, self.max_pixels).opaque(self.background)
-            notes.append(f"{task.output}: JPEG has no transparency, so transparent parts are {self.background}")
+            notes.append(f"{shown(task.output)}: JPEG has no transparency, so transparent parts are {self.background}")
         try:
             save_picture(swapped, task.output, model=self.model_name, kind="swap", credentials=self.credentials)
         except OSError as error:
@@ -109,7 +111,7 @@ class Writer:
 
 def is_batch(targets: Sequence[Path], output: Path) -> bool:
     """Whether `output` means a folder: there are several targets, a target is a folder, or it is one already."""
-    return len(targets) > 1 or output.is_dir() or any(target.is_dir() for target in targets)
+    return len(targets) > 1 or os.path.isdir(output) or any(os.path.isdir(target) for target in targets)
 
 
 def plan(targets: Sequence[Path], output: Path, sources: Sequence[Path]) -> list[Task]:
@@ -128,7 +130,7 @@ def plan(targets: Sequence[Path], output: Path, sources: Sequence[Path]) -> list
         picture_format(output)
         tasks = [Task(targets[0], output)]
     else:
-        if output.is_file():
+        if os.path.isfile(output):
             raise SwapError(f"{output} is a file: for several pictures name a folder")
         tasks = [task for target in dict.fromkeys(targets) for task in _tasks(target, output)]
     inputs = {path.resolve() for path in (*sources, *(task.target for task in tasks))}
@@ -143,18 +145,24 @@ def plan(targets: Sequence[Path], output: Path, sources: Sequence[Path]) -> list
 
 
 def _tasks(target: Path, output: Path) -> list[Task]:
-    if not target.is_dir():
+    if not os.path.isdir(target):
         return [Task(target, output / _output_name(Path(target.name)))]
     if output.resolve().is_relative_to(target.resolve()):
         raise SwapError(f"{output} lies in {target}, whose pictures are read: write to a folder outside of it")
-    names = pictures_below(target)
-    if not names:
-        raise SwapError(f"{target} holds no picture ({', '.join(sorted(SUFFIXES))}): name another folder")
-    return [Task(target / name, output / _output_name(name)) for name in names]
+    found = look_below(target)
+    if not found.pictures:
+        raise SwapError(f"{no_picture(target, found)}: name another folder")
+    return [Task(target / name, output / _output_name(name)) for name in found.pictures]
+
+
+def passed_over(targets: Sequence[Path]) -> list[str]:
+    """What lies in the folders among the targets and is not read, a line each."""
+    folders = [target for target in dict.fromkeys(targets) if os.path.isdir(target)]
+    return [f"{shown(folder)}: {line}" for folder in folders for line in look_below(folder).lines(watched=False)]
 
 
 def _output_name(name: Path) -> Path:
-    return name if name.suffix.lower() in _KEPT_SUFFIXES else name.with_name(f"{name.name}.png")
+    return name if name.suffix.lower() in _KEPT_SUFFIXES else name.with_name(fitting_name(name.name, ".png"))
 
 
 def run(tasks: Sequence[Task], write: Callable[[Task], tuple[str, ...]]) -> list[Outcome]:
@@ -169,5 +177,8 @@ def run(tasks: Sequence[Task], write: Callable[[Task], tuple[str, ...]]) -> list
             return Outcome(task, write(task))
         except StyleBlendError as error:
             return Outcome(task, error=error)
+        except Exception as error:  # what a library stumbles over in one picture costs that picture, not the others
+            reason = f"{task.target}: cannot be swapped ({type(error).__name__}: {error})"
+            return Outcome(task, error=SwapError(reason))
 
     return list(spread(attempt, tasks, 1, "swap"))

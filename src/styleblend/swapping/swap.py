@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,8 +160,10 @@ def read_picture(path: Path, max_pixels: int) -> Picture:
     Raises:
         SwapError: the file is missing, no picture, or too large.
     """
-    if not path.is_file():
-        raise SwapError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}: name a picture file")
+    # Those of pathlib raise an error at a name that is too long.
+    if not os.path.isfile(path):
+        what = "is a folder" if os.path.isdir(path) else "is no file" if os.path.exists(path) else "does not exist"
+        raise SwapError(f"{path} {what}: name a picture file")
     try:
         return open_picture(path, max_pixels)
     except UnusablePicture as reason:

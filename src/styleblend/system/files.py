@@ -12,6 +12,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from styleblend.errors import UNSHOWN
+
+_PARTIAL = ".partial-"
+_LONGEST_ENDING = 16
+_LONGEST_NAME = 255
+"""Bytes; the limit of nearly every file system."""
+_ROOM = 15
+"""Bytes that other tools may append to a name, as for a temporary one."""
+_READABLE = 48
+"""Characters that are kept of a name that cannot stay; at most four bytes each."""
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
@@ -20,7 +31,9 @@ def whole_file(path: Path) -> Iterator[Path]:
     Its content is on the disk before it has the name, so neither a kill nor a power cut leaves half of it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    # Writers choose a format by the ending. The rest of the name stays out: with it, a name of 240 bytes has no room.
+    ending = path.suffix if len(os.fsencode(path.suffix)) <= _LONGEST_ENDING else ""
+    handle, name = tempfile.mkstemp(prefix=_PARTIAL, suffix=ending, dir=path.parent)
     os.close(handle)
     partial = Path(name)
     try:
@@ -43,7 +56,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     As with whole_file, all its content is on the disk first.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=path.parent))
     partial.chmod(0o755)
     try:
         yield partial
@@ -83,6 +96,38 @@ def _flush_all(folder: Path) -> None:
         os.close(handle)
 
 
+def safe_name(relative: Path) -> Path:
+    """A relative path that every table, archive and tool takes: UTF-8, without control characters, not too long.
+
+    Parts that are so already stay as they are. Another keeps what can be read of it, and is told from its like by a
+    hash of its bytes.
+    """
+    return Path(*map(_safe_part, relative.parts))
+
+
+def fitting_name(name: str, ending: str = "") -> str:
+    """A file's name with something appended; one that grows too long is cut, and told from its like by a hash."""
+    whole = name + ending
+    if len(os.fsencode(whole)) <= _LONGEST_NAME:
+        return whole
+    kept = os.fsencode(name)[: _LONGEST_NAME - len(os.fsencode(ending)) - 9].decode(errors="ignore")
+    return f"{kept}-{_hash(name)[:8]}{ending}"
+
+
+def _safe_part(part: str) -> str:
+    if UNSHOWN.search(part) is None and len(os.fsencode(part)) <= _LONGEST_NAME - _ROOM:
+        return part
+    stem, ending = os.path.splitext(part)
+    if not ending.isascii() or UNSHOWN.search(ending) or len(ending) > _LONGEST_ENDING:
+        stem, ending = part, ""
+    readable = UNSHOWN.sub("_", stem)
+    return f"{readable[:_READABLE]}-{_hash(part)[:12]}{ending}"
+
+
+def _hash(name: str) -> str:
+    return hashlib.sha256(os.fsencode(name)).hexdigest()
+
+
 def sha256(path: Path) -> str:
     """SHA-256 of a file's content, in hex."""
     return _digest(path, "sha256")
@@ -106,11 +151,11 @@ def fingerprint(*parts: Path | str) -> str:
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, str):
-            digest.update(part.encode())
+            digest.update(os.fsencode(part))
         elif part.is_dir():
             for file in sorted(part.rglob("*")):
                 if file.is_file() and "__pycache__" not in file.parts:
-                    digest.update(str(file.relative_to(part)).encode() + b"\0" + sha256(file).encode())
+                    digest.update(os.fsencode(file.relative_to(part)) + b"\0" + sha256(file).encode())
         else:
             digest.update(sha256(part).encode())
         digest.update(b"\0")

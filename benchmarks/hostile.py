@@ -1,0 +1,62 @@
+"""Hostile files through download and align: where each ends, for which reason, and the memory of a worker.
+
+    python benchmarks/hostile.py [--files 1000] [--seed 0] [--detector yunet.onnx]
+
+Files are made here (tests/hostile_files.py says how): truncated, bit-flipped, disguised, empty, 30,000 x 30,000 px, in
+odd colours, depths and names. Exit code 1: one ended in neither table or in both, something was written outside data/,
+or a worker took 2 GB. Without --detector the rendered face's landmarks are used: pictures of nobody give a crop, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+import hostile_files
+import hostile_run
+
+LIMIT_GB = 2.0
+
+
+def main() -> None:
+    """Run, print one JSON object and a line a reason."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--files", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--detector", type=Path)
+    args = parser.parse_args()
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="hostile-") as work:
+        # Two workers are processes of their own, whose memory the system counts apart from this one's.
+        kinds = tuple(hostile_files.MUTATIONS)
+        found = hostile_run.run(Path(work), args.files, args.seed, kinds, workers=2, detector=args.detector)
+    files, peak_gb = found.files, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9
+    ended = files.assign(manifest=files["faces"] > 0, quarantine=files["refusals"] > 0)
+    reasons = files.loc[files["reason"] != "", "reason"].str.replace(r"\d+", "N", regex=True).value_counts()
+    print("\n".join(f"{count:5d}  {reason}" for reason, count in reasons.items()))
+    tables = ended.groupby("mutation")[["manifest", "quarantine"]].sum()
+    print(tables.to_string())
+    result = {
+        "files": len(files),
+        "manifest": int(tables["manifest"].sum()),
+        "quarantine": int(tables["quarantine"].sum()),
+        "in_neither_or_both": len(found.wrong),
+        "touched_outside_data": len(found.touched),
+        "worker_peak_gb": round(peak_gb, 2),
+        "seconds": round(time.perf_counter() - start),
+    }
+    print(json.dumps(result))
+    if result["in_neither_or_both"] or result["touched_outside_data"] or peak_gb >= LIMIT_GB:
+        print(found.wrong.to_string(), file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
