@@ -43,7 +43,7 @@ class Forgotten:
 
     def holds(self, row: dict[str, Any]) -> bool:
         """Whether a row of an index, with `sha256` and `person`, is to be left out."""
-        return row["sha256"] in self.pictures or self.person(row.get("person"))
+        return row.get("sha256") in self.pictures or self.person(row.get("person"))
 
     def also(self, pictures: Iterable[str], persons: Iterable[str]) -> Forgotten:
         """The list with more pictures, by SHA-256, and persons, by name."""
