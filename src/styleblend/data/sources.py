@@ -203,8 +203,8 @@ def _copy(task: CopyTask) -> dict[str, Any]:
         content = sha256(original)
         # A file that cannot be read, for one, is nobody's reason to lose the others.
         landmarks = _landmarks(original, listed)
-    except UnusablePicture as reason:
-        return _refused(RefuseTask(task.source, listed.relative, str(reason), True))
+    except UnusablePicture as unusable:
+        return _refused(RefuseTask(task.source, listed.relative, str(unusable), True))
     except OSError as error:
         reason = f"cannot be read ({error.strerror or error})"
         return _refused(RefuseTask(task.source, listed.relative, reason, True))
