@@ -86,7 +86,7 @@ def test_a_run_and_a_first_use_find_it(root: Path, tmp_path: Path, monkeypatch: 
     files(tmp_path)
     assert isinstance(loader.load("mediapipe", tmp_path, 0.6), MediapipeDetector)
     cfg = load_params(root / "params.yaml")
-    assert isinstance(find_detector(cfg, None, tmp_path, tmp_path / "state"), MediapipeDetector)
+    assert isinstance(find_detector(cfg, None, tmp_path, tmp_path / "state").detector, MediapipeDetector)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     with pytest.raises(errors.DetectorMissing, match="mediapipe_face_detector is not to be had .*pretrained.mirror"):
         find_detector(cfg, None, tmp_path / "absent", tmp_path / "state")

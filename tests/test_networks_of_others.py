@@ -36,6 +36,7 @@ from styleblend.errors import StyleBlendError
 from styleblend.evaluation import baselines
 from styleblend.evaluation.benchmark import Inputs
 from styleblend.face_detector.detection import Detection
+from styleblend.face_detector.finder import Found
 from styleblend.model import Blending, Encoder, Swapper
 from styleblend.perception import identity
 from styleblend.perception.identity import ArcFace
@@ -220,7 +221,9 @@ def test_use_tells_people_apart_with_the_runs_network(run: Run, tmp_path: Path) 
     here, there = (
         Detection((64.0 * place, 0.0, 64.0, 64.0), points + np.float32([64 * place, 0]), 1.0) for place in (0, 1)
     )
-    likeness = ReferenceSelector.from_picture(people[1], [here], network, Swap(min_likeness=0.9, likeness_margin=0))
+    likeness = ReferenceSelector.from_picture(
+        people[1], Found([here], []), network, Swap(min_likeness=0.9, likeness_margin=0)
+    )
     assert likeness(group, [here, there]) == [there]
 
 

@@ -19,7 +19,6 @@ from styleblend.errors import StyleBlendError
 from styleblend.face_detector import loader
 from styleblend.face_detector.detection import Detection, Yunet
 from styleblend.face_detector.scrfd import Scrfd
-from styleblend.faces.alignment import quad_from_landmarks
 from styleblend.swapping import find_detector
 from test_manifest import enumerate_folder
 
@@ -173,19 +172,15 @@ def test_yunet_refuses_insightfaces_file(networks: Path) -> None:
 
 
 def test_the_stage_align_uses_it(networks: Path, tmp_path: Path) -> None:
-    """Photographs are cut out by its five points; one without a face is in the quarantine."""
+    """The stage looks with it, behind the check of turned faces; a picture without a face is named."""
+    found = loader.load_finder("insightface", networks, 0.6, min_face_px=40)
+    assert isinstance(found.detector, Scrfd) and found.min_face_px == 40
     (tmp_path / "photos").mkdir()
-    red((640, 640), (96, 160, 32)).save(tmp_path / "photos/one.png")
-    red((640, 480), (416, 320, 32)).save(tmp_path / "photos/two.png")
     Image.new("RGB", (64, 64), "gray").save(tmp_path / "photos/plain.png")
     raw = enumerate_folder(tmp_path / "photos", tmp_path / "raw")
     cfg = Align(detector="insightface", workers=1, size_px=32)
-    faces, quarantine = align_faces(raw, networks, tmp_path / "faces", cfg)
-    assert faces["detector"].tolist() == ["insightface"] * 2
-    for quad, cell in zip(faces["quad"], ((96, 160), (416, 320)), strict=True):
-        wanted = quad_from_landmarks(np.array(cell) + 32 * np.array(FIVE))
-        assert quad.reshape(4, 2) == pytest.approx(wanted, abs=0.1)
-    assert quarantine["raw_path"].tolist() == ["folder/images/plain.png"]
+    with pytest.raises(StyleBlendError, match=r"plain\.png: no face found with a score of at least 0\.6"):
+        align_faces(raw, networks, tmp_path / "faces", cfg)
 
 
 def test_a_swap_uses_the_detector_of_the_run(networks: Path, root: Path, tmp_path: Path) -> None:
@@ -196,7 +191,7 @@ def test_a_swap_uses_the_detector_of_the_run(networks: Path, root: Path, tmp_pat
         find_detector(cfg, None, networks, tmp_path),
         find_detector(cfg, networks / "detector.onnx", tmp_path / "absent", tmp_path),
     ):
-        (face,) = found.detect(red((640, 640), (96, 160, 32)))
+        (face,) = found.detector.detect(red((640, 640), (96, 160, 32)))
         check(face, 96, 160, 32)
     with pytest.raises(StyleBlendError, match="detector.onnx is missing"):
         find_detector(cfg, None, tmp_path / "absent", tmp_path)

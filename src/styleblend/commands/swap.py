@@ -74,7 +74,7 @@ def in_options(error: StyleBlendError | None) -> str:
     """The message of an error with the options of the command line as remedies."""
     match error:
         case errors.NoFace(role="target_like"):
-            return "no face found in the picture of --target-like: give one where the face is larger or clearer"
+            return error.told("the picture of --target-like")
         case errors.SeveralFaces(role="source"):
             return f"{error.problem} give --source-face NUMBER"
         case errors.SeveralFaces(role="target"):

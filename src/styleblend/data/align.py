@@ -27,7 +27,8 @@ from styleblend.data.index import read_index, write_rows
 from styleblend.data.manifest import MANIFEST, QUARANTINE, face_id, read_manifest, read_quarantine
 from styleblend.errors import StyleBlendError, shown
 from styleblend.face_detector import loader
-from styleblend.face_detector.detection import Detection, Detector, annotated
+from styleblend.face_detector.detection import Detection, annotated
+from styleblend.face_detector.finder import FaceFinder, Found, confirmed
 from styleblend.faces.alignment import AlignedFace, AlignmentError, align_face
 from styleblend.faces.pictures import UnusablePicture, open_picture
 from styleblend.provenance import save_picture
@@ -99,12 +100,13 @@ def align_faces(
         StyleBlendError: there is no index, the detector's file is missing, or no picture gives a face.
     """
     index = read_index(raw)
-    _detector.cache_clear()
+    _finder.cache_clear()
     _mesh.cache_clear()
-    _mesh(networks)
+    # A missing or wrong file is reported once, before any process starts.
     if cfg.detector != "annotations" and index["landmarks"].isna().any():
-        # A missing or wrong file is reported once, before any process starts.
-        _detector(cfg.detector, networks, cfg.min_score)
+        _finder(cfg.detector, networks, cfg.min_score, cfg.min_face_px)
+    else:
+        _mesh(networks)
     with whole_folder(out) as partial, kept(state, "align", _made_by(networks, cfg), out) as (store, used):
         (partial / "images").mkdir()
         rows: list[dict[str, Any]] = index.astype(object).where(index.notna(), None).to_dict("records")  # type: ignore[assignment]
@@ -200,6 +202,10 @@ def _looked_at(task: AlignTask, content: bytes, key: str) -> tuple[dict[str, Any
     return {"faces": faces, "reason": None, "width": image.width, "height": image.height, "notes": notes}, True
 
 
+_CutOut = tuple[int, Detection, AlignedFace]
+"""Number of a face in its picture, where it was found, and the aligned picture."""
+
+
 def faces_of(task: AlignTask, image: Image.Image) -> list[_CutOut]:
     """The faces of an upright RGB picture, each cut out; at least one.
 
@@ -207,8 +213,7 @@ def faces_of(task: AlignTask, image: Image.Image) -> list[_CutOut]:
         UnusablePicture, AlignmentError: there is none that can be used; the message is the reason.
     """
     found = enumerate(_choose(task, image))
-    aligned = [(number, each, align_face(image, each.points_px, task.cfg.size_px)) for number, each in found]
-    return _with_faces(aligned, task.networks)
+    return [(number, each, align_face(image, each.points_px, task.cfg.size_px)) for number, each in found]
 
 
 @contextmanager
@@ -222,65 +227,35 @@ def _contained() -> Iterator[None]:
         raise UnusablePicture(f"cannot be looked at ({type(error).__name__}: {error})") from error
 
 
-_CutOut = tuple[int, Detection, AlignedFace]
-"""Number of a face in its picture, where it was found, and the aligned picture."""
-
-
 @lru_cache(maxsize=1)
-def _detector(kind: Finder, networks: Path, min_score: float) -> Detector:
-    return loader.load(kind, networks, min_score, threads=1)
+def _finder(kind: Finder, networks: Path, min_score: float, min_face_px: int) -> FaceFinder:
+    return loader.load_finder(kind, networks, min_score, threads=1, min_face_px=min_face_px)
 
 
 @lru_cache(maxsize=1)
 def _mesh(networks: Path) -> FaceMesh | None:
-    """The mesh that gives a run its landmarks, if it is a mesh that does: what it cannot see no stage can use."""
-    file = frozen.foreign(networks, "landmarks")
-    if file is None or file.suffix != ".tflite":
-        return None
-    # torch takes seconds to import.
-    from styleblend.perception import mesh
-
-    return mesh.load(file)
+    return loader.load_mesh(networks)
 
 
-def _with_faces(cut_out: list[_CutOut], networks: Path) -> list[_CutOut]:
-    """Those in which the mesh sees a face, too; all, if the run has no mesh.
-
-    Raises:
-        UnusablePicture: there is none; the detector took something else for a face.
-    """
-    if (network := _mesh(networks)) is None:
-        return cut_out
-    import torch
-
-    from styleblend.faces.pixels import from_8bit
-    from styleblend.perception.mesh import FACE_PRESENT
-
-    torch.set_num_threads(1)
-    pixels = torch.from_numpy(np.stack([np.array(aligned.picture) for _, _, aligned in cut_out]))
-    with torch.inference_mode():
-        presence = network.look(from_8bit(pixels.permute(0, 3, 1, 2)))[1].tolist()
-    seen = [each for each, present in zip(cut_out, presence, strict=True) if present >= FACE_PRESENT]
-    if not seen:
-        most = f"presence {max(presence):.2f}, at least {FACE_PRESENT} is needed"
-        raise UnusablePicture(f"the landmark network sees no face in the aligned picture ({most})")
-    return seen
+def _found(task: AlignTask, image: Image.Image) -> Found:
+    """The faces of a picture, checked; what is no face in the eyes of the run's mesh no stage can use."""
+    cfg = task.cfg
+    if task.row["landmarks"] is not None:
+        return confirmed(_mesh(task.networks), image, [annotated(task.row["landmarks"])])
+    if cfg.detector == "annotations":
+        raise UnusablePicture("no annotated landmarks: set align.detector to yunet")
+    return _finder(cfg.detector, task.networks, cfg.min_score, cfg.min_face_px).find(image)
 
 
 def _choose(task: AlignTask, image: Image.Image) -> list[Detection]:
     """The faces to use, the largest first; at least one."""
     cfg = task.cfg
-    if task.row["landmarks"] is not None:
-        found = [annotated(task.row["landmarks"])]
-    elif cfg.detector == "annotations":
-        raise UnusablePicture("no annotated landmarks: set align.detector to yunet")
-    else:
-        found = _detector(cfg.detector, task.networks, cfg.min_score).detect(image)
-    if not found:
-        raise UnusablePicture(f"no face found with a score of at least {cfg.min_score}")
-    large = [face for face in found if face.side_px >= cfg.min_face_px]
+    found = _found(task, image)
+    if not found.faces:
+        raise UnusablePicture(found.problem or f"no face found with a score of at least {cfg.min_score}")
+    large = [face for face in found.faces if face.side_px >= cfg.min_face_px]
     if not large:
-        side_px = max(face.side_px for face in found)
+        side_px = max(face.side_px for face in found.faces)
         raise UnusablePicture(f"largest face is {side_px:.0f} px, under align.min_face_px {cfg.min_face_px}")
     if cfg.several_faces == "quarantine" and len(large) > 1:
         raise UnusablePicture(f"{len(large)} faces, and align.several_faces is quarantine")

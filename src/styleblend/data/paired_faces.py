@@ -17,6 +17,7 @@ from styleblend.config.data import MAX_PIXELS, Perceive
 from styleblend.data import perceived
 from styleblend.data.pair_list import ListedPair, named
 from styleblend.errors import StyleBlendError
+from styleblend.face_detector import finder
 from styleblend.face_detector.detection import Detector
 from styleblend.faces.alignment import AlignmentError, Points, align_face, crop
 from styleblend.faces.pictures import UnusablePicture, open_picture
@@ -116,10 +117,10 @@ def _cut(cutting: Cutting, file: Path) -> tuple[Image.Image, Points | None]:
     image = open_picture(file, cutting.max_pixels).opaque()
     if cutting.detector is None:
         return _whole(image, cutting.size_px), None
-    found = cutting.detector.detect(image)
-    if not found:
-        raise UnusablePicture("no face found")
-    aligned = align_face(image, found[0].points_px, cutting.size_px)
+    found = finder.find(cutting.detector, image)
+    if not found.faces:
+        raise UnusablePicture(found.problem or "no face found")
+    aligned = align_face(image, found.faces[0].points_px, cutting.size_px)
     return aligned.picture, aligned.quad
 
 

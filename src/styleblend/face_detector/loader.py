@@ -1,12 +1,53 @@
-"""Build the face detector that align.detector names, from the folder of the run's networks."""
+"""Build the face detector that align.detector names, and what checks its faces, from the run's networks."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from styleblend.config.base import Finder
 from styleblend.errors import StyleBlendError
 from styleblend.face_detector.detection import Detector, Yunet
+from styleblend.face_detector.finder import SURE_SCORE, FaceFinder
+from styleblend.weights import frozen
+
+if TYPE_CHECKING:
+    from styleblend.perception.mesh import FaceMesh
+
+
+def load_finder(
+    kind: Finder,
+    networks: Path,
+    min_score: float,
+    file: Path | None = None,
+    threads: int = 0,
+    mesh_file: Path | None = None,
+    min_face_px: int = 0,
+) -> FaceFinder:
+    """Build a detector with the check of its faces: by other turns, by their points, and by the mesh if there is one.
+
+    Args:
+        min_face_px: longer side of the smallest face that is accepted. The others are those of `load`.
+    Raises:
+        StyleBlendError: a file is missing, damaged or for another kind of network.
+    """
+    detector = load(kind, networks, min_score, file, threads, mesh_file)
+    return FaceFinder(detector, load_mesh(networks, mesh_file), SURE_SCORE.get(kind, 1.0), min_face_px)
+
+
+def load_mesh(networks: Path, mesh_file: Path | None = None) -> FaceMesh | None:
+    """The mesh of a file, else the one that gives a run its landmarks; None where another network does.
+
+    Raises:
+        StyleBlendError: the file is damaged or holds another network.
+    """
+    file = mesh_file or frozen.foreign(networks, "landmarks")
+    if file is None or file.suffix != ".tflite":
+        return None
+    # torch takes seconds to import.
+    from styleblend.perception import mesh
+
+    return mesh.load(file)
 
 
 def load(
@@ -32,8 +73,6 @@ def load(
         return Yunet(file or networks / "detector.onnx", min_score)
     # The others import torch, which takes seconds.
     import torch
-
-    from styleblend.weights import frozen
 
     file = (
         file

@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from styleblend.errors import StyleBlendError
+from styleblend.face_detector import squares
 from styleblend.face_detector.detection import OVERLAP, Detection, five_of, largest_first, same_face
+from styleblend.face_detector.squares import Square
 from styleblend.faces.alignment import Points
 from styleblend.perception import mesh
 from styleblend.perception.mesh import FACE_PRESENT, POINTS, TO_68
@@ -45,21 +47,6 @@ _CELLS = ((16, 2), (8, 6))
 
 # Outer corners of the eyes in the mesh, on the picture's left and right; they say how a face is turned.
 _CORNERS = [33, 263]
-
-
-class _Square(NamedTuple):
-    """A square of a photograph: centre in pixels, side in pixels, and how far it is turned clockwise, in radians."""
-
-    x: float
-    y: float
-    side: float
-    angle: float = 0.0
-
-    def to_picture(self, points: NDArray[np.float64]) -> Points:
-        """[..., 2] in [0, 1] of the square to pixels of the photograph, whose first centre is (0, 0)."""
-        cos, sin = np.cos(self.angle), np.sin(self.angle)
-        turned: Points = (points - 0.5) @ np.array([[cos, sin], [-sin, cos]]) * self.side
-        return turned + (self.x, self.y) - 0.5
 
 
 class _Found(NamedTuple):
@@ -89,26 +76,26 @@ class MediapipeDetector:
     @torch.inference_mode()
     def detect(self, image: Image.Image) -> list[Detection]:
         """Faces of an RGB picture, the largest first; none gives an empty list."""
-        halvings = _halvings(np.asarray(image.convert("RGB")))
+        copies = squares.halvings(np.asarray(image.convert("RGB")))
         kept: list[Detection] = []
-        for squares in _levels(image.size):
-            seen = [face for found in self._look(halvings, squares) if (face := self._refined(halvings, found))]
+        for level in _levels(image.size):
+            seen = [face for found in self._look(copies, level) if (face := self._refined(copies, found))]
             for face in sorted(seen, key=lambda face: -face.score):
                 if not any(same_face(face, other) for other in kept):
                     kept.append(face)
         return largest_first(kept)
 
-    def _look(self, halvings: list[NDArray[np.uint8]], squares: list[_Square]) -> Iterator[_Found]:
+    def _look(self, copies: list[NDArray[np.uint8]], level: list[Square]) -> Iterator[_Found]:
         """Faces in squares of one size, without those that a tile's border cuts."""
-        views = np.stack([_cut(halvings, square, SIDE_PX, cv2.BORDER_CONSTANT) for square in squares])
+        views = np.stack([squares.cut(copies, square, SIDE_PX, cv2.BORDER_CONSTANT) for square in level])
         pictures = torch.from_numpy(views).float() / 127.5 - 1
-        for start in range(0, len(squares), 16):
+        for start in range(0, len(level), 16):
             raw, logits = (each.double().numpy() for each in self._network(pictures[start : start + 16]))
-            for square, values, logit in zip(squares[start : start + 16], raw, logits[..., 0], strict=True):
-                yield from self._decoded(square, values, logit, len(squares) > 1)
+            for square, values, logit in zip(level[start : start + 16], raw, logits[..., 0], strict=True):
+                yield from self._decoded(square, values, logit, len(level) > 1)
 
     def _decoded(
-        self, square: _Square, values: NDArray[np.float64], logits: NDArray[np.float64], is_tile: bool
+        self, square: Square, values: NDArray[np.float64], logits: NDArray[np.float64], is_tile: bool
     ) -> Iterator[_Found]:
         """Rows of centre, size and six points [896, 16] in pixels of the network beside its anchors, and scores."""
         scores = 1 / (1 + np.exp(-np.clip(logits, -100, 100)))
@@ -123,11 +110,11 @@ class MediapipeDetector:
             points = square.to_picture(pairs[row, 2:] + self._anchors[likely[row]])
             yield _Found(square.to_picture(corners[row]), points, float(scores[likely[row]]))
 
-    def _refined(self, halvings: list[NDArray[np.uint8]], found: _Found) -> Detection | None:
+    def _refined(self, copies: list[NDArray[np.uint8]], found: _Found) -> Detection | None:
         """The face with the mesh's points; None where the mesh sees none."""
         square, size = _upright(found.box, *found.points[:2]), self._mesh.side_px
         for _ in range(_MESH_LOOKS):
-            view = torch.from_numpy(_cut(halvings, square, size, cv2.BORDER_REPLICATE)).float()[None] / 255
+            view = torch.from_numpy(squares.cut(copies, square, size, cv2.BORDER_REPLICATE)).float()[None] / 255
             values, presence, *_ = self._mesh.network(view)
             if float(torch.sigmoid(presence)) < FACE_PRESENT:
                 return None
@@ -135,7 +122,7 @@ class MediapipeDetector:
             points = square.to_picture(flat)
             square = _upright(points, *points[_CORNERS])
         low, high = points.min(0), points.max(0)
-        height, width = halvings[0].shape[:2]
+        height, width = copies[0].shape[:2]
         # A face whose centre lies outside is one that the edge of the picture was taken for.
         if not ((low + high) / 2 >= 0).all() or not ((low + high) / 2 < (width, height)).all():
             return None
@@ -163,13 +150,13 @@ def _anchors() -> NDArray[np.float64]:
     return np.concatenate(rows)
 
 
-def _levels(size: tuple[int, int]) -> Iterator[list[_Square]]:
+def _levels(size: tuple[int, int]) -> Iterator[list[Square]]:
     """The square around the whole picture, then tiles of half its side, overlapping by half, and so on."""
-    yield [_Square(size[0] / 2, size[1] / 2, float(max(size)))]
+    yield [Square(size[0] / 2, size[1] / 2, float(max(size)))]
     for level in range(1, LEVELS):
         if (side := max(size) / 2**level) >= SMALLEST_TILE_PX:
             columns, rows = (_places(length, side) for length in size)
-            yield [_Square(x, y, side) for y in rows for x in columns]
+            yield [Square(x, y, side) for y in rows for x in columns]
 
 
 def _places(length: int, side: float) -> list[float]:
@@ -180,37 +167,12 @@ def _places(length: int, side: float) -> list[float]:
     return [float(each) for each in np.linspace(side / 2, length - side / 2, count)]
 
 
-def _upright(points: Points, left_eye: Points, right_eye: Points) -> _Square:
+def _upright(points: Points, left_eye: Points, right_eye: Points) -> Square:
     """The mesh's square around points, with the eyes level in it."""
     low, high = points.min(0), points.max(0)
     x, y = (low + high) / 2 + 0.5
     across = right_eye - left_eye
-    return _Square(
-        float(x), float(y), float(_MESH_FACTOR * (high - low).max()), float(np.arctan2(across[1], across[0]))
-    )
-
-
-def _halvings(pixels: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
-    """The picture and its means over 2 x 2 px, 4 x 4 px and so on."""
-    found = [pixels]
-    while min(found[-1].shape[:2]) >= 2 * SIDE_PX:
-        height, width = found[-1].shape[:2]
-        found.append(np.asarray(cv2.resize(found[-1], (width // 2, height // 2), interpolation=cv2.INTER_AREA)))
-    return found
-
-
-def _cut(halvings: list[NDArray[np.uint8]], square: _Square, side_px: int, border: int) -> NDArray[np.uint8]:
-    """RGB pixels [side_px, side_px, 3] of a square, from the copy that is at most twice as fine as they are."""
-    level = int(np.clip(np.floor(np.log2(max(square.side, 1) / side_px)), 0, len(halvings) - 1))
-    copy = halvings[level]
-    factors = np.array([copy.shape[1] / halvings[0].shape[1], copy.shape[0] / halvings[0].shape[0]])
-    # Centres of three pixels of the cut, where they lie in the copy.
-    corners = (np.array([[0, 0], [side_px, 0], [0, side_px]]) + 0.5) / side_px
-    there = (square.to_picture(corners) + 0.5) * factors - 0.5
-    here = np.array([[0, 0], [side_px, 0], [0, side_px]], np.float32)
-    matrix = cv2.getAffineTransform(here, there.astype(np.float32))
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return np.asarray(cv2.warpAffine(copy, matrix, (side_px, side_px), flags=flags, borderMode=border), np.uint8)
+    return Square(float(x), float(y), float(_MESH_FACTOR * (high - low).max()), float(np.arctan2(across[1], across[0])))
 
 
 def expect_files(*files: Path) -> None:

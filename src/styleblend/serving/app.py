@@ -11,7 +11,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal, Protocol
 
@@ -31,6 +31,7 @@ from styleblend.config.params import Config
 from styleblend.config.product import Serve
 from styleblend.errors import StyleBlendError
 from styleblend.face_detector.detection import Detection
+from styleblend.face_detector.finder import FaceFinder
 from styleblend.faces.pictures import Picture, UnusablePicture, as_picture, open_picture
 from styleblend.model import Swapper
 from styleblend.provenance import credentials, marked_picture
@@ -97,6 +98,13 @@ class LockedDetector:
             return self._detector.detect(image)
 
 
+def locked(detector: Detector) -> Detector:
+    """A detector for several threads; of a FaceFinder the detector inside, so that swaps take turns between looks."""
+    if isinstance(detector, FaceFinder):
+        return replace(detector, detector=LockedDetector(detector.detector))
+    return LockedDetector(detector)
+
+
 def build_app(
     cfg: Serve,
     max_pixels: int,
@@ -117,7 +125,7 @@ def build_app(
     """
     # Larger parts of a form would go to a temporary file. The setting is that of the whole process.
     MultiPartParser.spool_max_size = round(cfg.max_upload_mb * 1e6)
-    locked_detector = LockedDetector(detector)
+    locked_detector = locked(detector)
     queue = WorkQueue(cfg.at_once, cfg.waiting, cfg.swap_seconds)
 
     @asynccontextmanager

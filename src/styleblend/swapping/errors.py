@@ -11,6 +11,7 @@ from typing import Literal
 
 from styleblend.errors import StyleBlendError
 from styleblend.face_detector.detection import Detection
+from styleblend.face_detector.finder import Refused
 
 Role = Literal["source", "target", "target_like"]
 """Of a picture: it gives the identity, it is changed, or it shows whose face of the target is meant."""
@@ -23,12 +24,18 @@ class SwapError(StyleBlendError):
 
 
 class NoFace(SwapError):
-    """The detector found no face in the picture of `role`."""
+    """No face was found in the picture of `role`, or none that can be used: `refused`, the largest first."""
 
-    def __init__(self, role: Role) -> None:
-        self.role = role
+    def __init__(self, role: Role, refused: Sequence[Refused] = ()) -> None:
+        self.role, self.refused = role, tuple(refused)
         picture = "the picture of target_like" if role == "target_like" else f"the {role} picture"
-        super().__init__(f"no face found in {picture}: give one where the face is larger or clearer")
+        super().__init__(self.told(picture))
+
+    def told(self, picture: str) -> str:
+        """The message about a picture of that name."""
+        if not self.refused:
+            return f"no face found in {picture}: give one where the face is larger or clearer"
+        return f"no usable face in {picture} ({self.refused[0]}): give one where the face is whole, larger or clearer"
 
 
 class SeveralFaces(SwapError):

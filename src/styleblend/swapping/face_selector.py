@@ -11,6 +11,7 @@ from PIL import Image
 
 from styleblend.config.product import Swap
 from styleblend.face_detector.detection import Detection
+from styleblend.face_detector.finder import Found
 from styleblend.faces.alignment import align_face
 from styleblend.faces.pixels import from_8bit
 from styleblend.perception.identity import FaceNetwork
@@ -21,15 +22,15 @@ FaceSelector = Callable[[Image.Image, Sequence[Detection]], list[Detection]]
 """Takes an RGB photograph and its faces from left to right, at least one; returns the chosen ones."""
 
 
-def left_to_right(found: Sequence[Detection], role: Role) -> list[Detection]:
+def left_to_right(found: Found, role: Role) -> list[Detection]:
     """The faces of the picture of `role` in the order in which people count them.
 
     Raises:
-        NoFace: there is none.
+        NoFace: there is none that can be used.
     """
-    if not found:
-        raise NoFace(role)
-    return sorted(found, key=lambda face: face.box[0])
+    if not found.faces:
+        raise NoFace(role, found.refused)
+    return sorted(found.faces, key=lambda face: face.box[0])
 
 
 def single_face(role: Role) -> FaceSelector:
@@ -69,7 +70,7 @@ class ReferenceSelector:
 
     @classmethod
     def from_picture(
-        cls, photograph: Image.Image, found: Sequence[Detection], network: FaceNetwork, limits: Swap
+        cls, photograph: Image.Image, found: Found, network: FaceNetwork, limits: Swap
     ) -> ReferenceSelector:
         """Take the one face of an RGB photograph as reference.
 

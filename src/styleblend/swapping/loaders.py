@@ -10,7 +10,7 @@ from styleblend.config.params import Config
 from styleblend.config.tracking import Tracking
 from styleblend.errors import StyleBlendError
 from styleblend.face_detector import loader
-from styleblend.face_detector.detection import Detector
+from styleblend.face_detector.finder import FaceFinder
 from styleblend.model import Swapper
 from styleblend.model.swapper import WEIGHTS_FILE
 from styleblend.perception import bending, identity
@@ -20,7 +20,7 @@ from styleblend.swapping.errors import DetectorMissing, SwapError
 from styleblend.system.files import sha256
 from styleblend.weights import frozen
 from styleblend.weights.starter import MESH, STARTER, is_there, read_card
-from styleblend.weights.store import SMALL, store_of
+from styleblend.weights.store import SMALL, is_right, store_of
 from styleblend.weights.weight_files import obtain
 
 NETWORKS = Path("data/pretrained/networks")
@@ -150,8 +150,10 @@ def find_mesh(cfg: Config, state: Path = STATE) -> Path:
     return obtain(catalogue.built_in().get(MESH), store_of(cfg.pretrained, state / "weights"))
 
 
-def find_detector(cfg: Config, weights: Path | None, networks: Path = NETWORKS, state: Path = STATE) -> Detector:
-    """Load the face detector that align.detector names; MediaPipe's, or YuNet for a file of it, for `annotations`.
+def find_detector(cfg: Config, weights: Path | None, networks: Path = NETWORKS, state: Path = STATE) -> FaceFinder:
+    """Load the face detector that align.detector names, with the check of its faces.
+
+    For `annotations` it is MediaPipe's, or YuNet for a file of it.
 
     It comes from the given file or the run's own networks; one that is missing is fetched once, from the mirror or its
     origin.
@@ -168,17 +170,24 @@ def find_detector(cfg: Config, weights: Path | None, networks: Path = NETWORKS, 
             f"{weights} does not exist: name the file of the detector that align.detector names ({kind}; {published})"
         )
     if kind not in _DEFAULTS:
-        return loader.load(kind, networks, cfg.align.min_score, weights)
-    entry, mesh = catalogue.built_in().get(_DEFAULTS[kind]), None
+        return loader.load_finder(kind, networks, cfg.align.min_score, weights, min_face_px=cfg.align.min_face_px)
+    known = catalogue.built_in()
+    entry, entry_of_mesh, mesh = known.get(_DEFAULTS[kind]), known.get(MESH), None
     store = store_of(cfg.pretrained, state / "weights")
     try:
         if weights is None and not (networks / f"detector{entry.suffix}").is_file():
             weights = obtain(entry, store)
-        if kind == "mediapipe" and not (networks / "landmarks.tflite").is_file():
-            mesh = obtain(catalogue.built_in().get(MESH), store)
+        if not (networks / "landmarks.tflite").is_file():
+            # YuNet does without a second opinion, so the mesh is not fetched for it.
+            if kind == "mediapipe":
+                mesh = obtain(entry_of_mesh, store)
+            elif is_right(store.place(entry_of_mesh), entry_of_mesh, store):
+                mesh = store.place(entry_of_mesh)
     except StyleBlendError as error:
         raise DetectorMissing(str(error)) from None
-    return loader.load(kind, networks, cfg.align.min_score, weights, mesh_file=mesh)
+    return loader.load_finder(
+        kind, networks, cfg.align.min_score, weights, mesh_file=mesh, min_face_px=cfg.align.min_face_px
+    )
 
 
 def find_identity(networks: Path = NETWORKS, small: Path = SMALL) -> identity.FaceNetwork:

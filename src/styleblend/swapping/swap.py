@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from styleblend.config.params import Config, load_params
+from styleblend.face_detector import finder
 from styleblend.face_detector.detection import Detector
 from styleblend.faces.alignment import align_face
 from styleblend.faces.pictures import Picture, UnusablePicture, as_picture, open_picture
@@ -53,7 +54,7 @@ class FaceSwapper:
         """
         cancel_check()
         photograph = source.opaque()
-        faces = face_selector.left_to_right(detector.detect(photograph), "source")
+        faces = face_selector.left_to_right(finder.find(detector, photograph), "source")
         face = (select or face_selector.single_face("source"))(photograph, faces)[0]
         aligned = align_face(photograph, face.points_px, model.encoder.input_px)
         return cls(aligned.picture, model, detector, cancel_check)
@@ -68,7 +69,7 @@ class FaceSwapper:
         """
         self.cancel_check()
         photograph = target.opaque()
-        faces = face_selector.left_to_right(self.detector.detect(photograph), "target")
+        faces = face_selector.left_to_right(finder.find(self.detector, photograph), "target")
         result = target.rgb
         for face in (select or face_selector.single_face("target"))(photograph, faces):
             self.cancel_check()
@@ -142,7 +143,7 @@ def target_selector(
         return face_selector.face_number("target", number)
     if reference is not None:
         photograph = reference.opaque()
-        return ReferenceSelector.from_picture(photograph, detector.detect(photograph), find_identity(), cfg.swap)
+        return ReferenceSelector.from_picture(photograph, finder.find(detector, photograph), find_identity(), cfg.swap)
     return face_selector.single_face("target")
 
 
