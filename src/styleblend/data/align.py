@@ -134,7 +134,7 @@ def align_faces(
 def _made_by(networks: Path, cfg: Align) -> str:
     """A name for all that decides what becomes of a picture, apart from the picture and its row."""
     files = [file for role in ("detector", "landmarks") for file in frozen.files_of(networks, role)]
-    named = [part for file in files for part in (file.name, file)]
+    named: list[Path | str] = [*files, *(file.name for file in files)]
     code = [PACKAGE / name for name in CODE]
     return fingerprint(cfg.model_dump_json(exclude={"workers"}), versions(LIBRARIES), *named, *code)
 

@@ -125,7 +125,9 @@ def perceive_folder(
         used.update(keys)
         unseen = {key: file for key, file in zip(keys, files, strict=True) if store.get(key) is None}
         tasks = [
-            PerceiveTask(tuple(unseen[key] for key in some), some, cfg.batch_size, networks, device, store.folder)
+            PerceiveTask(
+                tuple(unseen[key] for key in some), tuple(some), cfg.batch_size, networks, device, store.folder
+            )
             for some in _chunks(tuple(unseen), cfg.batch_size)
         ]
         # One process feeds a GPU; its networks would stand there once a process.
@@ -184,7 +186,7 @@ def _networks(folder: Path, device: str) -> Networks:
 def _made_by(networks: Path, cfg: Perceive, device: str) -> str:
     """A name for all that decides what is seen in a face, apart from its picture."""
     files = [file for role in ROLES for file in frozen.files_of(networks, role)]
-    named = [part for file in files for part in (file.name, file)]
+    named: list[Path | str] = [*files, *(file.name for file in files)]
     code = [PACKAGE / name for name in CODE]
     return fingerprint(cfg.model_dump_json(exclude={"workers"}), device, versions(LIBRARIES), *named, *code)
 
