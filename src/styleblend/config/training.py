@@ -41,6 +41,7 @@ PACE = frozenset(
     {
         "steps", "workers", "ray_address", "gpus_per_worker", "cpus_per_worker", "probe_every", "checkpoint_every",
         "log_every", "max_failures", "max_skipped", "skipped_within", "max_rollbacks", "recovered_after",
+        "wait_for_cluster_s",
     }
 )  # fmt: skip
 """Settings that leave the arithmetic of a step alone: a training goes on where it stood when they change."""

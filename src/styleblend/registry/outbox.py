@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from styleblend.config.tracking import Tracking
-from styleblend.errors import StyleBlendError
+from styleblend.errors import StyleBlendError, reason_of
 from styleblend.registry import runs
 from styleblend.registry.journal import Journal
 from styleblend.system.files import whole_file
@@ -144,14 +144,14 @@ class Outbox:
             while self._send_some():
                 pass
         except Exception as error:  # See _send_all.
-            self._say(f"{self._address.stage}: figures still wait in {self.folder}: {_reason(error)}")
+            self._say(f"{self._address.stage}: figures still wait in {self.folder}: {reason_of(error)}")
         return self._journal.all_sent
 
     def _append(self, entry: Mapping[str, Any]) -> None:
         try:
             self._journal.append(entry)
         except OSError as error:
-            self._say(f"figures are held in memory, for {self.folder} does not take them: {_reason(error)}")
+            self._say(f"figures are held in memory, for {self.folder} does not take them: {reason_of(error)}")
         self._wake.set()
 
     def _send_all(self) -> None:
@@ -162,7 +162,7 @@ class Outbox:
             # Whatever MLflow, its database, its server or the network raise: training is worth more than its curves.
             except Exception as error:
                 if not troubled:
-                    self._say(f"figures are kept in {self.folder} until they can be sent: {_reason(error)}")
+                    self._say(f"figures are kept in {self.folder} until they can be sent: {reason_of(error)}")
                 pause, troubled = min(max(1.0, 2 * pause), _LONGEST_PAUSE_S), True
                 # At the end somebody waits for it, and looks often.
                 if self._ending.wait(0 if self._ending.is_set() else pause):
@@ -278,9 +278,3 @@ def deliver(cfg: Tracking, say: Say, place: Path = PLACE) -> None:
 
 def _names(values: Mapping[str, float]) -> str:
     return " ".join(sorted(values))
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, StyleBlendError):
-        return str(error)
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
