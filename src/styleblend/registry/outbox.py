@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from styleblend.config.tracking import Tracking
-from styleblend.errors import StyleBlendError, reason_of
+from styleblend.errors import reason_of
 from styleblend.registry import runs
 from styleblend.registry.journal import Journal
 from styleblend.system.files import whole_file
