@@ -99,11 +99,13 @@ def structure(a: Grey, b: Grey) -> float:
     hardly. -1 where no map was found.
     """
     try:
-        _, onto = cv2.findTransformECC(a, b, np.eye(2, 3, dtype=np.float32), cv2.MOTION_AFFINE, _STEPS, None, 1)
+        everywhere = np.full(a.shape, 255, np.uint8)
+        start = np.eye(2, 3, dtype=np.float32)
+        _, onto = cv2.findTransformECC(a, b, start, cv2.MOTION_AFFINE, _STEPS, everywhere, 1)
     except cv2.error:
         return -1.0
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    laid = cv2.warpAffine(b, onto, a.shape[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    laid = cv2.warpAffine(b, onto, a.shape[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
     middle = slice(_EDGE_PX, -_EDGE_PX)
     first, second = (_standard(picture[middle, middle]) for picture in (a, laid))
     size = (_WINDOW_PX, _WINDOW_PX)
@@ -117,7 +119,7 @@ def structure(a: Grey, b: Grey) -> float:
 def small(grey: NDArray[np.uint8]) -> Grey:
     """A grey picture [H, W] as `structure` reads it: at 64 px, a little blurred."""
     resized = cv2.resize(grey, (_SIDE_PX, _SIDE_PX), interpolation=cv2.INTER_AREA).astype(np.float32)
-    return cv2.GaussianBlur(resized, (0, 0), 1)
+    return cv2.GaussianBlur(resized, (0, 0), 1).astype(np.float32)
 
 
 def _small(path: Path) -> Grey | None:

@@ -55,9 +55,9 @@ def select(folder: Path, manifest: pd.DataFrame, perceived: pd.DataFrame, cfg: K
     chosen["kept"] = (chosen["missed"] == "") & (best == np.arange(len(chosen)))
     ids, contents = chosen["face_id"].to_numpy(), chosen["content"].to_numpy()
     other = best != np.arange(len(chosen))
-    chosen["same_as"] = pd.Series(np.where(other, ids[best], None), dtype="str")
+    chosen["same_as"] = pd.Series(ids[best], dtype="str").where(other)
     how = np.where(contents == contents[best], IDENTICAL, NEAR)
-    chosen["how"] = pd.Series(np.where(other, how, None), dtype="str")
+    chosen["how"] = pd.Series(how, dtype="str").where(other)
     return chosen
 
 
@@ -104,7 +104,8 @@ def _best(chosen: pd.DataFrame, faces: pd.DataFrame, seen: NDArray[np.bool_]) ->
     labels = persons.astype(object).where(persons.notna(), None).to_numpy()
     ids, sides = chosen["face_id"].to_numpy(), chosen["face_px"].to_numpy()
     rows_of = pd.Series(best).groupby(chosen["picture"].to_numpy()).indices
-    for rows in rows_of.values():
+    for group in rows_of.values():
+        rows = np.asarray(group)
         if len(rows) < 2:
             continue
         known = sorted({labels[row] for row in rows if labels[row] is not None})

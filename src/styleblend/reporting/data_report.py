@@ -108,10 +108,11 @@ def _copies(chosen: pd.DataFrame) -> list[str]:
 def _moved(found: Checked) -> list[str]:
     if found.drift is None:
         return [f"Not compared: {found.against}."]
+    moved = found.drift.sort_values("distance", ascending=False, kind="stable")
     rows = [
-        (f"`{row.column}`", row.measure, f"{row.distance:.3f}", _cell(row.here), _cell(row.champion),
-         "moved" if row.distance > found.max_drift else "")
-        for row in found.drift.sort_values("distance", ascending=False, kind="stable").itertuples()
+        (f"`{row.column}`", row.measure, f"{distance:.3f}", _cell(row.here), _cell(row.champion),
+         "moved" if distance > found.max_drift else "")
+        for row, distance in zip(moved.itertuples(), moved["distance"].astype(float), strict=True)
     ]  # fmt: skip
     heads = ["column", "measure", "distance", "here", "champion", f"over {found.max_drift:g}"]
     return [f"Compared with the data of {found.against}: medians, and of shares the largest.", markdown(heads, rows)]
