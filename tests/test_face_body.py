@@ -17,7 +17,7 @@ from styleblend.model.face_body import PICTURE_PX, DlibBody
 from styleblend.perception.identity import DlibFace
 from styleblend.training.steps import choose_what_learns
 from styleblend.weights.formats import dlib_resnet
-from styleblend.weights.start import fill_body
+from styleblend.weights.start import fill_body, fill_frozen
 from tiny_model import MODEL, SIDE_PX
 
 SIZES: dict[str, Any] = {"encoder_body": "dlib_resnet", "encoder_blocks": (1, 3, 4, 7), "encoder_widths": DLIB_WIDTHS}
@@ -27,7 +27,7 @@ def test_taps_are_the_face_network_s_maps(tmp_path: Path) -> None:
     """They are what the identity network of the same file sees in the whole picture, at the sides of E's taps."""
     file = dlib_files.write_full(tmp_path / "net.dat")
     body = DlibBody()
-    dlib_resnet.fill(body, file)
+    fill_frozen(body, file)
     images = torch.rand(2, 3, 64, 64) * 2 - 1
     face = DlibFace("dlib", dlib_resnet.load(file))
     assert face.whole(images).shape[-1] == PICTURE_PX
@@ -68,7 +68,7 @@ def test_it_never_learns_and_travels_with_the_model(tmp_path: Path) -> None:
 def test_another_network_or_other_sizes_are_refused(tmp_path: Path) -> None:
     """In one line each: a smaller network of the same form, and sizes of the settings that are not the body's."""
     with pytest.raises(StyleBlendError, match=r"net\.dat has 4 blocks, other ones than dlib's own") as caught:
-        dlib_resnet.fill(DlibBody(), dlib_files.write(dlib_files.Net(), tmp_path / "net.dat"))
+        fill_frozen(DlibBody(), dlib_files.write(dlib_files.Net(), tmp_path / "net.dat"))
     assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match=r"'dlib_resnet' has encoder_blocks \[1, 3, 4, 7\].* got \[1, 1, 1, 1\]"):
         Model.model_validate(MODEL.model_dump() | {"encoder_body": "dlib_resnet"})

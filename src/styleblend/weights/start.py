@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from styleblend.config.model import Model
 from styleblend.errors import StyleBlendError
 from styleblend.model import Encoder, Swapper
 from styleblend.model.decoder import NEW_PARTS
+from styleblend.model.face_body import DlibBody
 from styleblend.weights import frozen, starter
 from styleblend.weights.formats import dlib_resnet
 from styleblend.weights.formats.ir_se50 import load_body
@@ -77,9 +79,25 @@ def fill_body(encoder: Encoder, file: Path) -> None:
         StyleBlendError: the file is missing or damaged, or holds another network than the body is.
     """
     if encoder.body == "dlib_resnet":
-        dlib_resnet.fill(encoder.frozen_body, file)
+        fill_frozen(encoder.frozen_body, file)
     else:
         load_body(encoder, file)
+
+
+def fill_frozen(body: DlibBody, path: Path) -> None:
+    """Put the convolutions of dlib's file into the frozen body of an encoder.
+
+    Raises:
+        StyleBlendError: the file is missing or damaged, or the network is smaller or larger than dlib's own.
+    """
+    network = dlib_resnet.load(path)
+    weights = {name: value for name, value in network.state_dict().items() if not name.startswith(("linear.", "means"))}
+    found, own = ({name: value.shape for name, value in each.items()} for each in (weights, body.state_dict()))
+    halves = [[block.halves for block in blocks] for blocks in (network.blocks, body.blocks)]
+    if found != own or halves[0] != halves[1] or not torch.allclose(network.means, body.means):
+        blocks = len(network.blocks)
+        raise StyleBlendError(f"{path} has {blocks} blocks, other ones than dlib's own: get dlib_resnet again")
+    body.load_state_dict(weights)
 
 
 def fill(network: nn.Module, file: Path, new: tuple[str, ...]) -> None:

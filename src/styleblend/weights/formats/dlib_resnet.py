@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from styleblend.errors import StyleBlendError
-from styleblend.model.face_body import DlibBody
 
 _AGAIN = "get dlib_face_recognition_resnet_model_v1.dat again"
 
@@ -295,19 +294,3 @@ def load(path: Path) -> DlibResNet:
         return DlibResNet(stored).eval().requires_grad_(False)
     except _Wrong as wrong:
         raise StyleBlendError(f"{path} is not dlib's face recognition network: {wrong}; {_AGAIN}") from None
-
-
-def fill(body: DlibBody, path: Path) -> None:
-    """Put the file's convolutions into the frozen body of an encoder.
-
-    Raises:
-        StyleBlendError: as load does; or the network is smaller or larger than dlib's own.
-    """
-    network = load(path)
-    state = network.state_dict()
-    weights = {name: value for name, value in state.items() if not name.startswith(("linear.", "means"))}
-    found, own = ({name: value.shape for name, value in each.items()} for each in (weights, body.state_dict()))
-    halves = [[block.halves for block in blocks] for blocks in (network.blocks, body.blocks)]
-    if found != own or halves[0] != halves[1] or not torch.allclose(network.means, body.means):
-        raise StyleBlendError(f"{path} has {len(network.blocks)} blocks, other ones than dlib's own: {_AGAIN}")
-    body.load_state_dict(weights)
