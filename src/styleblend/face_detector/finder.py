@@ -94,6 +94,8 @@ class FaceFinder:
         """Faces of an RGB picture of any size and turn, and what was refused."""
         copies = Copies(image)
         faces, refused = self._settled(copies, self.detector.detect(image), [])
+        if not self.sure_score:
+            return Found(largest_first(faces), sorted(refused, key=lambda each: -each.face.side_px))
         # Who turned one face turned the whole picture: others are seen in the same turn.
         quarters = {round(roll_rad(face.five_px) / (np.pi / 2)) % 4 for face in faces} - {0} if faces else {1, 2, 3}
         for turn in sorted(quarters):
@@ -123,6 +125,11 @@ class FaceFinder:
         if face.side_px < self.min_face_px:
             least = f"under align.min_face_px {self.min_face_px}"
             return Refused(face, "too small", f"its longer side is {face.side_px:.0f} px, {least}")
+        if not self.sure_score and not _is_plain(face):
+            # Scores that say nothing of turns cannot settle which one is right, and each look costs as much as the first.
+            why = geometry.misfit(face.five_px)
+            seen = "this detector's scores do not tell in which turn a face is upright"
+            return Refused(face, "not a face", why) if why else Refused(face, "turned", seen)
         if face.score < self.sure_score or not _is_plain(face):
             settled = self._in_its_turn(copies, face)
             if isinstance(settled, Refused):
