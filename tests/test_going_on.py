@@ -8,20 +8,19 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 import yaml
 from PIL import Image
 
 import tiny_project
-from arcface_files import write
-from insightface_files import scrfd
 from styleblend.config.data import Align, Perceive
 from styleblend.config.sources import Download, FolderSource, RenderedSource
 from styleblend.data import align, perceived, sources
 from styleblend.data.align import align_faces
 from styleblend.data.perceived import perceive_folder
+from styleblend.faces.pixels import to_8bit
+from styleblend.synthetic import factors, renderer
 from styleblend.system.files import sha256
 
 CFG = Align(detector="annotations", workers=1, min_face_px=16, size_px=32)
@@ -165,23 +164,24 @@ def test_a_refusal_is_kept_and_named_alike(raw: Path, tmp_path: Path) -> None:
     assert len(times(tmp_path / "state")) == 3
 
 
-def test_landmarks_of_a_source_overrule_the_detector(raw: Path, whole: dict[str, str], tmp_path: Path) -> None:
+def test_landmarks_of_a_source_overrule_the_detector(
+    raw: Path, whole: dict[str, str], yunet_file: Path, tmp_path: Path
+) -> None:
     """Pictures whose source has landmarks are cut out by them; the detector is asked for the others alone."""
     (tmp_path / "photos").mkdir()
-    pixels = np.zeros((640, 640, 3), np.uint8)
-    pixels[160:192, 96:128, 0] = 255
-    Image.fromarray(pixels).save(tmp_path / "photos/cell.png")
+    # A rendered face of which YuNet, made for photographs, is sure.
+    face = renderer.render(factors.sample(5, [8], [0]), 256).images[0]
+    Image.fromarray(to_8bit(face[None])[0].permute(1, 2, 0).numpy()).save(tmp_path / "photos/face.png")
     folder = FolderSource(kind="folder", path=tmp_path / "photos", licence="mine", terms="agreed")
     sources.gather(Download(sources=(folder,), workers=1, origin=tmp_path), tmp_path / "raw", tmp_path / "state")
     shutil.copytree(raw / "rendered", tmp_path / "raw/rendered")
     (tmp_path / "networks").mkdir()
-    write(scrfd(), tmp_path / "networks/detector.onnx")
-    cfg = CFG.model_copy(update={"detector": "insightface"})
+    shutil.copyfile(yunet_file, tmp_path / "networks/detector.onnx")
+    cfg = CFG.model_copy(update={"detector": "yunet"})
     faces, refused = align_faces(tmp_path / "raw", tmp_path / "networks", tmp_path / "faces", cfg)
     assert refused.empty and len(faces) == PICTURES + 1
-    assert dict(zip(faces["source"], faces["detector"], strict=True)) == {
-        "rendered": "annotations", "folder": "insightface",
-    }  # fmt: skip
+    found = dict(zip(faces["source"], faces["detector"], strict=True))
+    assert found == {"rendered": "annotations", "folder": "yunet"}
     images = {name: content for name, content in whole.items() if name.startswith("images/rendered")}
     assert len(images) == PICTURES and images.items() <= contents(tmp_path / "faces").items()
 

@@ -62,7 +62,8 @@ def test_a_folder_becomes_a_folder(project: Path, capsys: pytest.CaptureFixture[
     assert made == {"a.png", "deep/er/b.jpg", "c.tif.png", "c.webp.png", "d.JPEG"}
     for name in made:
         assert provenance.read_marks(Path("out") / name)["kind"] == "swap"
-    assert capsys.readouterr().out == "out: 5 pictures by model folder model, marked as synthetic\n"
+    passed_over = "in: 1 passed over that are no pictures by their endings (1 .txt)\n"
+    assert capsys.readouterr().out == f"{passed_over}out: 5 pictures by model folder model, marked as synthetic\n"
 
 
 def test_failures_are_told_at_the_end_and_the_rest_goes_on(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

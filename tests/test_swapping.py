@@ -336,7 +336,7 @@ class Places:
 
 swapper = FaceSwapper.from_source(Picture(source), model.build(MODEL).eval(), Places())
 swapper.swap_into(Picture(source))  # what is loaded once is loaded now
-for left in (1500, -900):
+for left in (1500, -700):
     large = moved(face, left, 400, scale=16)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     after = swapper.swap_into(Picture(target))

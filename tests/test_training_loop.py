@@ -27,7 +27,7 @@ PERCEPTION = tiny.perception()
 
 
 @dataclass
-class Notes:
+class Notes(loop.Recorder):
     """A recorder that remembers, and that ends the run where told to."""
 
     stop_at: float = math.inf

@@ -56,6 +56,7 @@ PERCEIVED = pa.schema(
 PACKAGE = Path(__file__).parents[1]
 CODE = (
     "data/perceived.py",
+    "data/quality.py",
     "faces/mean_box.py",
     "faces/pixels.py",
     "perception",

@@ -126,7 +126,7 @@ class FaceFinder:
             least = f"under align.min_face_px {self.min_face_px}"
             return Refused(face, "too small", f"its longer side is {face.side_px:.0f} px, {least}")
         if not self.sure_score and not _is_plain(face):
-            # Scores that say nothing of turns cannot settle which one is right, and each look costs as much as the first.
+            # Scores that say nothing of turns cannot settle which is right, and each look costs as much as the first.
             why = geometry.misfit(face.five_px)
             seen = "this detector's scores do not tell in which turn a face is upright"
             return Refused(face, "not a face", why) if why else Refused(face, "turned", seen)
