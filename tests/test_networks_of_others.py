@@ -357,7 +357,7 @@ def test_wrong_starts_are_one_line_with_a_remedy(networks: tuple[Path, stylegan_
     refuse(
         "encoder_start is 'pretrained', .* the decoder is stylegan.pt: set it to 'body' or 'new'", others, "pretrained"
     )
-    refuse("encoder_start is 'body', but .* has no encoder_body: name model_ir_se50.pth", others, "body")
+    refuse("encoder_start is 'body', but .* has no encoder_body: name one in the section pretrained", others, "body")
     wider = tiny.MODEL.model_copy(update={"resolution": 64, "decoder_widths": {**tiny.MODEL.decoder_widths, 64: 8}})
     refuse("its largest block is of 32 px, model.resolution is 64", others, "new", wider, model.build(wider))
 

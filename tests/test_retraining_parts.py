@@ -149,6 +149,8 @@ def test_nothing_is_promoted_by_itself_without_a_gate(params: Path) -> None:
 
     Where there are limits what the run was asked for counts, whatever params.yaml says.
     """
+    for folder in (".dvc", ".git"):
+        (params.parent / folder).mkdir()
     no_limit = {"register": {"gate": {}}}
     refused = flow.check.fn(params.parent, no_limit, "auto")
     assert refused.name == pipeline.MISTAKE and "register.gate has no limit" in refused.message
