@@ -171,7 +171,7 @@ def test_a_stage_that_is_killed_in_every_way_ends_as_if_undisturbed(tmp_path: Pa
     assert facts["alignment"]["template"] == "ffhq" and facts["alignment"]["size_px"] == 32
     assert [row["step"] for row in json.loads((tmp_path / "encoder" / "history.json").read_text())] == [0, 20, 40]
     # What a longer training would begin from is kept, and nothing else.
-    (state,) = (tmp_path / ".state").iterdir()
+    (state,) = (tmp_path / ".state").glob("train_encoder-*")
     assert {path.name for path in state.iterdir()} == {"checkpoints", "trainer.lock"}
     assert [each.step for each in checkpoint.kept(state / "checkpoints")] == [40]
     model.load(tmp_path / "encoder")
