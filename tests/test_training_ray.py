@@ -162,6 +162,8 @@ def test_a_stage_that_is_killed_in_every_way_ends_as_if_undisturbed(tmp_path: Pa
         again.read_until("step 24/40")
         # Its stage ends by itself, and the next one waits for that.
         again.process.kill()
+        # As a shell does: DVC takes a process that nobody has waited for as one that is at work.
+        again.process.wait()
         with Running(tmp_path, [*dvc, "repro"]) as last:
             output = last.rest()
     assert last.process.returncode == 0, output
