@@ -33,7 +33,7 @@ def register(track: Tracking, folder: Path, weights: str, alias: str | None = No
 def load(folder: Path) -> str:
     text = (folder / "swapper.safetensors").read_text()
     if text == "broken":
-        raise StyleBlendError("these weights\nfit nothing")
+        raise StyleBlendError("these weights fit nothing")
     return text
 
 

@@ -96,7 +96,7 @@ def test_doubts_stand_in_the_card_and_the_tags(run: tuple[Path, dict], tmp_path:
     model = {"model": {"resolution": 64}, "alignment": {"template": "ffhq", "size_px": 64}}
     protocol = {"methods": ["model"], "text": "none"}
     manifest = pd.read_parquet(faces / "manifest.parquet")
-    inputs: Any = SimpleNamespace(faces=faces)
+    inputs: Any = SimpleNamespace(faces=faces, swapper=tmp_path)
     candidate = Candidate(inputs, {"n_pairs": 6.0}, protocol, manifest, frozen.listed(run[0]), model)
     tags = candidate.tags()
     assert tags["not_verified"] == "near: what it learned from; judge: what it learned from"
