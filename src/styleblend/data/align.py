@@ -32,6 +32,7 @@ from styleblend.face_detector.finder import FaceFinder, Found, confirmed
 from styleblend.faces.alignment import AlignedFace, AlignmentError, align_face
 from styleblend.faces.pictures import UnusablePicture, open_picture
 from styleblend.provenance import save_picture
+from styleblend.system.code import code_fingerprint
 from styleblend.system.files import fingerprint, sha256, whole_file, whole_folder
 from styleblend.system.kept import Kept, kept, linked
 from styleblend.system.libraries import versions
@@ -137,8 +138,8 @@ def _made_by(networks: Path, cfg: Align) -> str:
     """A name for all that decides what becomes of a picture, apart from the picture and its row."""
     files = [file for role in ("detector", "landmarks") for file in frozen.files_of(networks, role)]
     named: list[Path | str] = [*files, *(file.name for file in files)]
-    code = [PACKAGE / name for name in CODE]
-    return fingerprint(cfg.model_dump_json(exclude={"workers"}), versions(LIBRARIES), *named, *code)
+    code = code_fingerprint(*(PACKAGE / name for name in CODE))
+    return fingerprint(cfg.model_dump_json(exclude={"workers"}), versions(LIBRARIES), *named, code)
 
 
 def align_picture(task: AlignTask) -> AlignedPicture:
@@ -269,9 +270,9 @@ def _saved(task: AlignTask, key: str, number: int, found: Detection, aligned: Al
     face: dict[str, Any] = {"number": number, "score": found.score, "quad": aligned.quad.flatten().tolist()}
     file = Kept(task.store).file(key, _suffix(face))
     if task.row["render_seed"] is not None:
-        save_picture(aligned.picture, file, model="styleblend.synthetic", kind="rendered")
+        save_picture(aligned.picture, file, model="styleblend.synthetic", kind="rendered", lasting=False)
     else:
-        with whole_file(file) as partial:
+        with whole_file(file, lasting=False) as partial:
             aligned.picture.save(partial)
     return {**face, "sha256": sha256(file)}
 

@@ -33,6 +33,7 @@ from styleblend.faces.pixels import from_8bit
 from styleblend.perception import attributes, identity, landmarks
 from styleblend.perception.identity import FaceNetwork
 from styleblend.perception.mesh import MeshLandmarks, to_68
+from styleblend.system.code import code_fingerprint
 from styleblend.system.files import fingerprint, sha256, whole_file
 from styleblend.system.kept import Kept, kept
 from styleblend.system.libraries import versions
@@ -188,8 +189,8 @@ def _made_by(networks: Path, cfg: Perceive, device: str) -> str:
     """A name for all that decides what is seen in a face, apart from its picture."""
     files = [file for role in ROLES for file in frozen.files_of(networks, role)]
     named: list[Path | str] = [*files, *(file.name for file in files)]
-    code = [PACKAGE / name for name in CODE]
-    return fingerprint(cfg.model_dump_json(exclude={"workers"}), device, versions(LIBRARIES), *named, *code)
+    code = code_fingerprint(*(PACKAGE / name for name in CODE))
+    return fingerprint(cfg.model_dump_json(exclude={"workers"}), device, versions(LIBRARIES), *named, code)
 
 
 def _key(file: Path) -> str:

@@ -213,7 +213,7 @@ def _copy(task: CopyTask) -> dict[str, Any]:
             if listed.md5 is not None and (found := md5(original)) != listed.md5:
                 reason = f"it has md5 {found}, published is {listed.md5}: fetch this picture again"
                 return _refused(RefuseTask(task.source, listed.relative, reason, True))
-            with whole_file(copy) as partial:
+            with whole_file(copy, lasting=False) as partial:
                 shutil.copyfile(original, partial)
     except OSError as error:
         raise StyleBlendError(
@@ -264,7 +264,7 @@ def _render(task: RenderTask) -> list[dict[str, Any]]:
         place = Path("images") / f"{person:05d}" / f"{picture:03d}.png"
         (task.work / place).parent.mkdir(parents=True, exist_ok=True)
         image = Image.fromarray(pixels)
-        save_picture(image, task.work / place, model="styleblend.synthetic", kind="rendered")
+        save_picture(image, task.work / place, model="styleblend.synthetic", kind="rendered", lasting=False)
         rows.append(
             {
                 "source": source.name,

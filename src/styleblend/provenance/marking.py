@@ -35,15 +35,23 @@ def picture_format(path: Path) -> FileFormat:
 
 
 def save_picture(
-    image: Image.Image, path: Path, *, model: str, kind: Kind, credentials: Credentials | None = None
+    image: Image.Image,
+    path: Path,
+    *,
+    model: str,
+    kind: Kind,
+    credentials: Credentials | None = None,
+    lasting: bool = True,
 ) -> None:
     """Write a marked picture atomically. `path` ends in .png, .jpg or .jpeg.
 
+    Args:
+        lasting: as of whole_file.
     Raises:
         StyleBlendError: another suffix, or the picture cannot be signed.
     """
     content = marked_picture(image, picture_format(path), model=model, kind=kind, credentials=credentials)
-    with whole_file(path) as partial:
+    with whole_file(path, lasting) as partial:
         partial.write_bytes(content)
 
 

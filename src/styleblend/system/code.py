@@ -6,7 +6,7 @@ import ast
 import hashlib
 from pathlib import Path
 
-from styleblend.system.files import sha256
+from styleblend.system.files import files_below, sha256
 
 
 def code_fingerprint(*places: Path) -> str:
@@ -17,12 +17,10 @@ def code_fingerprint(*places: Path) -> str:
     """
     digest = hashlib.sha256()
     for place in places:
-        files = sorted(place.rglob("*")) if place.is_dir() else [place]
-        for file in files:
-            if file.is_file() and "__pycache__" not in file.parts:
-                name = file.relative_to(place) if place.is_dir() else file.name
-                content = code_of(file.read_text()) if file.suffix == ".py" else sha256(file)
-                digest.update(f"{name}\0{content}\0".encode())
+        for file in files_below(place) if place.is_dir() else (place,):
+            name = file.relative_to(place) if place.is_dir() else file.name
+            content = code_of(file.read_text()) if file.suffix == ".py" else sha256(file)
+            digest.update(f"{name}\0{content}\0".encode())
     return digest.hexdigest()[:16]
 
 

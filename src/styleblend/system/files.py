@@ -25,10 +25,13 @@ _READABLE = 48
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, lasting: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; it gets the final name only if the block ends without an error.
 
-    Its content is on the disk before it has the name, so neither a kill nor a power cut leaves half of it.
+    Args:
+        lasting: whether its content is on the disk before it has the name, so that a power cut, too, leaves no half of
+            it. Not needed, and slow for thousands of files, where a hash is compared before the file is used, or a
+            whole_folder takes it in.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Writers choose a format by the ending. The rest of the name stays out: with it, a name of 240 bytes has no room.
@@ -42,9 +45,11 @@ def whole_file(path: Path) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         partial.chmod(0o666 & ~umask)
-        flush(partial)
+        if lasting:
+            flush(partial)
         os.replace(partial, path)
-        flush(path.parent)
+        if lasting:
+            flush(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -143,6 +148,13 @@ def _digest(path: Path, algorithm: str) -> str:
         return hashlib.file_digest(stream, algorithm).hexdigest()
 
 
+def files_below(folder: Path) -> Iterator[Path]:
+    """All files of a folder, at any depth, in order, without what Python keeps of modules."""
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and "__pycache__" not in file.parts:
+            yield file
+
+
 def fingerprint(*parts: Path | str) -> str:
     """16 hex digits that change with any part: a text, a file's content, or all files below a folder.
 
@@ -153,9 +165,8 @@ def fingerprint(*parts: Path | str) -> str:
         if isinstance(part, str):
             digest.update(os.fsencode(part))
         elif part.is_dir():
-            for file in sorted(part.rglob("*")):
-                if file.is_file() and "__pycache__" not in file.parts:
-                    digest.update(os.fsencode(file.relative_to(part)) + b"\0" + sha256(file).encode())
+            for file in files_below(part):
+                digest.update(os.fsencode(file.relative_to(part)) + b"\0" + sha256(file).encode())
         else:
             digest.update(sha256(part).encode())
         digest.update(b"\0")

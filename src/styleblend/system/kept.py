@@ -43,7 +43,7 @@ class Kept:
 
     def put(self, key: str, content: bytes) -> None:
         """Keep a result, whole or not at all."""
-        with whole_file(self.file(key)) as partial:
+        with whole_file(self.file(key), lasting=False) as partial:
             partial.write_bytes(hashlib.sha256(content).digest() + content)
 
     def keep_only(self, names: set[str]) -> None:
