@@ -33,7 +33,7 @@ def register(track: Tracking, folder: Path, weights: str, alias: str | None = No
 def load(folder: Path) -> str:
     text = (folder / "swapper.safetensors").read_text()
     if text == "broken":
-        raise StyleBlendError("these weights fit nothing")
+        raise StyleBlendError("these weights\nfit nothing")
     return text
 
 
@@ -71,7 +71,7 @@ def test_a_version_that_cannot_be_loaded_changes_nothing(
     versions.point_alias(track, "champion", "1")
     with LiveModel(track, load, FAST, tmp_path / "kept") as followed:
         versions.point_alias(track, "champion", "3")
-        wait_for(lambda: "still using styleblend version 1: these weights fit nothing" in caplog.messages)
+        wait_for(lambda: "still using styleblend version 1: these weights\\nfit nothing" in caplog.messages)
         time.sleep(0.5)
         assert [record.levelno for record in caplog.records].count(logging.WARNING) == 1
         assert followed.current.model == "one"
