@@ -214,7 +214,7 @@ def test_what_is_not_finite_is_an_alarm_of_its_step(data: tuple[Faces, probe.Pai
     with pytest.raises(StyleBlendError, match="not finite"):
         loop.train(settings, tiny.learner(settings), PERCEPTION, *data, tmp_path, loop.Worker(), notes)
     assert 1.0 in notes.figures["alarm/non_finite"] and notes.figures["rollbacks"] == [1]
-    state = torch.load(checkpoint.newest(tmp_path), weights_only=True)["facts"]
+    state = torch.load(checkpoint.kept(tmp_path)[-1].path, weights_only=True)["facts"]
     assert {(event["alarm"], event["state"]) for event in state["events"]} >= {("non_finite", "on")}
 
 

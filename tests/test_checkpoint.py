@@ -64,7 +64,7 @@ def test_what_is_kept(tmp_path: Path) -> None:
         kept.keep(parts(), {}, step=5, attempt=1, good=True)
         kept.settle()
     newest = checkpoint.kept(tmp_path)[-1]
-    assert (newest.step, newest.attempt) == (5, 1) and newest.path == checkpoint.newest(tmp_path)
+    assert (newest.step, newest.attempt) == (5, 1) and newest.path == checkpoint.kept(tmp_path)[-1].path
 
 
 def test_states_come_back_bit_for_bit(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_a_resumed_run_goes_back_over_a_damaged_checkpoint(tmp_path: Path) -> No
     whole = run(tmp_path / "whole", loop.Recorder()).averaged.state_dict()
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "parts", Stop())
-    newest = checkpoint.newest(tmp_path / "parts")
+    newest = checkpoint.kept(tmp_path / "parts")[-1].path
     assert newest is not None
     newest.write_bytes(newest.read_bytes()[:1000])
     lines = Lines()

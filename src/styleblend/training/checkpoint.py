@@ -76,12 +76,6 @@ def kept(folder: Path) -> list[Kept]:
     return sorted(found, key=lambda each: (each.attempt, each.step, each.path.name))
 
 
-def newest(folder: Path) -> Path | None:
-    """The newest checkpoint; None if there is none."""
-    found = kept(folder)
-    return found[-1].path if found else None
-
-
 def snapshot(parts: Mapping[str, Stateful]) -> dict[str, Any]:
     """Copies of every part's state on the CPU, which further training does not change."""
     return {name: _copied(part.state_dict()) for name, part in parts.items()}
