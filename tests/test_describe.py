@@ -156,6 +156,7 @@ def test_activations_are_those_of_a_real_step() -> None:
     batch = Batch(
         pictures, pictures.clone(), embedding, embedding, points, torch.ones(size, dtype=torch.bool),
         torch.rand(size, 3, 8), tuple(range(size)), pictures.clone(),
+        torch.ones(size, dtype=torch.bool),
     )  # fmt: skip
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         generator_terms(swapper, judge, tiny.perception(), batch, cfg, 0)

@@ -259,7 +259,7 @@ def batch_of(size: int, embedding: int, side: int = tiny.SIDE_PX) -> Batch:
     return Batch(
         pictures(size, side), pictures(size, side, 1), unit(size, embedding), unit(size, embedding),
         torch.rand(size, 68, 2), torch.zeros(size, dtype=torch.bool), unit(size, 3, embedding), tuple(range(size)),
-        pictures(size, side, 1),
+        pictures(size, side, 1), torch.zeros(size, dtype=torch.bool),
     )  # fmt: skip
 
 

@@ -48,6 +48,7 @@ def drawn(**changes: object) -> Draw:
         noise_seeds=(0, 1),
         mirrored=np.array([False, False]),
         worn=np.array([-1, -1]),
+        answered=np.array([True, True]),
         colours=np.zeros((2, 6), np.float32),
     )
     return plain._replace(**changes)

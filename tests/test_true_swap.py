@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 import tiny_project
-from styleblend.evaluation import baselines, protocol
+import tiny_training as tiny
+from styleblend.data.true_swaps import FOLDER, write_true_swaps
+from styleblend.evaluation import baselines, protocol, true_swap
 from styleblend.faces import pixels
+from styleblend.training import samples
+from styleblend.training.batches import as_images, draw, read_faces
 
 SOURCES = {"rendered": tiny_project.SOURCE}
 
@@ -66,3 +73,52 @@ def test_photographs_have_no_true_swap(pairs: protocol.Pairs) -> None:
         else:
             table.iloc[row, table.columns.get_loc("render_seed")] = None
             assert baselines.has_true_swap(replace(pairs, table=table)) is expected
+
+
+def test_a_training_face_and_its_true_swap_teach_both_ways(tmp_path: Path) -> None:
+    """Written beside the splits, read by training: the picture is that of the evaluation's own true swap; as the target
+    of a self pair it has the photograph as its answer, and as the answer of a swap the source is of its identity."""
+    tiny_project.make(tmp_path)
+    data = tmp_path / "data"
+    manifest = pd.read_parquet(data / "faces/manifest.parquet")
+    train = manifest[["face_id", "person"]]
+    train.to_parquet(data / "splits/train.parquet")
+    assert write_true_swaps(train, manifest, SOURCES, 0, data / "splits" / FOLDER, workers=1) == len(train)
+    faces = read_faces(data / "splits/train.parquet", data / "faces", data / "perceived.parquet", tiny.SIDE_PX)
+    assert faces.true_swaps is not None
+    other = faces.true_swaps.identity
+    assert (faces.persons[other] != faces.persons).all()
+    rows = manifest.set_index("face_id").loc[list(faces.face_ids)].reset_index()
+    wanted = true_swap.true_swaps(rows.iloc[other], rows, SOURCES, tiny.SIDE_PX)
+    for row in range(len(faces)):
+        assert np.array_equal(faces.true_swap(row), wanted[row])
+
+    cfg = tiny.training(curriculum_start=0.5, curriculum_end=0.5, worn_faces=1, known_swaps=1, same_person=1)
+    drawn = draw(cfg, faces.persons, 0, range(64), true_swaps=other)
+    made = samples.pictures(faces, drawn, prior=False)
+    swaps = ~drawn.same_person
+    assert swaps.any() and not swaps.all() and drawn.answered.all()
+    assert np.array_equal(faces.persons[drawn.source[swaps]], faces.persons[other[drawn.target[swaps]]])
+    assert (faces.persons[drawn.negatives] != faces.persons[drawn.source][:, None]).all()
+    photographs, dressed = faces.images(drawn.target), as_images(wanted[drawn.target])
+    for row, is_swap in enumerate(swaps):
+        target, truth = (photographs, dressed) if is_swap else (dressed, photographs)
+        assert torch.equal(made.target[row], target[row]) and torch.equal(made.truth[row], truth[row])
+
+
+def test_faces_without_a_true_swap_are_left_as_they_are(tmp_path: Path) -> None:
+    """Photographs beside rendered faces: those have no true swap, wear nobody's face and answer no swap."""
+    tiny_project.make(tmp_path)
+    data = tmp_path / "data"
+    manifest = pd.read_parquet(data / "faces/manifest.parquet")
+    train = manifest[["face_id", "person"]]
+    train.to_parquet(data / "splits/train.parquet")
+    mixed = manifest.assign(source=["rendered", "photographs"] * (len(manifest) // 2))
+    assert write_true_swaps(train, mixed, SOURCES, 0, data / "splits" / FOLDER, workers=1) == len(train) // 2
+    faces = read_faces(data / "splits/train.parquet", data / "faces", data / "perceived.parquet", tiny.SIDE_PX)
+    assert faces.true_swaps is not None and (faces.true_swaps.identity < 0).sum() == len(train) // 2
+    cfg = tiny.training(curriculum_start=0.5, curriculum_end=0.5, worn_faces=1, known_swaps=1)
+    drawn = draw(cfg, faces.persons, 0, range(64), true_swaps=faces.true_swaps.identity)
+    plain = faces.true_swaps.identity[drawn.target] < 0
+    assert plain.any() and (drawn.worn[plain] < 0).all()
+    assert np.array_equal(drawn.answered[plain], drawn.same_person[plain])

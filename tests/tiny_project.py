@@ -84,6 +84,7 @@ def make(root: Path, photographs: bool = False) -> None:
                 "licence": "CC0-1.0", "terms": "none", "person": f"rendered-{person}",
                 "quad": quad.flatten().astype(np.float32).tolist(), "render_seed": SOURCE.seed if known else None,
                 "render_person": person if known else None, "render_picture": row % 2 if known else None,
+                "weight": 1.0, "size_px": MODEL.input_px,
             }
         )  # fmt: skip
         images = torch.from_numpy(np.array(face)).permute(2, 0, 1)[None].float() / 127.5 - 1

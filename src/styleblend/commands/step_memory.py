@@ -151,6 +151,7 @@ def _step(training: Training, swapper: Swapper, discriminator: Discriminator, si
         target_identity=torch.empty(size, embedding),
         target_landmarks=torch.empty(size, 68, 2),
         same_person=torch.zeros(size, dtype=torch.bool),
+        answered=torch.zeros(size, dtype=torch.bool),
         negatives=torch.empty(size, training.negatives, embedding),
         noise_seeds=tuple(range(size)),
         truth=torch.empty(size, 3, side, side),

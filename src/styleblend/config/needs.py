@@ -36,12 +36,13 @@ def expect_detector(align: Align, networks: Pretrained, info: ValidationInfo) ->
 
 
 def expect_for_training(
-    name: str, training: Training, model: Model, networks: Pretrained, info: ValidationInfo
+    name: str, training: Training, model: Model, networks: Pretrained, info: ValidationInfo, true_swaps: bool = False
 ) -> None:
-    """Refuse a training that asks for a mask, a mesh or a second identity network that there is not.
+    """Refuse a training that asks for a mask, a mesh, a second identity network or true swaps that there are not.
 
     Args:
         name: of the section that holds `training`.
+        true_swaps: whether training faces have true swaps.
     """
     loss = training.loss
     if loss.identity_second and networks.identity_second == "none":
@@ -66,7 +67,12 @@ def expect_for_training(
             f"{name}.loss.chroma is {loss.chroma:g}, but model.prior is '{model.prior}': set it to 'warp', or the"
             " weight to 0"
         )
-    for key, value in (("worn_faces", training.worn_faces), ("loss.mesh", loss.mesh)):
+    if training.known_swaps and not true_swaps:
+        raise ValueError(
+            f"{name}.known_swaps is {training.known_swaps:g}, but split.true_swaps is false: set it to true, which"
+            " needs rendered faces, or known_swaps to 0"
+        )
+    for key, value in (("worn_faces", 0 if true_swaps else training.worn_faces), ("loss.mesh", loss.mesh)):
         if value:
             expect_mesh(f"{name}.{key} is {value:g}", networks, info)
 

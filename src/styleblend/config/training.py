@@ -87,6 +87,9 @@ class Training(Section):
     same_person: Probability = Field(0, description="share of self pairs of two pictures of one person; paper: 0")
     mirrored: Probability = Field(0, description="share of self pairs of one picture with a mirrored source; paper: 0")
     worn_faces: Probability = Field(0, description="share of self pairs whose target wears another's face; paper: 0")
+    known_swaps: Probability = Field(
+        0, description="share of swaps of a face with a true swap (split.true_swaps) that learn from it; paper: 0"
+    )
     colour_jitter: float = Field(0, ge=0, le=0.5, description="largest change of a source's colours; paper: 0")
     saturation_jitter: Probability = Field(
         0, description="largest share of saturation that identity and mesh networks do not see; paper: 0"

@@ -36,8 +36,12 @@ class Splits:
     def write(self, out: Path) -> None:
         """Write each table as `<out>/<name>.parquet`, all or none."""
         with whole_folder(out) as partial:
-            for name in ("train", "val", "test", "val_pairs", "test_pairs"):
-                getattr(self, name).to_parquet(partial / f"{name}.parquet", index=False)
+            self.write_into(partial)
+
+    def write_into(self, out: Path) -> None:
+        """The same into a folder that is there."""
+        for name in ("train", "val", "test", "val_pairs", "test_pairs"):
+            getattr(self, name).to_parquet(out / f"{name}.parquet", index=False)
 
 
 def split(manifest: pd.DataFrame, perceived: pd.DataFrame, cfg: Split) -> Splits:

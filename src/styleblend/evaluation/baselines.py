@@ -8,23 +8,20 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import pandas as pd
 import torch
-from PIL import Image
 from scipy.spatial import Delaunay, QhullError
 from torch import Tensor
 
 from styleblend import model
 from styleblend.config.model import Model
 from styleblend.config.sources import RenderedSource
+from styleblend.evaluation import true_swap
 from styleblend.evaluation.protocol import Batch, Method, Pairs
-from styleblend.faces import alignment
 from styleblend.faces.dense_warp import Pixels, Points, dense_warp
 from styleblend.faces.pixels import from_8bit, to_8bit
 from styleblend.model.prior import prior_picture
 from styleblend.perception import bending
 from styleblend.perception.landmarks import load_mesh
-from styleblend.synthetic import factors, renderer
 from styleblend.weights import frozen
 from styleblend.weights.start import start
 
@@ -194,33 +191,10 @@ def has_true_swap(pairs: Pairs) -> bool:
 def true_swaps(batch: Batch, sources: Mapping[str, RenderedSource]) -> Tensor:
     """The true swap of each pair of rendered faces, [n, 3, S, S] in [-1, 1]: what no photograph has.
 
-    Identity of the source, everything else of the target, rendered again and taken through the data path of the
-    target: the same photograph size, 8-bit file, crop quad and alignment.
-
     Args:
         sources: settings of each rendered source by its name, as its photographs were made.
     """
     source = batch.pairs.table.iloc[batch.source_rows.numpy()]
     target = batch.pairs.table.iloc[batch.target_rows.numpy()]
-    swapped = factors.swap(_factors(source, sources), _factors(target, sources))
-    size_px = int(batch.target.shape[-1])
-    faces = np.empty((len(target), size_px, size_px, 3), np.uint8)
-    # Photographs of one source are of one size; each size is rendered as one batch.
-    names, sides = target["source"].to_numpy(), target["raw_width"].to_numpy()
-    for name, side in sorted(set(zip(names, sides, strict=True))):
-        rows = np.flatnonzero((names == name) & (sides == side))
-        photographs = renderer.render(swapped[rows.tolist()], int(side), supersample=sources[name].supersample).images
-        for row, pixels in zip(rows, to_8bit(photographs).permute(0, 2, 3, 1).numpy(), strict=True):
-            quad = np.asarray(target["quad"].iloc[row]).reshape(4, 2)
-            faces[row] = np.asarray(alignment.crop(Image.fromarray(pixels), quad, size_px))
-    return from_8bit(torch.from_numpy(faces).permute(0, 3, 1, 2))
-
-
-def _factors(rows: pd.DataFrame, sources: Mapping[str, RenderedSource]) -> factors.Factors:
-    each = zip(rows["source"], rows["render_seed"], rows["render_person"], rows["render_picture"], strict=True)
-    return factors.joined(
-        *(
-            factors.sample(int(seed), [int(person)], [int(picture)], sources[name].even_yaw_deg)
-            for name, seed, person, picture in each
-        )
-    )
+    pixels = true_swap.true_swaps(source, target, sources, int(batch.target.shape[-1]))
+    return from_8bit(torch.from_numpy(pixels).permute(0, 3, 1, 2))

@@ -24,6 +24,14 @@ Chances = NDArray[np.float64] | None
 """Running sum of weights [M + 1] of M faces; None: all weigh alike."""
 
 
+class TrueSwaps(NamedTuple):
+    """Faces that wear another's identity truly, as a renderer knows it; one for each of M faces, or none."""
+
+    files: tuple[Path | None, ...]
+    identity: Indices
+    """[M], the face whose identity the picture has, -1 where there is none."""
+
+
 @dataclass(frozen=True)
 class Faces:
     """Aligned faces and what `perceive` knows of them, sorted by person. Pictures are read when asked for."""
@@ -41,6 +49,8 @@ class Faces:
     """Of the weights that the faces' sources have."""
     mesh: NDArray[np.float32] | None = None
     """[M, K, 3], points with depth as faces.warp takes them; None where the landmark network sees no mesh."""
+    true_swaps: TrueSwaps | None = None
+    """None where the split has none."""
 
     def __len__(self) -> int:
         return len(self.files)
@@ -55,9 +65,18 @@ class Faces:
 
     def pixels(self, indices: Sequence[int] | Indices) -> Pixels:
         """The same as they are stored, RGB [N, size_px, size_px, 3]."""
+        return self._read([self.files[index] for index in indices])
+
+    def true_swap(self, index: int) -> Pixels:
+        """The true swap of a face, of a face that has one: RGB [size_px, size_px, 3]."""
+        file = None if self.true_swaps is None else self.true_swaps.files[index]
+        assert file is not None
+        pixels: Pixels = self._read([file])[0]
+        return pixels
+
+    def _read(self, files: Sequence[Path]) -> Pixels:
         rows = []
-        for index in indices:
-            file = self.files[index]
+        for file in files:
             try:
                 with Image.open(file) as picture:
                     pixels = np.asarray(picture.convert("RGB"))
@@ -85,6 +104,7 @@ def read_faces(split: Path, faces: Path, perceived: Path, size_px: int) -> Faces
     """
     rows = pd.read_parquet(split, columns=["face_id", "person"])
     manifest = pd.read_parquet(faces / "manifest.parquet", columns=["face_id", "path", "weight"])
+    swaps = split.with_name("true_swaps") / f"{split.stem}.parquet"
     known = pd.read_parquet(perceived)
     known = known[["face_id", "identity", "landmarks", *(("mesh",) if "mesh" in known else ())]]
     table = rows.merge(manifest, on="face_id").merge(known, on="face_id")
@@ -104,7 +124,15 @@ def read_faces(split: Path, faces: Path, perceived: Path, size_px: int) -> Faces
         size_px=size_px,
         mesh=_column(table, "mesh").reshape(len(table), -1, 3) if "mesh" in table else None,
         chances=None if np.ptp(weights) == 0 else np.concatenate([[0.0], weights.cumsum()]),
+        true_swaps=_true_swaps(swaps, table["face_id"]) if swaps.is_file() else None,
     )
+
+
+def _true_swaps(table: Path, face_ids: pd.Series) -> TrueSwaps:
+    rows = pd.read_parquet(table).set_index("target_id").reindex(face_ids)
+    place = pd.Index(face_ids)
+    files = [None if path != path else table.parent / path for path in rows["path"]]
+    return TrueSwaps(tuple(files), place.get_indexer(rows["source_id"]).astype(np.int64))
 
 
 def _column(table: pd.DataFrame, name: str) -> NDArray[np.float32]:
@@ -124,6 +152,8 @@ class Draw(NamedTuple):
     """Whether the source's picture is mirrored: what stands for another picture where a person has only one."""
     worn: Indices
     """Whose face the target wears, -1 for its own: then its own picture is the right answer, and not to be seen."""
+    answered: NDArray[np.bool_]
+    """Whether the right answer of a sample is known: of self pairs always, of swaps where it is rendered."""
     colours: NDArray[np.float32]
     """[N, 6], a gain and a shift for each colour of the source, in [-1, 1]."""
 
@@ -143,7 +173,9 @@ class Batch(NamedTuple):
     """[N, K, D]"""
     noise_seeds: tuple[int, ...]
     truth: Tensor
-    """The target as it was photographed: `target` but for samples in which it wears another's face."""
+    """The right answer where there is one. Elsewhere, and in self pairs, the target as it was photographed."""
+    answered: Tensor
+    """bool [N]: there is a right answer."""
     target_mesh: Tensor | None = None
     """[N, K, 3], see Faces.mesh."""
     warped: Tensor | None = None
@@ -163,7 +195,13 @@ def same_person_probability(cfg: Training, step: int) -> float:
 
 
 def draw(
-    cfg: Training, persons: Indices, step: int, samples: Sequence[int], attempt: int = 0, chances: Chances = None
+    cfg: Training,
+    persons: Indices,
+    step: int,
+    samples: Sequence[int],
+    attempt: int = 0,
+    chances: Chances = None,
+    true_swaps: Indices | None = None,
 ) -> Draw:
     """The draw of some samples of a step.
 
@@ -172,10 +210,11 @@ def draw(
         samples: numbers of the samples in the whole batch; each has a random generator of its own.
         attempt: another number gives other draws: how often training was rolled back.
         chances: of each face to be drawn.
+        true_swaps: whose identity the true swap of each face has, -1 where it has none; see TrueSwaps.
     """
     probability = same_person_probability(cfg, step)
     source, target, same, negatives, seeds = [], [], [], [], []
-    mirrored, worn, colours = [], [], []
+    mirrored, worn, answered, colours = [], [], [], []
     for sample in samples:
         random = np.random.default_rng((cfg.seed, attempt, step, sample))
         of_target = _any(random, persons, chances)
@@ -190,7 +229,18 @@ def draw(
         # After all others, so that settings that leave these out draw as before.
         mirrored.append(of_source == of_target and bool(random.random() < cfg.mirrored))
         wears = is_same and random.random() < cfg.worn_faces
-        worn.append(int(_of_others(random, persons, of_target, 1, chances)[0]) if wears else -1)
+        if true_swaps is None:
+            known = -1
+            worn.append(int(_of_others(random, persons, of_target, 1, chances)[0]) if wears else -1)
+        else:
+            known = int(true_swaps[of_target])
+            worn.append(known if wears else -1)
+        is_known = known >= 0 and not is_same and bool(random.random() < cfg.known_swaps)
+        answered.append(is_same or is_known)
+        if is_known:
+            first, end = _block(persons, known)
+            source[-1] = first + int(random.integers(end - first))
+            negatives[-1] = _of_others(random, persons, source[-1], cfg.negatives, chances)
         colours.append(random.uniform(-1, 1, 6) * cfg.colour_jitter)
     return Draw(
         source=np.array(source),
@@ -200,6 +250,7 @@ def draw(
         noise_seeds=tuple(seeds),
         mirrored=np.array(mirrored),
         worn=np.array(worn),
+        answered=np.array(answered),
         colours=np.array(colours, np.float32),
     )
 

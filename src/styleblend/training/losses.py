@@ -89,39 +89,42 @@ def contrastive(
     return -F.log_softmax(logits, dim=1)[:, 0].mean()
 
 
-def reconstruction(swapped: Tensor, target: Tensor, same_person: Tensor) -> Tensor:
-    """Eq. 10: 1/2 mean (swapped - I_t)^2 where `same_person` (bool [N]), 0 elsewhere; mean over all N."""
-    return 0.5 * ((swapped - target).square().mean((1, 2, 3)) * same_person).mean()
+def reconstruction(swapped: Tensor, truth: Tensor, answered: Tensor) -> Tensor:
+    """Eq. 10: 1/2 mean (swapped - I_t)^2 where `answered` (bool [N]), 0 elsewhere; mean over all N.
+
+    In the paper those are the self pairs, whose right answer is the target.
+    """
+    return 0.5 * ((swapped - truth).square().mean((1, 2, 3)) * answered).mean()
 
 
-def perceptual(swapped: Tensor, target: Tensor, same_person: Tensor) -> Tensor:
+def perceptual(swapped: Tensor, truth: Tensor, answered: Tensor) -> Tensor:
     """Not in the paper: Eq. 10 on features [N, F] of a frozen network in place of pixels."""
-    return 0.5 * ((swapped - target).square().mean(1) * same_person).mean()
+    return 0.5 * ((swapped - truth).square().mean(1) * answered).mean()
 
 
-def perceptual_maps(swapped: Sequence[Tensor], target: Sequence[Tensor], same_person: Tensor) -> Tensor:
-    """Not in the paper (Johnson et al. 2016): mean |difference| of a frozen network's maps, as a share of the target's.
+def perceptual_maps(swapped: Sequence[Tensor], truth: Sequence[Tensor], answered: Tensor) -> Tensor:
+    """Not in the paper (Johnson et al. 2016): mean |difference| of a frozen network's maps, as a share of the truth's.
 
-    The mean over the levels, for each picture by itself; reconstructions only.
+    The mean over the levels, for each picture by itself; where the right answer is known.
 
     Args:
-        swapped, target: maps [N, C, H, W] of each level, of channels and sides of its own.
+        swapped, truth: maps [N, C, H, W] of each level, of channels and sides of its own.
     """
     shares = [
         (a - b).abs().mean((1, 2, 3)) / b.abs().mean((1, 2, 3)).clamp_min(1e-8)
-        for a, b in zip(swapped, target, strict=True)
+        for a, b in zip(swapped, truth, strict=True)
     ]
-    return (torch.stack(shares).mean(0) * same_person).mean()
+    return (torch.stack(shares).mean(0) * answered).mean()
 
 
-def pixels(swapped: Tensor, target: Tensor, same_person: Tensor, face: Tensor) -> Tensor:
+def pixels(swapped: Tensor, truth: Tensor, answered: Tensor, face: Tensor) -> Tensor:
     """Not in the paper: Eq. 10 as mean |difference|, weighted 1 in the face and BESIDE_FACE beside it.
 
     Args:
         face: [N, 1, S, S] in [0, 1], 1 where the face is.
     """
     weight = BESIDE_FACE + (1 - BESIDE_FACE) * face
-    return (((swapped - target).abs() * weight).mean((1, 2, 3)) * same_person).mean()
+    return (((swapped - truth).abs() * weight).mean((1, 2, 3)) * answered).mean()
 
 
 def target_margin(swapped: Tensor, target: Tensor, limit: float, same_person: Tensor, metric: Metric) -> Tensor:
@@ -204,15 +207,15 @@ def mask(logits: Tensor, face: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits.float(), face)
 
 
-def edges(swapped: Tensor, target: Tensor, same_person: Tensor) -> Tensor:
+def edges(swapped: Tensor, truth: Tensor, answered: Tensor) -> Tensor:
     """Not in the paper: Eq. 10 as mean |difference| of horizontal and vertical differences of pixels.
 
     Squared errors of pixels are smallest for a blurred picture where the place of an edge is not sure; this is not.
     """
-    error = swapped - target
+    error = swapped - truth
     across = (error[..., 1:] - error[..., :-1]).abs().mean((1, 2, 3))
     down = (error[..., 1:, :] - error[..., :-1, :]).abs().mean((1, 2, 3))
-    return ((across + down) * same_person).mean()
+    return ((across + down) * answered).mean()
 
 
 def colour(swapped: Tensor, target: Tensor) -> Tensor:
@@ -252,11 +255,11 @@ TERMS: dict[str, Callable[[Generated], Tensor]] = {
         g.cfg.temperature,
         g.perception.identity.metric,
     ),  # fmt: skip
-    "reconstruction": lambda g: reconstruction(g.swapped, g.batch.truth, g.batch.same_person),
-    "pixels": lambda g: pixels(g.swapped, g.batch.truth, g.batch.same_person, g.face),
-    "edges": lambda g: edges(g.swapped, g.batch.truth, g.batch.same_person),
-    "perceptual": lambda g: perceptual(*g.features, g.batch.same_person),
-    "perceptual_maps": lambda g: perceptual_maps(*g.maps, g.batch.same_person),
+    "reconstruction": lambda g: reconstruction(g.swapped, g.batch.truth, g.batch.answered),
+    "pixels": lambda g: pixels(g.swapped, g.batch.truth, g.batch.answered, g.face),
+    "edges": lambda g: edges(g.swapped, g.batch.truth, g.batch.answered),
+    "perceptual": lambda g: perceptual(*g.features, g.batch.answered),
+    "perceptual_maps": lambda g: perceptual_maps(*g.maps, g.batch.answered),
     "identity_second": lambda g: identity(*g.second_embeddings, g.second.metric),
     "target_margin": lambda g: target_margin(
         g.embedding, g.batch.target_identity, g.cfg.target_similarity, g.batch.same_person, g.perception.identity.metric

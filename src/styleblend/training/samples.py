@@ -31,10 +31,12 @@ def pictures(faces: Faces, drawn: Draw, prior: bool) -> Pictures:
     Raises:
         StyleBlendError: a picture is missing, damaged or of another size; or a mesh is needed and there is none.
     """
-    source, truth = faces.pixels(drawn.source), faces.pixels(drawn.target)
-    target = truth.copy() if (drawn.worn >= 0).any() else truth
+    source, target = faces.pixels(drawn.source), faces.pixels(drawn.target)
+    truth = target.copy()
     for row in np.flatnonzero(drawn.worn >= 0):
         target[row] = worn(faces, int(drawn.worn[row]), int(drawn.target[row]), truth[row])
+    for row in np.flatnonzero(drawn.answered & ~drawn.same_person):
+        truth[row] = faces.true_swap(int(drawn.target[row]))
     source = np.where(drawn.mirrored[:, None, None, None], source[:, :, ::-1], source)
     if drawn.colours.any():
         source = recoloured(source, drawn.colours)
@@ -43,10 +45,13 @@ def pictures(faces: Faces, drawn: Draw, prior: bool) -> Pictures:
 
 
 def worn(faces: Faces, other: int, target: int, pixels: Pixels) -> Pixels:
-    """A target that wears another's face: bent onto its own and matched in colour, as a classical program swaps.
+    """A target that wears another's face: rendered so, or bent onto its own and matched in colour.
 
     What such a picture hides is known, so a swap of the target's own person into it has a true answer: the photograph.
+    The latter is how a classical program swaps.
     """
+    if faces.true_swaps is not None and faces.true_swaps.identity[target] == other:
+        return faces.true_swap(target)
     there = mesh(faces)
     warped = warp.match_colours(warp.warp(faces.pixels([other])[0], there[other], there[target], len(pixels)), pixels)
     share = warped[..., 3:]

@@ -39,7 +39,8 @@ class Batches:
 
     def _read(self, step: int, attempt: int) -> Batch:
         faces = self.faces
-        drawn = draw(self.cfg, faces.persons, step, self.samples, attempt, faces.chances)
+        known = None if faces.true_swaps is None else faces.true_swaps.identity
+        drawn = draw(self.cfg, faces.persons, step, self.samples, attempt, faces.chances, known)
         seen = samples.pictures(faces, drawn, self.prior)
         return Batch(
             source=seen.source,
@@ -51,6 +52,7 @@ class Batches:
             negatives=faces.identity[drawn.negatives],
             noise_seeds=drawn.noise_seeds,
             truth=seen.truth,
+            answered=torch.from_numpy(drawn.answered),
             target_mesh=None if faces.mesh is None else torch.from_numpy(faces.mesh[drawn.target]),
             warped=seen.warped,
         )
