@@ -233,7 +233,7 @@ def small_run(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[loo
     folder, small = tmp_path_factory.mktemp("small"), root / "data/pretrained/small"
     settings = load_params(root / "params.yaml")
     changes = {"steps": 24, "workers": 1, "batch_size": 4, "probe_every": 12, "log_every": 10, "curriculum_steps": 0}
-    changes |= {"cool_down": 0, "swap_every": 100}
+    changes |= {"cool_down": 0, "swap_every": 100, "worn_faces": 0, "known_swaps": 0}
     training = settings.train_encoder.model_copy(update=changes)
     perception = load_perception(small, training.loss, CPU)
     faces = rendered_faces(folder, perception)

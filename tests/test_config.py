@@ -52,8 +52,8 @@ BAD: list[tuple[str, Any, str]] = [
     ("align.detector", "insightface", r"'insightface' but pretrained\.detector is 'none'"),
     ("align.detector", "mediapipe", r"pretrained\.detector is 'none': choose one of mediapipe_face_detector"),
     ("model.prior", "warp", r"model\.prior is 'warp', which needs a face mesh: set pretrained\.landmarks to mediapipe"),
-    ("train_encoder.loss.mask", 0.2, r"train_encoder\.loss\.mask is 0\.2, but model\.join is 'none': set it to 'mask'"),
-    ("finetune_decoder.worn_faces", 0.5, r"finetune_decoder\.worn_faces is 0\.5, which needs a face mesh: .*'small'"),
+    ("model.join", "none", r"train_encoder\.loss\.mask is 0\.02, but model\.join is 'none': set it to 'mask'"),
+    ("split.true_swaps", False, r"train_encoder\.known_swaps is 1, but split\.true_swaps is false: set it to true"),
     ("train_encoder.encoder_start", "starter", r"'starter', but pretrained\.starter is 'none': set them to 'starter'"),
     ("pretrained.starter", "faces", r"encoder_start is 'pretrained', but pretrained\.starter is 'faces'"),
     ("align.detector", "eyes", r"align\.detector: .*got 'eyes'"),
@@ -355,14 +355,29 @@ def test_what_a_mesh_makes_possible_is_possible(root: Path) -> None:
     """With a mesh as landmark network the prior, worn faces and MediaPipe's detector are accepted; Eq. 12 is not."""
     values = yaml.safe_load((root / "params.yaml").read_text())
     values["model"] |= {"prior": "warp", "join": "mask"}
+    values["split"]["true_swaps"] = False
     values["pretrained"] |= {"landmarks": "mediapipe_face_mesh", "detector": "mediapipe_face_detector"}
     values["align"]["detector"] = "mediapipe"
     with pytest.raises(ConfigError, match=r"train_encoder\.loss\.swap_consistency is 2, but Eq\. 12 .*: set it to 0"):
         parse_params(values, "params.yaml")
     for stage in ("train_encoder", "finetune_decoder"):
         values[stage]["loss"] |= {"swap_consistency": 0, "mask": 0.2}
-        values[stage]["worn_faces"] = 0.5
+        values[stage] |= {"worn_faces": 0.5, "known_swaps": 0}
     assert parse_params(values, "params.yaml").model.prior == "warp"
     values["pretrained"]["landmarks"] = "small"
     with pytest.raises(ConfigError, match="needs a face mesh"):
+        parse_params(values, "params.yaml")
+    values["model"]["prior"], values["align"]["detector"] = "none", "annotations"
+    with pytest.raises(ConfigError, match=r"train_encoder\.worn_faces is 0\.5, which needs a face mesh"):
+        parse_params(values, "params.yaml")
+
+
+def test_true_swaps_are_of_rendered_faces_alone(root: Path) -> None:
+    """A photograph's true swap nobody knows: refused before anything is read."""
+    values = yaml.safe_load((root / "params.yaml").read_text())
+    values["download"]["sources"] = [
+        {"kind": "folder", "path": "photographs", "label": "none", "licence": "own", "terms": "consent"}
+    ]
+    values["pretrained"]["detector"], values["align"]["detector"] = "yunet", "yunet"
+    with pytest.raises(ConfigError, match=r"split\.true_swaps is true, but download\.sources has no rendered .*folder"):
         parse_params(values, "params.yaml")

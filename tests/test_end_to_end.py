@@ -46,7 +46,7 @@ TINY: dict[str, Any] = {
     },
     "align": {"workers": 1},
     "validate": {"min_faces": 60},
-    "split": {"val": 0.2, "test": 0.3, "test_pairs": 24, "val_pairs": 6},
+    "split": {"val": 0.2, "test": 0.3, "test_pairs": 24, "val_pairs": 6, "workers": 1},
     # One probe that counts a stage: after a few steps a model would be alarmed for learning nothing.
     "train_encoder": TRAINING | {"steps": 4, "curriculum_steps": 2, "probe_every": 4, "checkpoint_every": 2},
     "finetune_decoder": TRAINING | {"steps": 2, "curriculum_steps": 0, "probe_every": 2, "checkpoint_every": 1},
