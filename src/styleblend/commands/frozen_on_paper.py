@@ -138,11 +138,10 @@ def _of_file(
         (Path(folder) / frozen.NETWORKS).write_text(json.dumps(listed))
         network = load(Path(folder))
     for part in network.modules():
-        for own in (part._parameters, part._buffers):
-            for key, value in own.items():
-                if value is not None:
-                    fake = mode.from_tensor(value.detach())
-                    own[key] = nn.Parameter(fake, requires_grad=False) if own is part._parameters else fake
+        for key, value in list(part.named_parameters(recurse=False)):
+            part._parameters[key] = nn.Parameter(mode.from_tensor(value.detach()), requires_grad=False)
+        for key, buffer in list(part.named_buffers(recurse=False)):
+            part._buffers[key] = mode.from_tensor(buffer)
     return network
 
 
