@@ -6,7 +6,8 @@ A tiny project is made in a temporary folder: noise for faces, untrained network
 `dvc repro`. Each training takes several faults, one after the other, each after the one before was recovered from: by
 itself where a worker or a node was killed, else by one `dvc repro`. At its end the SHA-256 of the weights must be that
 of the undisturbed run. `loop` is the training loop in a process of its own, without Ray and DVC, begun again each time:
-what checkpoints alone must stand. Writes a table, and a line of JSON for each fault beside it.
+what checkpoints alone must stand. Writes a table, and a line of JSON for each fault beside it; the faults that a
+record already holds count, so that a series which was ended goes on with the same command.
 """
 
 from __future__ import annotations
@@ -16,37 +17,30 @@ import json
 import math
 import os
 import random
-import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-import yaml
+# First, for it says where tiny_training is.
+from faults_project import Nodes, Project, newest_step, strike
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+from styleblend.system.files import sha256
 
-import tiny_training as tiny  # noqa: E402
-from styleblend.system.files import sha256  # noqa: E402
-from styleblend.training import checkpoint  # noqa: E402
+import tiny_training as tiny  # isort: skip
 
 KINDS = ("worker", "trainer", "dvc", "group", "node", "loop")
 MOMENTS = ("start", "step", "writing")
 FAULTS_A_TRAINING = 5
 STEPS_A_FAULT = 12
-PATIENCE_S = 1800.0
 
 
 @dataclass
@@ -63,138 +57,6 @@ class Fault:
     left_partial: bool
     training: int
     equal: bool | None = None
-
-
-class Project:
-    """The tiny project, and the `dvc repro` that is at work in it, if any."""
-
-    def __init__(self, folder: Path, steps: int, ray_address: str | None = None) -> None:
-        self.folder, self.lines = folder, []  # type: ignore[var-annotated]
-        self.process: subprocess.Popen[str] | None = None
-        inputs = tiny.write_inputs(folder)
-        params = yaml.safe_load((ROOT / "params.yaml").read_text())
-        params["model"] = tiny.MODEL.model_dump(mode="json")
-        params["align"]["size_px"] = tiny.SIDE_PX
-        changes = {"steps": steps, "probe_every": steps // 2, "checkpoint_every": 2, "log_every": 1}
-        settings = tiny.training(workers=2, ray_address=ray_address, **changes).model_dump(mode="json")
-        params["train_encoder"] = params["finetune_decoder"] = settings
-        (folder / "params.yaml").write_text(yaml.safe_dump(params))
-        paths = {name: path.relative_to(folder) for name, path in inputs.items()}
-        arguments = [f"--{name}={path}" for name, path in paths.items()]
-        command = [sys.executable, "-m", "styleblend.stages.train_encoder", *arguments, "--out=encoder"]
-        stage = {"cmd": shlex.join(command), "deps": [str(path) for path in paths.values()], "outs": ["encoder"]}
-        (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"train_encoder": stage}}))
-        subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "--quiet"], cwd=folder, check=True)
-
-    def begin(self) -> None:
-        """Start `dvc repro`, in a process group of its own."""
-        self.marker = f"STYLEBLEND_FAULTS={uuid.uuid4()}"
-        name, value = self.marker.split("=")
-        self.lines = []
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "dvc", "repro"],
-            cwd=self.folder,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled", name: value},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        threading.Thread(target=self._read, args=(self.process, self.lines), daemon=True).start()
-
-    @staticmethod
-    def _read(process: subprocess.Popen[str], lines: list[str]) -> None:
-        assert process.stdout is not None
-        lines.extend(process.stdout)
-
-    def ended(self) -> bool:
-        return self.process is None or self.process.poll() is not None
-
-    def wait(self, met: Callable[[], bool], pause_s: float = 0.05) -> None:
-        """Until the condition is met or the process has ended."""
-        deadline = time.monotonic() + PATIENCE_S
-        while not met() and not self.ended():
-            if time.monotonic() > deadline:
-                raise SystemExit("no progress for long:\n" + "".join(self.lines[-40:]))
-            time.sleep(pause_s)
-
-    @property
-    def checkpoints(self) -> Path | None:
-        return next(iter(self.folder.glob(".state/train_encoder-*/checkpoints")), None)
-
-    def step(self) -> int:
-        """Of the newest checkpoint."""
-        return newest_step(self.checkpoints) if self.checkpoints else 0
-
-    def writing(self) -> bool:
-        return self.checkpoints is not None and any(self.checkpoints.glob(".*"))
-
-    def processes(self) -> list[psutil.Process]:
-        """All that inherited this run's environment: DVC, the stage, and Ray's processes."""
-        found = []
-        for process in psutil.process_iter():
-            with suppress(psutil.Error, OSError):
-                if self.marker.encode() in Path(f"/proc/{process.pid}/environ").read_bytes():
-                    found.append(process)
-        return found
-
-    def reset(self) -> None:
-        """As before the first run; DVC's cache would bring the model back without training."""
-        for name in (".state", "encoder", "mlruns", ".dvc/cache"):
-            shutil.rmtree(self.folder / name, ignore_errors=True)
-        for name in ("dvc.lock", "mlflow.db"):
-            (self.folder / name).unlink(missing_ok=True)
-
-
-def strike(project: Project, kind: str, chance: random.Random, nodes: Nodes | None) -> None:
-    """Send SIGKILL to what `kind` names."""
-    assert project.process is not None
-    if kind == "node":
-        assert nodes is not None
-        nodes.kill()
-    elif kind == "dvc":
-        project.process.kill()
-    elif kind == "group":
-        os.killpg(project.process.pid, signal.SIGKILL)
-    else:
-        wanted = "TrainWorker" if kind == "worker" else "styleblend.stages.train_encoder"
-        found = []
-        for process in nodes.processes() if nodes and kind == "worker" else project.processes():
-            with suppress(psutil.Error):
-                command = process.cmdline()
-                if any(wanted in part for part in command) and "-c" not in command[:2]:
-                    found.append(process)
-        if found:
-            with suppress(psutil.Error):
-                chance.choice(found).kill()
-        else:
-            print(f"  no {kind} was found")
-
-
-class Nodes:
-    """A Ray cluster of two nodes with one core each, on this machine."""
-
-    def __init__(self) -> None:
-        os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
-        from ray.cluster_utils import Cluster
-
-        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-        self.other = self.cluster.add_node(num_cpus=1)
-
-    @property
-    def address(self) -> str:
-        return str(self.cluster.address)
-
-    def kill(self) -> None:
-        """SIGKILL to one node; another one takes its place, as where a node was preempted."""
-        self.cluster.remove_node(self.other, allow_graceful=False)
-        self.other = self.cluster.add_node(num_cpus=1)
-
-    def processes(self) -> list[psutil.Process]:
-        return psutil.Process().children(recursive=True)
-
-    def close(self) -> None:
-        self.cluster.shutdown()
 
 
 def loop_alone(folder: Path, steps: int) -> None:
@@ -255,10 +117,6 @@ def kill_loops(count: int, number: int, chance: random.Random, record: Path) -> 
         stream.writelines(json.dumps(asdict(fault)) + "\n" for fault in faults)
 
 
-def newest_step(folder: Path) -> int:
-    return max((each.step for each in checkpoint.kept(folder)), default=0)
-
-
 def disturb(project: Project, kind: str, moment: str, number: int, chance: random.Random, nodes: Nodes | None) -> Fault:
     """One fault at a random moment, and the `dvc repro` after it where one is needed."""
     if project.ended():
@@ -312,8 +170,7 @@ def made(steps: int, ray_address: str | None = None) -> Iterator[Project]:
         try:
             yield project
         finally:
-            if not project.ended():
-                assert project.process is not None
+            if project.process is not None and project.process.poll() is None:
                 os.killpg(project.process.pid, signal.SIGKILL)
 
 
@@ -337,16 +194,27 @@ def main() -> None:
     steps = FAULTS_A_TRAINING * STEPS_A_FAULT
     given.record.parent.mkdir(parents=True, exist_ok=True)
     kinds = [kind for kind in given.kinds if kind not in ("node", "loop")]
+    there = recorded(given.record)
+    begun = len({fault["training"] for fault in there})
+    # Other moments than those that the record has.
+    chance = random.Random(f"{given.seed} {len(there)}") if there else chance
     todo: list[tuple[bool, list[str]]] = []
-    count = 0
     if "loop" in given.kinds:
-        count = given.faults if given.kinds == ["loop"] else given.faults // 3
-        for number in range(math.ceil(count / 10)):
-            kill_loops(min(10, count - 10 * number), number, chance, given.record)
-    while count < given.faults:
-        on_nodes = "node" in given.kinds and (len(todo) % 4 == 3 or not kinds)
+        most = given.faults if given.kinds == ["loop"] else given.faults // 3
+        left = most - sum(fault["kind"] == "loop" for fault in there)
+        for number in range(math.ceil(max(0, left) / 10)):
+            kill_loops(min(10, left - 10 * number), begun + number, chance, given.record)
+        there = recorded(given.record)
+        begun = len({fault["training"] for fault in there})
+    # Every kind comes before any comes again.
+    deck: list[str] = []
+    count = len(there)
+    while count < given.faults and (kinds or "node" in given.kinds):
+        on_nodes = "node" in given.kinds and (len(todo) % 4 == 1 or not kinds)
         size = min(FAULTS_A_TRAINING, given.faults - count)
-        todo.append((on_nodes, ["node"] * size if on_nodes else [chance.choice(kinds) for _ in range(size)]))
+        while not on_nodes and len(deck) < size:
+            deck += chance.sample(kinds, len(kinds))
+        todo.append((on_nodes, ["node"] * size if on_nodes else [deck.pop(0) for _ in range(size)]))
         count += size
     if not todo:
         print(text(given.record))
@@ -354,7 +222,7 @@ def main() -> None:
     with made(steps) as plain:
         wanted = undisturbed(plain)
         print(f"undisturbed: {wanted}, {time.monotonic() - began:.0f} s", flush=True)
-        for number, (on_nodes, order) in enumerate(todo):
+        for number, (on_nodes, order) in enumerate(todo, start=begun):
             if time.monotonic() - began > 60 * given.minutes:
                 break
             train(plain if not on_nodes else None, order, number, steps, wanted, chance, given.record)
@@ -395,9 +263,14 @@ def train(
         stream.writelines(json.dumps(asdict(fault)) + "\n" for fault in faults)
 
 
+def recorded(record: Path) -> list[dict[str, Any]]:
+    """The faults of a record; none where there is none yet."""
+    return [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
+
+
 def text(record: Path) -> str:
     """The table of docs/faults.md."""
-    faults: list[dict[str, Any]] = [json.loads(line) for line in record.read_text().splitlines()]
+    faults = recorded(record)
     rows = [
         "| SIGKILL of | while starting | while learning | while writing | equal at the end |",
         "|---|---|---|---|---|",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,17 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import tiny_training as tiny
 from styleblend import model
-from styleblend.commands import cli
-from styleblend.commands.describe import Description, Row, describe, modules, short
+from styleblend.commands import cli, frozen_on_paper
+from styleblend.commands.cost import Cost, hours, largest_batches
+from styleblend.commands.describe import Description, Row, describe, modules, short, text
+from styleblend.commands.frozen_on_paper import Seeing
 from styleblend.commands.step_memory import Followed, Needs, needs
+from styleblend.config import catalogue
 from styleblend.config.params import load_params
 from styleblend.config.training import LossWeights, Training
 from styleblend.errors import StyleBlendError
 from styleblend.training.steps import choose_what_learns
+from styleblend.weights.formats import arcface_onnx
 
 
 @pytest.fixture
@@ -28,6 +33,8 @@ def project(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     """The committed settings in an otherwise empty folder, which is the current one."""
     shutil.copy(root / "params.yaml", tmp_path)
     shutil.copytree(root / "presets", tmp_path / "presets")
+    (tmp_path / "data/pretrained").mkdir(parents=True)
+    (tmp_path / "data/pretrained/small").symlink_to(root / "data/pretrained/small")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -37,9 +44,8 @@ def found(root: Path) -> Description:
     """The tiny networks described, with 4 pairs a step on two GPUs."""
     cfg = load_params(root / "params.yaml")
     stage = tiny.training(batch_size=4, workers=2)
-    return describe(
-        cfg.model_copy(update={"model": tiny.MODEL, "train_encoder": stage, "finetune_decoder": stage}), depth=99
-    )
+    changed = {"model": tiny.MODEL, "train_encoder": stage, "finetune_decoder": stage}
+    return describe(cfg.model_copy(update=changed), depth=99, project=root)
 
 
 def count(network: nn.Module) -> int:
@@ -123,25 +129,41 @@ def test_bytes_are_followed_while_tensors_live() -> None:
             assert (followed.now, followed.peak) == (0, 800)
 
 
-def of_stage(cfg: Training, size: int) -> Needs:
+def fake_perception() -> Seeing:
+    """The tiny frozen networks, on fake tensors; call it under FakeTensorMode."""
+    networks = tiny.perception()._asdict()
+    return Seeing({role: networks[role] for role in (*tiny.NETWORKS, "identity_second")})
+
+
+def of_stage(cfg: Training, size: int, frozen: bool = False) -> Needs:
     with FakeTensorMode():
-        return needs("train_encoder", cfg, model.build(tiny.MODEL), model.build_discriminator(tiny.MODEL), 1, size)
+        seen = fake_perception() if frozen else None
+        networks = model.build(tiny.MODEL), model.build_discriminator(tiny.MODEL)
+        return needs("train_encoder", cfg, *networks, 1, size, seen)
 
 
-def test_activations_are_those_of_a_real_step() -> None:
-    """What a real forward of G holds for its backward is all in the estimate, and is most of it.
+OWN = {"swap_consistency": 1.0, "adversarial": 1.0}
+LOOKING = {"identity": 1.0, "contrastive": 1.0, "identity_second": 1.0, "landmarks": 1.0, "attributes": 1.0}
+
+
+@pytest.mark.parametrize("weights", [OWN, OWN | LOOKING | {"perceptual": 1.0, "shape_3d": 1.0, "edges": 1.0}])
+def test_activations_are_those_of_a_real_step(weights: dict[str, float]) -> None:
+    """What a real forward of G and of the losses' frozen networks holds for its backward is all in the estimate, and
+    is most of it.
 
     The real bytes are those of the tensors that autograd keeps, told apart by their memory's address.
     """
     from styleblend.training.batches import Batch
     from styleblend.training.steps import generator_terms
 
-    weights = dict.fromkeys(LossWeights.model_fields, 0.0) | {"swap_consistency": 1.0, "adversarial": 1.0}
-    cfg = tiny.training(loss=weights)
+    cfg = tiny.training(loss=dict.fromkeys(LossWeights.model_fields, 0.0) | weights)
     size, side = 6, tiny.SIDE_PX
     swapper, judge = model.build(tiny.MODEL), model.build_discriminator(tiny.MODEL).eval().requires_grad_(False)
     choose_what_learns(swapper, "train_encoder")
-    own = {value.untyped_storage().data_ptr() for value in (*swapper.parameters(), *judge.parameters())}
+    perception = tiny.perception()
+    built = [network for network in (swapper, judge, *perception) if network is not None]
+    own = {value.untyped_storage().data_ptr() for network in built for value in network.parameters()}
+    own |= {value.untyped_storage().data_ptr() for network in built for value in network.buffers()}
     kept: dict[int, int] = {}
     holding: list[Tensor] = []
 
@@ -159,9 +181,118 @@ def test_activations_are_those_of_a_real_step() -> None:
         torch.ones(size, dtype=torch.bool),
     )  # fmt: skip
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        generator_terms(swapper, judge, tiny.perception(), batch, cfg, 0)
-    real, estimated = sum(kept.values()), of_stage(cfg, size).activations
+        generator_terms(swapper, judge, perception, batch, cfg, 0)
+    real, estimated = sum(kept.values()), of_stage(cfg, size, frozen=weights != OWN).activations
     assert real < estimated < 1.3 * real
+
+
+def test_frozen_networks_count_where_a_stage_loads_them() -> None:
+    """Three are always there and one comes with its term, which has products; without networks it is left out."""
+    networks = tiny.perception()._asdict()
+    size = {role: frozen_on_paper.bytes_of({role: networks[role]}) for role in tiny.NETWORKS}
+    assert size["identity"] == sum(4 * value.numel() for value in networks["identity"].state_dict().values())
+    weights = dict.fromkeys(LossWeights.model_fields, 0.0) | {"adversarial": 1.0, "landmarks": 1.0}
+    without, looking = (of_stage(tiny.training(loss=weights), 4, frozen) for frozen in (False, True))
+    always = size["identity"] + size["identity_judge"] + size["attributes"]
+    assert without.frozen == 0 and looking.frozen == always + size["landmarks"]
+    assert looking.multiply_adds > without.multiply_adds
+    held = looking.weights + looking.average + looking.gradients + looking.optimiser + looking.frozen
+    assert looking.memory == held + max(looking.activations, looking.exchange, looking.scratch)
+
+
+def test_a_term_of_every_kth_step_counts_once_in_k() -> None:
+    """Multiply-adds of Eq. 12, taken at every third step, are a third in the mean; memory is that of the fullest."""
+    weights = dict.fromkeys(LossWeights.model_fields, 0.0) | {"reconstruction": 1.0}
+    never, always, third = (
+        of_stage(tiny.training(loss=weights | {"swap_consistency": term}, swap_every=every), 2)
+        for term, every in ((0.0, 1), (1.0, 1), (1.0, 3))
+    )
+    assert third.multiply_adds == (always.multiply_adds + 2 * never.multiply_adds) // 3
+    assert third.activations == always.activations > never.activations
+
+
+def test_forms_of_others_networks_are_those_of_their_files(tmp_path: Path, root: Path) -> None:
+    """IResNet: the weights of a file of that form, read by its reader, fit; the published sizes of both files are those
+    of the parameters, to a hundredth.
+    """
+    import arcface_files
+
+    widths, blocks = (4, 4, 6, 8, 8), (1, 2, 1, 1)
+    read = arcface_onnx.load(arcface_files.write(arcface_files.iresnet(widths, blocks, 16), tmp_path / "file.onnx"))
+    built = frozen_on_paper.iresnet(widths, blocks, 16)
+    assert {name: value.shape for name, value in built.state_dict().items()} == {
+        name: value.shape for name, value in read.state_dict().items()
+    }
+    faces = torch.rand(2, 3, 112, 112)
+    built.load_state_dict(read.state_dict())
+    assert built(faces).equal(read(faces))
+    for name, blocks in frozen_on_paper.IRESNETS.items():
+        with FakeTensorMode():
+            network = frozen_on_paper.iresnet((64, 64, 128, 256, 512), blocks, 512)
+            size = frozen_on_paper.bytes_of({name: network})
+        assert size == pytest.approx(catalogue.load(None, root).get(name).size_bytes, rel=0.01)
+
+
+def test_what_a_file_alone_tells_is_named_where_it_lacks(root: Path, tmp_path: Path) -> None:
+    """The preset faces without its files: the networks that are not counted, by role and name."""
+    shutil.copytree(root / "data/pretrained/small", tmp_path / "data/pretrained/small")
+    seen = frozen_on_paper.seeing(cli._with_preset(root / "params.yaml", "faces"), FakeTensorMode(), tmp_path)
+    assert "identity (dlib_resnet)" in seen.absent and "identity" not in seen.networks
+    assert seen.followed(LossWeights(identity=1, edges=1)).identity == 0
+
+
+@pytest.mark.parametrize("described", [1, 4])
+@pytest.mark.parametrize("turn", [1, 40])
+def test_batches_by_card_never_exceed_it(found: Description, described: int, turn: int) -> None:
+    """Of a step whose fullest moment is another one from `turn` pairs on: the memory at the batch that is named is at
+    most four fifths of the card, and where it grows evenly one pair more is too many. Three numbers of pairs are
+    followed at most; a card that takes none has 0.
+    """
+    asked: list[int] = []
+
+    def with_pairs(pairs: int) -> Needs:
+        held = 10**9 * max(3 + pairs, 3 + turn + 2 * (pairs - turn))
+        return replace(found.stages[0], pictures_per_gpu=pairs, weights=5 * 10**9, activations=held)
+
+    def count(pairs: int) -> Needs:
+        asked.append(pairs)
+        return with_pairs(pairs)
+
+    batches = largest_batches(with_pairs(described), count)
+    assert list(batches) == [11, 24, 80, 141] and len(asked) <= 3
+    assert batches[11] == 0 < batches[24]
+    for card, pairs in batches.items():
+        budget = 0.8e9 * card
+        assert not pairs or with_pairs(pairs).memory <= budget
+        assert with_pairs(pairs + 1).memory > budget or turn > 1
+
+
+def test_hours_follow_from_the_step(found: Description) -> None:
+    """A measured step is that of the pairs described; twice the GPUs halve it down to a pair each; exchange and steps
+    add up by hand; rate and share stand for a time.
+    """
+    first = found.stages[0]
+    measured = hours(first, first, Cost(seconds_per_step=3, link_gb=2))
+    by_gpus = {each.gpus: each for each in measured}
+    assert by_gpus[2].pairs == 2 and by_gpus[2].step_s == pytest.approx(3) and by_gpus[1].step_s == pytest.approx(6)
+    assert by_gpus[1].exchange_s == 0 and by_gpus[4].exchange_s == pytest.approx(1.5 * first.gradients / 2e9)
+    assert by_gpus[64].pairs == by_gpus[4].pairs == 1 and by_gpus[64].step_s == pytest.approx(1.5)
+    assert by_gpus[2].hours == pytest.approx(first.steps * (3 + first.gradients / 2e9) / 3600)
+    computed = hours(first, first, Cost(tflops=2, share=0.25))[1]
+    assert computed.step_s == pytest.approx(2 * first.multiply_adds / 0.5e12)
+    batches = dict.fromkeys((11, 24, 80, 141), 7)
+    lines = text(replace(found, batches=(batches, batches), cost=Cost()))
+    assert "Computed, not measured" in lines and "(--tflops)" in lines and "card of 141 GB" in lines
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [({"share": 1.5}, "--share is 1.5"), ({"tflops": 0}, "--tflops is 0"), ({"seconds_per_step": -1}, "-1")],
+)
+def test_a_cost_that_cannot_be_is_refused(wrong: dict[str, float], message: str) -> None:
+    """With the option and its value."""
+    with pytest.raises(StyleBlendError, match=message):
+        Cost(**wrong)
 
 
 def test_memory_grows_with_pictures_and_weights_do_not() -> None:
@@ -182,13 +313,15 @@ def test_the_batch_is_shared_by_the_gpus(root: Path, found: Description) -> None
     """batch_size over the workers unless told otherwise; what cannot be shared is refused with both numbers."""
     assert [(each.gpus, each.pictures_per_gpu, each.batch) for each in found.stages] == [(2, 2, 4)] * 2
     assert all(each.exchange > 0 for each in found.stages)
-    cfg = load_params(root / "params.yaml").model_copy(update={"model": tiny.MODEL})
-    given = describe(cfg, gpus=3, pictures_per_gpu=5)
+    few = tiny.training(batch_size=4, loss=dict.fromkeys(LossWeights.model_fields, 0.0) | {"adversarial": 1.0})
+    changed = {"model": tiny.MODEL, "train_encoder": few, "finetune_decoder": few}
+    cfg = load_params(root / "params.yaml").model_copy(update=changed)
+    given = describe(cfg, gpus=3, pictures_per_gpu=5, project=root)
     assert [(each.gpus, each.batch) for each in given.stages] == [(3, 15)] * 2
     with pytest.raises(StyleBlendError, match=r"train_encoder.batch_size \d+ cannot be shared evenly by 7 GPUs"):
-        describe(cfg, gpus=7)
+        describe(cfg, gpus=7, project=root)
     with pytest.raises(StyleBlendError, match="--gpus is 0"):
-        describe(cfg, gpus=0)
+        describe(cfg, gpus=0, project=root)
 
 
 @pytest.mark.slow

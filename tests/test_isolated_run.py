@@ -11,12 +11,16 @@ from typing import Any
 import pytest
 import yaml
 
+import tiny_training as tiny
 from styleblend.config.base import ConfigError
 from styleblend.config.params import load_params
+from styleblend.config.tracking import Tracking
 from styleblend.errors import StyleBlendError
 from styleblend.experiments import isolated_run
 from styleblend.registry import lineage, mlflow_store
+from styleblend.system.kept import kept
 from styleblend.system.lock import only_one
+from styleblend.training import checkpoint, ray_trainer, stage
 
 GIT = ("git", "-c", "user.name=test", "-c", "user.email=test@localhost")
 STAGES = {
@@ -129,6 +133,48 @@ def test_dvc_shares_its_cache_and_adopts_what_came_out(project: Path) -> None:
         assert (project / "data/one").read_text() == "aseed\n"
         assert isolated_run.run_dvc(project, "repro", lock=lock) == 0
         assert (project / ".state/ran").read_text() == "x\nx\n" and (project / "dvc.lock").read_text() == own
+
+
+@pytest.mark.parametrize("project", ["a commit"], indirect=True)
+def test_a_finished_variant_removes_nothing_of_the_project(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Finished trainings and kept results of the project outlive those of other settings in a working copy, which
+    remove their own predecessors alone; what they leave goes when the project itself finishes the stage again.
+    """
+
+    def finish(name: str) -> None:
+        state = stage._state(f"train_encoder-{name}")
+        checkpoint.save(state / ray_trainer.CHECKPOINTS, {}, {}, step=4, planned=4, attempt=0, good=True)
+        places = dict.fromkeys(("splits", "faces", "perceived", "networks"), Path())
+        job = ray_trainer.Job(
+            stage="train_encoder", fingerprint=name, model=tiny.MODEL, training=tiny.training(steps=4),
+            tracking=Tracking(), parent_run_id="", state=state, **places,
+        )  # fmt: skip
+        stage._retire(job)
+        with kept(Path(".state"), "align", name, Path("out")) as (store, used):
+            store.put("ab" * 32, name.encode())
+            used.add("ab" * 32)
+
+    def left() -> tuple[set[str], set[str]]:
+        trainings = {
+            place.name.removeprefix("train_encoder-") for place in (project / ".state").glob("train_encoder-*")
+        }
+        return trainings, {place.name for place in (project / ".state/align").iterdir() if place.is_dir()}
+
+    monkeypatch.chdir(project)
+    finish("own")
+    with copy_of(project, seed=5) as folder:
+        monkeypatch.chdir(folder)
+        for variant in ("first", "second"):
+            finish(variant)
+        assert left() == ({"own", "second"}, {"own", "first", "second"})
+        # Of the same settings as the project's own it is the project's, and remains so.
+        finish("own")
+        assert left() == ({"own"}, {"own", "first", "second"})
+        finish("second")
+        monkeypatch.chdir(project)
+    assert left() == ({"own", "second"}, {"own", "first", "second"})
+    finish("own")
+    assert left() == ({"own"}, {"own"})
 
 
 def test_paths_out_of_the_project_and_wrong_settings(project: Path) -> None:

@@ -178,3 +178,35 @@ def test_what_is_left_without_the_codes() -> None:
     assert not torch.equal(other, swapper(batch.source, batch.target))
     assert set(methods) < set(remarks.SCEPTICS)
     assert baselines.of_prior(model.build(JOINED)) == {}
+
+
+@torch.no_grad()
+def test_a_source_is_bent_once_for_all_methods() -> None:
+    """The model, what is left without its codes and the starter share one bending of a batch, and give bit for bit
+    what each gives by itself; another batch is bent again."""
+    swapper, starter = (randomised(model.build(WARPED)).eval() for _ in range(2))
+    bends: list[int] = []
+
+    def bend(source: Tensor, target: Tensor) -> Tensor:
+        bends.append(len(source))
+        return bent(len(source))
+
+    swapper.bend = starter.bend = bend
+    once = baselines.bent_by(swapper)
+    shared = {
+        "model": lambda batch: swapper(batch.source, batch.target, None, once(batch)),
+        **baselines.of_prior(swapper, once),
+        "starter": baselines.methods(starter, name="starter", bent=once)["starter"],
+    }
+    alone = {
+        "model": lambda batch: swapper(batch.source, batch.target),
+        **baselines.of_prior(swapper),
+        "starter": baselines.methods(starter, name="starter")["starter"],
+    }
+    for number in (1, 2):
+        batch = cast(Batch, SimpleNamespace(source=pictures(), target=pictures(number)))
+        found = {name: method(batch) for name, method in shared.items()}
+        assert len(bends) == number
+        before = list(bends)
+        assert all(torch.equal(found[name], method(batch)) for name, method in alone.items())
+        bends[:] = before

@@ -95,6 +95,16 @@ def _parser() -> ArgumentParser:
     help = "pairs of pictures a GPU (default: batch_size / GPUs)"
     add.add_argument("--image-batch", type=int, metavar="N", help=help)
     add.add_argument("--depth", type=int, default=1, metavar="N", help="levels of modules to show (default: 1)")
+    help = "also: the largest batch on cards of 11 to 141 GB, and hours on 1 to 64 GPUs, computed"
+    add.add_argument("--cost", action="store_true", help=help)
+    help = "--cost: measured time of a step of the first stage with the pairs of one GPU, in place of the next two"
+    add.add_argument("--seconds-per-step", type=float, metavar="S", help=help)
+    help = "--cost: rate of the card by its data sheet, in 10^12 operations a second (default: %(default)s)"
+    add.add_argument("--tflops", type=float, default=100, metavar="T", help=help)
+    help = "--cost: the share of that rate that a step reaches (default: %(default)s)"
+    add.add_argument("--share", type=float, default=0.3, metavar="F", help=help)
+    help = "--cost: GB a second between GPUs, for the exchange of gradients (default: %(default)s)"
+    add.add_argument("--link", type=float, default=10, metavar="GB", help=help)
     _add_swap_options(command("swap", _swap, "put the source's identity into the target's face"))
     add = command("serve", _serve, "swap over HTTP, with a page to try it; follows the alias champion")
     help = "folder, alias, number or `starter` to stay with (default: follow the alias of `follow`)"
@@ -227,8 +237,11 @@ def _describe(given: Namespace) -> None:
     """Print the networks of a preset, or of params.yaml, and what training them asks for."""
     cfg = load_params(given.params) if given.preset is None else _with_preset(given.params, given.preset)
     from styleblend.commands import describe
+    from styleblend.commands.cost import Cost
 
-    print(describe.text(describe.describe(cfg, given.gpus, given.image_batch, given.depth)))
+    taken = Cost(given.tflops, given.share, given.link, given.seconds_per_step) if given.cost else None
+    found = describe.describe(cfg, given.gpus, given.image_batch, given.depth, taken, given.params.absolute().parent)
+    print(describe.text(found))
 
 
 def _with_preset(params: Path, name: str) -> Config:

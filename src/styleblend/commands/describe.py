@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +21,8 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from styleblend.commands.cost import Cost, cost_lines, largest_batches
+from styleblend.commands.frozen_on_paper import seeing
 from styleblend.commands.step_memory import Needs, needs
 from styleblend.config.model import Model
 from styleblend.config.params import Config
@@ -53,6 +57,11 @@ class Description:
     model: Model
     networks: dict[str, tuple[Row, ...]]
     stages: tuple[Needs, ...]
+    absent: tuple[str, ...] = ()
+    """Frozen networks that are not counted, for neither form nor file is known."""
+    batches: tuple[dict[int, int], ...] = ()
+    """Of each stage: gigabytes of a card to the most pairs a step on one."""
+    cost: Cost | None = None
 
     @property
     def swap_multiply_adds(self) -> int:
@@ -61,13 +70,22 @@ class Description:
         return 2 * whole["E"] + whole["B"] + whole["D"]
 
 
-def describe(cfg: Config, gpus: int | None = None, pictures_per_gpu: int | None = None, depth: int = 1) -> Description:
+def describe(
+    cfg: Config,
+    gpus: int | None = None,
+    pictures_per_gpu: int | None = None,
+    depth: int = 1,
+    cost: Cost | None = None,
+    project: Path = Path(),
+) -> Description:
     """Follow every network and one step of each stage on fake tensors.
 
     Args:
         gpus: how many share a step; None takes the stage's `workers`.
         pictures_per_gpu: pairs of pictures a GPU; None shares the stage's `batch_size` evenly.
         depth: levels of modules below a network; 1 is its main modules.
+        cost: what a step is taken to last; None leaves out batches by card and hours by GPUs.
+        project: its folder, where forms and files of frozen networks are looked for.
 
     Raises:
         StyleBlendError: a number is below 1, or the batch cannot be shared evenly.
@@ -76,7 +94,10 @@ def describe(cfg: Config, gpus: int | None = None, pictures_per_gpu: int | None 
         if value is not None and value < 1:
             raise StyleBlendError(f"{name} is {value}: it must be at least 1")
     model = cfg.model
-    with FakeTensorMode():
+    # What files of frozen networks hold beside parameters and buffers may be no fake tensors.
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    seen = seeing(cfg, mode, project)
+    with mode:
         swapper, discriminator = build(model), build_discriminator(model)
         picture = torch.empty(1, 3, model.input_px, model.input_px)
         codes = torch.empty(1, model.n_styles, model.style_dim)
@@ -89,10 +110,18 @@ def describe(cfg: Config, gpus: int | None = None, pictures_per_gpu: int | None 
             "D": modules(swapper.decoder, (codes, features, noise), depth),
             "V": modules(discriminator.eval(), (picture,), depth),
         }
-        stages = tuple(
-            needs(stage, getattr(cfg, stage), swapper, discriminator, gpus, pictures_per_gpu) for stage in STAGES
-        )
-    return Description(model, networks, stages)
+
+        def of(stage: Stage, gpus: int | None, pairs: int | None) -> Needs:
+            return needs(stage, getattr(cfg, stage), swapper, discriminator, gpus, pairs, seen)
+
+        def memory(stage: Stage, pairs: int) -> Needs:
+            # The step that holds most, alone: its products are not asked for.
+            training = getattr(cfg, stage).model_copy(update={"swap_every": 1})
+            return needs(stage, training, swapper, discriminator, 2, pairs, seen)
+
+        stages = tuple(of(stage, gpus, pictures_per_gpu) for stage in STAGES)
+        batches = tuple(largest_batches(each, partial(memory, each.stage)) for each in stages) if cost else ()
+    return Description(model, networks, stages, seen.absent, batches, cost)
 
 
 def modules(network: nn.Module, inputs: tuple[Any, ...], depth: int = 1) -> tuple[Row, ...]:
@@ -167,11 +196,11 @@ def _below(module: nn.Module, prefix: str, level: int, depth: int) -> Iterator[t
 _TITLES = {"E": "encoder E", "B": "style blending B", "D": "decoder D", "V": "discriminator V"}
 _HOW = """\
 How memory is found: weights, average (EMA), gradients and Adam's two moments are counted tensor by tensor. Activations
-are the most bytes that exist at one time in a step of G and V (three encodings, three decodings; forward and backward),
-followed on tensors without memory with the pictures of one GPU. The exchange of gradients comes when activations are
-gone, so only the larger of both counts. Not in it: the frozen networks of the losses and what they hold, pictures read
-ahead, the scratch memory of kernels and of Adam, CUDA itself and fragmentation: leave a fifth free.
-Multiply-adds are those of convolutions, linear layers and attention."""
+are the most bytes that exist at one time in a step of G and V (three encodings, three decodings, what the frozen
+networks of the losses hold; forward and backward), followed on tensors without memory with the pictures of one GPU. The
+exchange of gradients and Adam's scratch come when activations are gone, so only the largest of the three counts. Not in
+it: the terms outside, pixels, mask and mesh, pictures read ahead, the scratch memory of kernels, CUDA itself and
+fragmentation: leave a fifth free. Multiply-adds are those of convolutions, linear layers and attention."""
 
 
 def text(found: Description) -> str:
@@ -193,7 +222,14 @@ def text(found: Description) -> str:
     lines += columns(table, right=(1, 2))
     lines.append("")
     lines += columns(_stage_table(found.stages), right=range(1, 1 + len(found.stages)))
-    return "\n".join([*lines, "", _HOW])
+    lines += ["", _HOW]
+    if found.absent:
+        lines.append(
+            f"Not counted, for their files are not here (styleblend weights fetch): {', '.join(found.absent)}."
+        )
+    if found.cost is not None:
+        lines += ["", *cost_lines(found.stages, found.batches, found.cost)]
+    return "\n".join(lines)
 
 
 def _stage_table(stages: Sequence[Needs]) -> list[tuple[str, ...]]:
@@ -213,11 +249,13 @@ def _stage_table(stages: Sequence[Needs]) -> list[tuple[str, ...]]:
         ("multiply-adds a step and GPU", *(short(each.multiply_adds) for each in stages)),
         ("memory a GPU, estimated", *(gib(each.memory) for each in stages)),
         ("  weights of E, B, D, V", *(gib(each.weights) for each in stages)),
+        ("  weights of frozen networks", *(gib(each.frozen) for each in stages)),
         ("  averaged weights of G", *(gib(each.average) for each in stages)),
         ("  gradients", *(gib(each.gradients) for each in stages)),
         ("  Adam's moments", *(gib(each.optimiser) for each in stages)),
         ("  activations", *(gib(each.activations) for each in stages)),
         ("  exchange of gradients (in their place)", *(gib(each.exchange) for each in stages)),
+        ("  scratch of Adam (in their place)", *(gib(each.scratch) for each in stages)),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Memory and products of one training step of G and V, followed on fake tensors through training's own functions."""
+"""Memory and products of one training step, followed on fake tensors through training's own functions."""
 
 from __future__ import annotations
 
@@ -13,16 +13,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from styleblend.config.training import LossWeights, Training
+from styleblend.commands.frozen_on_paper import Seeing, bytes_of
+from styleblend.config.training import Training
 from styleblend.errors import StyleBlendError
 from styleblend.model import Discriminator, Swapper
 from styleblend.model.prior import WARPED_CHANNELS
 from styleblend.training.batches import Batch
-from styleblend.training.generated import Perception
 from styleblend.training.steps import Stage, choose_what_learns, discriminator_terms, generator_terms
-
-OWN_TERMS = ("adversarial", "reconstruction", "swap_consistency")
-"""Loss terms that need no frozen network."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,8 @@ class Needs:
     judge: int
     """Parameters of V, all of which learn."""
     multiply_adds: int
-    """Of one step of G and V on one GPU, forward and backward, without the frozen networks of the losses."""
+    """Of one step on one GPU, forward and backward, the frozen networks of the losses included; a mean where a term is
+    not taken at every step."""
     weights: int
     """Bytes of E, B, D and V. The following are bytes too, all on one GPU."""
     average: int
@@ -47,6 +45,10 @@ class Needs:
     optimiser: int
     activations: int
     exchange: int
+    frozen: int = 0
+    """Of the frozen networks that the stage loads."""
+    scratch: int = 0
+    """Of Adam, which takes the roots of all second moments of G, or of V, at once."""
 
     @property
     def batch(self) -> int:
@@ -55,8 +57,10 @@ class Needs:
 
     @property
     def memory(self) -> int:
-        """Bytes on one GPU at the fullest moment; activations are gone when gradients are exchanged."""
-        return self.weights + self.average + self.gradients + self.optimiser + max(self.activations, self.exchange)
+        """Bytes on one GPU at the fullest moment; activations are gone when gradients are exchanged, as these copies
+        are when Adam moves the weights."""
+        always = self.weights + self.frozen + self.average + self.gradients + self.optimiser
+        return always + max(self.activations, self.exchange, self.scratch)
 
 
 class Followed(TorchDispatchMode):
@@ -96,9 +100,12 @@ def needs(
     discriminator: Discriminator,
     gpus: int | None = None,
     pictures_per_gpu: int | None = None,
+    seeing: Seeing | None = None,
 ) -> Needs:
     """Follow one step of G and one of V; call it under FakeTensorMode, with networks made under it.
 
+    Args:
+        seeing: the frozen networks; None leaves them and their terms out.
     Raises:
         StyleBlendError: the batch cannot be shared evenly.
     """
@@ -115,9 +122,17 @@ def needs(
     for parameter in (*learning, *judge):
         parameter.grad = torch.zeros_like(parameter)
     gradients = [cast(Tensor, parameter.grad) for parameter in (*learning, *judge)]
-    there = [*_state(swapper), *_state(discriminator), *gradients]
-    with sdpa_kernel(SDPBackend.MATH), Followed(there) as followed:
-        _step(training, swapper, discriminator, pictures_per_gpu)
+    seeing = Seeing() if seeing is None else seeing
+    loaded = seeing.of_stage(training.loss)
+    frozen = [value for network in seeing.networks.values() for value in _state(network)]
+    there = [*_state(swapper), *_state(discriminator), *gradients, *frozen]
+    taken: list[Followed] = []
+    # With Eq. 12 and, where it is not taken at every step, without.
+    for step in (0, 1)[: training.swap_every]:
+        with sdpa_kernel(SDPBackend.MATH), Followed(there) as followed:
+            _step(training, swapper, discriminator, pictures_per_gpu, seeing, step)
+        taken.append(followed)
+    products = taken[0].multiply_adds + (training.swap_every - 1) * taken[-1].multiply_adds
     for parameter in (*learning, *judge):
         parameter.grad = None
     of_g, of_v = sum(map(_size, learning)), sum(map(_size, judge))
@@ -129,21 +144,28 @@ def needs(
         precision=training.precision,
         learning=sum(parameter.numel() for parameter in learning),
         judge=sum(parameter.numel() for parameter in judge),
-        multiply_adds=followed.multiply_adds,
+        multiply_adds=products // training.swap_every,
         weights=sum(map(_size, (*_state(swapper), *_state(discriminator)))),
         average=sum(map(_size, _state(swapper))),
         gradients=of_g + of_v,
         optimiser=2 * (of_g + of_v),
-        activations=followed.peak,
+        activations=taken[0].peak,
         exchange=max(of_g, of_v) if gpus > 1 else 0,
+        frozen=bytes_of(loaded),
+        scratch=max(of_g, of_v),
     )
 
 
-def _step(training: Training, swapper: Swapper, discriminator: Discriminator, size: int) -> None:
-    """Training's own forward of G with the terms that need no frozen network, then V's; both backward."""
-    side, embedding = swapper.encoder.input_px, 512
-    weights = {name: value if name in OWN_TERMS else 0 for name, value in training.loss}
-    training = training.model_copy(update={"loss": LossWeights(**weights)})
+def _step(
+    training: Training, swapper: Swapper, discriminator: Discriminator, size: int, seeing: Seeing, step: int
+) -> None:
+    """Training's own forward of G with the terms that can be followed, all at their full weights, then V's; both
+    backward."""
+    side = swapper.encoder.input_px
+    with torch.no_grad():
+        embedding = seeing.embedding(torch.empty(2, 3, side, side))
+    late = {"identity_from": 0, "identity_ramp": 0, "adversarial_from": 0}
+    training = training.model_copy(update={"loss": seeing.followed(training.loss), **late})
     batch = Batch(
         source=torch.empty(size, 3, side, side),
         target=torch.empty(size, 3, side, side),
@@ -158,9 +180,8 @@ def _step(training: Training, swapper: Swapper, discriminator: Discriminator, si
         warped=torch.empty(size, WARPED_CHANNELS, side, side) if swapper.prior is not None else None,
     )
     discriminator.requires_grad_(False).eval()
-    no_networks = cast(Perception, None)
-    terms, swapped = generator_terms(swapper, discriminator, no_networks, batch, training, step=0)
-    # Without any of those terms the picture itself is what the frozen networks' gradients come to.
+    terms, swapped = generator_terms(swapper, discriminator, seeing.perception(), batch, training, step)
+    # Without any of those terms the picture itself is what all gradients come to.
     total = torch.stack([swapped.mean(), *terms.values()]).sum()
     total.backward()
     swapped = swapped.detach()

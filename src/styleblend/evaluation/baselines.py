@@ -16,7 +16,7 @@ from styleblend import model
 from styleblend.config.model import Model
 from styleblend.config.sources import RenderedSource
 from styleblend.evaluation import true_swap
-from styleblend.evaluation.protocol import Batch, Method, Pairs
+from styleblend.evaluation.protocol import Batch, Method, Once, Pairs
 from styleblend.faces.dense_warp import Pixels, Points, dense_warp
 from styleblend.faces.pixels import from_8bit, to_8bit
 from styleblend.model.prior import prior_picture
@@ -34,17 +34,31 @@ PRIOR_ALONE = "prior_alone"
 SHUFFLED_CODES = "shuffled_codes"
 
 
+Bent = Callable[[Batch], Tensor | None]
+"""What a model's `bend` makes of a batch, once for all methods; None for a model that bends nothing."""
+
+
+def bent_by(swapper: model.Swapper) -> Bent:
+    """`bend` of a model; read when a batch comes."""
+    return Once(lambda batch: None if swapper.bend is None else swapper.bend(batch.source, batch.target))
+
+
 def methods(
-    untrained: model.Swapper, identity_apart: bool = False, name: str = "untrained_mixing"
+    untrained: model.Swapper, identity_apart: bool = False, name: str = "untrained_mixing", bent: Bent | None = None
 ) -> dict[str, Method]:
     """Every baseline by its name in reports.
 
     Args:
         untrained: what `untrained_mixing` makes.
+        bent: what its `bend` makes of a batch, where another method has that, too.
         name: of that method; "starter" where training began with a whole model.
         identity_apart: its codes keep identity in channels of their own, as `keeps_identity_apart` says.
     """
-    found: dict[str, Method] = {**simple(), name: lambda batch: untrained(batch.source, batch.target)}
+    warped = bent_by(untrained) if bent is None else bent
+    found: dict[str, Method] = {
+        **simple(),
+        name: lambda batch: untrained(batch.source, batch.target, None, warped(batch)),
+    }
     if identity_apart:
         found[HALF_MASK] = lambda batch: half_mask(untrained, batch)
     return found
@@ -60,21 +74,28 @@ def simple() -> dict[str, Method]:
     }
 
 
-def of_prior(trained: model.Swapper) -> dict[str, Method]:
+def of_prior(trained: model.Swapper, bent: Bent | None = None) -> dict[str, Method]:
     """What a model with the prior `warp` would give without its codes: what is left is not the codes' work.
 
     prior_alone: the warped source where it is seen, elsewhere the target, no network after the mesh. shuffled_codes:
     the model with the codes of the batch's next source and the warp of the right one.
+
+    Args:
+        bent: what its `bend` makes of a batch, where another method has that, too.
     """
-    bend = trained.bend
-    if trained.prior is None or bend is None:
+    if trained.prior is None or trained.bend is None:
         return {}
     side = trained.decoder.resolutions[-1]
+    once = bent_by(trained) if bent is None else bent
+
+    def warped(batch: Batch) -> Tensor:
+        found = once(batch)
+        assert found is not None
+        return found
+
     return {
-        PRIOR_ALONE: lambda batch: prior_picture(batch.target, bend(batch.source, batch.target), side),
-        SHUFFLED_CODES: lambda batch: trained(
-            batch.source.roll(1, 0), batch.target, None, bend(batch.source, batch.target)
-        ),
+        PRIOR_ALONE: lambda batch: prior_picture(batch.target, warped(batch), side),
+        SHUFFLED_CODES: lambda batch: trained(batch.source.roll(1, 0), batch.target, None, warped(batch)),
     }
 
 

@@ -23,6 +23,8 @@ from styleblend.evaluation.extremes import Extreme
 from styleblend.evaluation.protocol import MODEL, TRUE_SWAP, Measured, Method, Pairs
 from styleblend.faces.pixels import from_8bit
 from styleblend.perception import bending
+from styleblend.system.files import sha256
+from styleblend.weights import frozen
 
 if TYPE_CHECKING:
     from styleblend.config.training import EncoderStart
@@ -216,19 +218,29 @@ def context(pairs: Pairs, judging: judges.Judges) -> dict[str, Any]:
 def _methods(inputs: Inputs, pairs: Pairs, trained: model.Swapper, seed: int, device: str) -> dict[str, Method]:
     sizes = sizes_of(json.loads((inputs.swapper / "model.json").read_text())["model"])
     untrained = baselines.untrained_mixing(sizes, inputs.networks, seed, inputs.encoder_start).to(device)
+    bent = baselines.bent_by(trained)
     methods: dict[str, Method] = {
-        MODEL: lambda batch: trained(batch.source, batch.target),
-        **baselines.of_prior(trained),
+        MODEL: lambda batch: trained(batch.source, batch.target, None, bent(batch)),
+        **baselines.of_prior(trained, bent),
         **baselines.methods(
             untrained,
             baselines.keeps_identity_apart(inputs.networks, inputs.encoder_start),
             "starter" if inputs.encoder_start == "starter" else "untrained_mixing",
+            bent if _one_mesh(inputs, untrained) else None,
         ),
     }
     if baselines.has_true_swap(pairs):
         rendered = {each.name: each for each in inputs.sources if each.kind == "rendered"}
         methods[TRUE_SWAP] = lambda batch: baselines.true_swaps(batch, rendered)
     return methods
+
+
+def _one_mesh(inputs: Inputs, untrained: model.Swapper) -> bool:
+    """Whether the model and where its training began bend sources by one and the same network."""
+    files = inputs.swapper / bending.MESH_FILE, frozen.foreign(inputs.networks, "landmarks")
+    if untrained.bend is None or files[1] is None or not files[0].is_file():
+        return False
+    return sha256(files[0]) == sha256(files[1])
 
 
 def _name(method: str, figure: str) -> str:

@@ -36,7 +36,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -117,6 +117,22 @@ class Batch:
 
 Method = Callable[[Batch], Tensor]
 """Makes swapped faces [n, 3, S, S] in [-1, 1]: the model, a baseline, or the true swap."""
+
+
+Made = TypeVar("Made")
+
+
+class Once(Generic[Made]):
+    """What a function makes of a batch, made once for all methods that ask for it one after the other."""
+
+    def __init__(self, function: Callable[[Batch], Made]) -> None:
+        self._function = function
+        self._last: tuple[Batch, Made] | None = None
+
+    def __call__(self, batch: Batch) -> Made:
+        if self._last is None or self._last[0] is not batch:
+            self._last = (batch, self._function(batch))
+        return self._last[1]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 Nothing that runs there writes the project's params.yaml, dvc.lock or outputs: a kill leaves nothing to repair, and the
 next working copy removes the last. Both share DVC's cache. A copy of the current files also shares, by links: .state,
-so that a training goes on from its checkpoint; MLflow's local store; and the files that the settings name.
+so that a training goes on from its checkpoint, but nothing goes that the project itself made (system.kept.is_guest);
+MLflow's local store; and the files that the settings name.
 """
 
 from __future__ import annotations

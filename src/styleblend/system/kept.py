@@ -22,6 +22,14 @@ from styleblend.system.files import whole_file
 _DIGEST_BYTES = 32
 
 
+def is_guest(state: Path) -> bool:
+    """Whether this process uses a state that is another's: it runs in a working copy of a project, which lies inside
+    the project's own .state. A guest adds to the state and goes on from what is there, but removes only what guests
+    made: the project itself still needs the rest.
+    """
+    return Path.cwd().resolve().is_relative_to(state.resolve())
+
+
 @dataclass(frozen=True)
 class Kept:
     """Results in a folder, by keys of hex digits. Several processes may read and write it at once."""
@@ -58,7 +66,8 @@ def kept(state: Path | None, stage: str, made_by: str, out: Path) -> Iterator[tu
     """Open what earlier runs of a stage finished; at the end everything goes that this run did not use.
 
     That takes what came of removed inputs and what other settings made. It waits for a later run where another process
-    is at work with the same stage, whose results it would take away; and where the block ends with an error.
+    is at work with the same stage, whose results it would take away; where the block ends with an error; and in a
+    guest (see is_guest), whose other settings would take the project's own results away.
 
     Args:
         state: folder for all stages; None keeps nothing beyond the block.
@@ -77,7 +86,7 @@ def kept(state: Path | None, stage: str, made_by: str, out: Path) -> Iterator[tu
     with lock.share(place / "lock") as alone:
         store, used = Kept(place / made_by), set[str]()
         yield store, used
-        if alone():
+        if not is_guest(state) and alone():
             for other in place.iterdir():
                 if other.is_dir() and other != store.folder:
                     shutil.rmtree(other)

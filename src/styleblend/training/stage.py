@@ -15,6 +15,7 @@ from styleblend.model.swapper import DESCRIPTION_FILE, WEIGHTS_FILE
 from styleblend.registry import mlflow_store, outbox, runs, versions
 from styleblend.system.code import code_fingerprint
 from styleblend.system.files import fingerprint, sha256, whole_folder
+from styleblend.system.kept import is_guest
 from styleblend.system.lock import Locked
 from styleblend.training import checkpoint, loop, ray_trainer
 from styleblend.training.beginning import Origin
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 VERSIONS = Path(".state/versions")
 """Where fetched versions are kept, as by those that follow an alias."""
+
+_MADE_BY_GUEST = "guest"
+"""Name of a file in the state of a training that only working copies of the project have used."""
 
 CODE = (
     "faces/mean_box.py",
@@ -86,7 +90,7 @@ def train_stage(
     store = mlflow_store.resolved(cfg.tracking)
     origin = origin_of(stage, training.continue_from, cfg)
     key = state_key(stage, cfg, training, [faces / "manifest.parquet", perceived, splits, networks], encoder, origin)
-    state = Path(".state", f"{stage}-{key}").resolve()
+    state = _state(f"{stage}-{key}")
     # What a run that goes on has recorded names its parent, also while MLflow does not answer.
     known = outbox.address_of(outbox.PLACE / state.name)
     parent_run_id = parent_run_id or (known.parent_run_id if known else None)
@@ -156,18 +160,33 @@ def origin_of(stage: Stage, named: str | None, cfg: Config) -> Origin | None:
     return Origin(path.resolve(), f"{path.name} (sha256 {sha256(weights)[:16]})")
 
 
+def _state(name: str) -> Path:
+    """The folder of a training's state, made where it is new."""
+    state = Path(".state", name).resolve()
+    if not state.exists():
+        state.mkdir(parents=True)
+        if is_guest(state.parent):
+            (state / _MADE_BY_GUEST).touch()
+    return state
+
+
 def _retire(job: ray_trainer.Job) -> None:
     """Leave of a finished training what a longer one begins from, and nothing of the stage's earlier finished ones.
 
-    A kill before DVC has seen the output costs nothing so: the next call is at the end at once.
+    A kill before DVC has seen the output costs nothing so: the next call is at the end at once. In a working copy of
+    the project only those go that began in one, too: the project's own are there when it needs them.
     """
+    guest = is_guest(job.state.parent)
+    stay = {ray_trainer.TRAINER_LOCK, *([_MADE_BY_GUEST] if guest else [])}
     loop.checkpoints(job.training, job.state / ray_trainer.CHECKPOINTS).finish()
     for entry in job.state.iterdir():
         if entry.is_dir() and entry.name != ray_trainer.CHECKPOINTS:
             shutil.rmtree(entry)
-        elif entry.is_file() and entry.name != ray_trainer.TRAINER_LOCK:
+        elif entry.is_file() and entry.name not in stay:
             entry.unlink()
     for other in job.state.parent.glob(f"{job.stage}-*"):
+        if guest and not (other / _MADE_BY_GUEST).exists():
+            continue
         found = checkpoint.kept(other / ray_trainer.CHECKPOINTS)
         finished = {each.planned for each in found if each.step == each.planned}
         if other != job.state and found and all(each.planned in finished for each in found):
