@@ -21,7 +21,7 @@ from styleblend.data.align import align_faces
 from styleblend.data.forgotten import Forgotten
 from styleblend.data.manifest import read_manifest
 from styleblend.data.perceived import perceive_folder
-from styleblend.data.quality import HASH
+from styleblend.data.quality import COVERED, HASH
 from styleblend.errors import StyleBlendError
 from styleblend.pretraining import sittings
 from styleblend.system.files import fingerprint
@@ -70,8 +70,8 @@ def prepare(cfg: PretrainFaces, small: Path, state: Path, device: str, without: 
         print(f"pretrain_faces: {len(aligned)} faces, {len(refused)} pictures in quarantine", flush=True)
     # Training reads the aligned faces alone; the copies took as much room as the originals.
     shutil.rmtree(raw, ignore_errors=True)
-    # A table of an earlier version cannot tell copies.
-    if not perceived.is_file() or HASH not in pq.read_schema(perceived).names:
+    # A table of an earlier version lacks what the selection asks for.
+    if not perceived.is_file() or not {HASH, COVERED} <= set(pq.read_schema(perceived).names):
         perceive_folder(faces, networks, perceived, Perceive(), device, state)
     return Photographs(key, networks, faces, perceived)
 
