@@ -1,11 +1,12 @@
 """Hostile files through download and align: where each ends, for which reason, and the memory of a worker.
 
-    python benchmarks/hostile.py [--files 1000] [--seed 0] [--detector yunet.onnx [--mesh mesh.tflite] [--faces FOLDER]]
+    python benchmarks/hostile.py [--files 1000] [--seed 0] [--kinds KIND ...]
+        [--detector yunet.onnx [--mesh mesh.tflite] [--faces FOLDER]]
 
 Files are made here (tests/hostile_files.py and hostile_faces.py say how): truncated, bit-flipped, disguised, empty,
 30,000 x 30,000 px, in odd colours, depths and names, and faces with sunglasses and masks, as statues and cartoons, and
 in profile. Exit code 1: one ended in neither table or in both, something was written outside data/, or a worker took
-2 GB. They are made of a rendered face; of photographs, with --faces, of up to 200 of the folder's, evenly spread, in
+2 GB. They are made of a rendered face; of photographs, with --faces, of up to 16 of the folder's, evenly spread, in
 which the detector sees a face. Without --detector the rendered face's landmarks are used: pictures of nobody give a
 crop, too. --mesh adds the second opinion on what the detector found.
 """
@@ -30,7 +31,7 @@ from styleblend.face_detector.finder import FaceFinder
 from styleblend.faces.pictures import open_picture
 
 LIMIT_GB = 2.0
-PHOTOGRAPHS, SIDE_PX = 200, 400
+PHOTOGRAPHS, SIDE_PX = 16, 400
 
 
 def photographed(folder: Path, detector: Path) -> list[Face]:
@@ -49,6 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kinds", nargs="+", choices=hostile_files.KINDS, default=hostile_files.KINDS)
     parser.add_argument("--detector", type=Path)
     parser.add_argument("--mesh", type=Path)
     parser.add_argument("--faces", type=Path)
@@ -59,7 +61,7 @@ def main() -> None:
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="hostile-") as work:
         # Two workers are processes of their own, whose memory the system counts apart from this one's.
-        given = (hostile_files.KINDS, 2, args.detector, args.mesh, faces)
+        given = (tuple(args.kinds), 2, args.detector, args.mesh, faces)
         found = hostile_run.run(Path(work), args.files, args.seed, *given)
     files, peak_gb = found.files, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9
     ended = files.assign(manifest=files["faces"] > 0, quarantine=files["refusals"] > 0)

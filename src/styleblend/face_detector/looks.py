@@ -47,7 +47,10 @@ def closer(detector: Detector, copies: Copies, looks: Sequence[tuple[Detection, 
         looks: faces, each with the angle by which the view is turned clockwise, in radians: a face that is turned so is
             upright in it.
     """
-    squares_of = [Square(*_middle(face).tolist(), FACTOR * face.side_px, angle) for face, angle in looks]
+    squares_of = []
+    for face, angle in looks:
+        x, y = _middle(face).tolist()
+        squares_of.append(Square(x, y, FACTOR * face.side_px, angle))
     views = [Image.fromarray(squares.cut(copies.halvings, each, SIDE_PX, cv2.BORDER_CONSTANT)) for each in squares_of]
     found: list[Detection | None] = []
     for (face, angle), square, seen in zip(looks, squares_of, detect_each(detector, views), strict=True):
