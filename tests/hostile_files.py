@@ -6,11 +6,13 @@ import io
 import os
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageCms, PngImagePlugin
+
+from hostile_faces import LOOKS, PROFILE, PROFILE_DEG, Face, rendered
 
 ENDINGS = (".png", ".jpg", ".webp", ".gif", ".tif", ".bmp", ".avif", ".jp2", ".ppm")
 NAMES = (
@@ -158,13 +160,25 @@ MUTATIONS: dict[str, Callable[[Image.Image, np.random.Generator], tuple[bytes, s
 }  # fmt: skip
 
 
-def write(folder: Path, image: Image.Image, number: int, seed: int, kinds: tuple[str, ...]) -> tuple[Path, str]:
-    """Write file `number` of a collection; all of it follows from seed and number. Returns its path and mutation."""
+KINDS = (*MUTATIONS, *LOOKS, PROFILE)
+
+
+def write(
+    folder: Path, faces: Sequence[Face], number: int, seed: int, kinds: tuple[str, ...]
+) -> tuple[Path, str, list[float] | None]:
+    """Write file `number` of a collection; all of it follows from the faces, seed and number.
+
+    Returns its path and kind, and the landmarks of its face, where they are known.
+    """
     random = np.random.default_rng((seed, number))
-    kind = kinds[number % len(kinds)]
-    content, ending = MUTATIONS[kind](image, random)
+    kind, turn = kinds[number % len(kinds)], number // len(kinds)
+    face = faces[turn % len(faces)]
+    if kind == PROFILE:
+        face = rendered(face.image.width, PROFILE_DEG[turn % len(PROFILE_DEG)], person=turn)
+    image = LOOKS[kind](face, random) if kind in LOOKS else face.image
+    content, ending = MUTATIONS.get(kind, _plain)(image, random)
     name = os.fsdecode(NAMES[random.integers(len(NAMES))] + b"%d" % number) + ending
     file = folder / f"{number % 7}" / name
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(content)
-    return file, kind
+    return file, kind, face.landmarks

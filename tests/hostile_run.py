@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from PIL import Image
 
 import hostile_files
+from hostile_faces import Face, rendered
 from styleblend.config.data import Align
 from styleblend.config.sources import Download, FolderSource
 from styleblend.data import sources
 from styleblend.data.align import align_faces
 from styleblend.data.index import INDEX, read_index, write_rows
 from styleblend.errors import shown
-from styleblend.faces.pixels import to_8bit
-from styleblend.synthetic import factors, renderer
 from styleblend.system.files import safe_name, sha256
 
 
@@ -36,22 +36,26 @@ class Outcome:
         return self.files[~(once & told)]
 
 
-def face(size_px: int = 96) -> tuple[Image.Image, list[float]]:
-    """A rendered face, and its 68 landmarks in pixels as x0, y0, x1, ..."""
-    render = renderer.render(factors.sample(3, [1], [0]), size_px, supersample=1)
-    picture = Image.fromarray(to_8bit(render.images[0]).permute(1, 2, 0).contiguous().numpy())
-    return picture, render.landmarks_px[0].flatten().tolist()
-
-
-def run(work: Path, count: int, seed: int, kinds: tuple[str, ...], workers: int, detector: Path | None) -> Outcome:
+def run(
+    work: Path,
+    count: int,
+    seed: int,
+    kinds: tuple[str, ...],
+    workers: int,
+    detector: Path | None = None,
+    mesh: Path | None = None,
+    faces: Sequence[Face] = (),
+) -> Outcome:
     """Make the files in `work`/photographs and take them through both stages, into `work`/data.
 
     Args:
-        detector: file of YuNet; None: the face's own landmarks stand in the index, as those of a published set.
+        detector: file of YuNet; None: the faces' own landmarks stand in the index, as those of a published set.
+        mesh: file of the second opinion. faces: of which files are made; none: a rendered one.
     """
     photographs, raw, networks = work / "photographs", work / "data/raw", work / "data/networks"
-    picture, landmarks = face()
-    written = [hostile_files.write(photographs, picture, number, seed, kinds) for number in range(count)]
+    faces = faces or (rendered(),)
+    written = [hostile_files.write(photographs, faces, number, seed, kinds) for number in range(count)]
+    paths = [f"hostile/images/{safe_name(file.relative_to(photographs)).as_posix()}" for file, *_ in written]
     before = _outside(work)
     source = FolderSource(kind="folder", name="hostile", path=photographs, licence="none", terms="made for a test")
     cfg = Download(sources=(source,), origin=photographs, workers=workers)
@@ -59,20 +63,24 @@ def run(work: Path, count: int, seed: int, kinds: tuple[str, ...], workers: int,
     networks.mkdir(parents=True)
     if detector is None:
         rows = read_index(raw).astype(object)
-        known = [{**row, "landmarks": landmarks} for row in rows.where(rows.notna(), None).to_dict("records")]
+        of_path = {path: landmarks for path, (*_, landmarks) in zip(paths, written, strict=True)}
+        listed = rows.where(rows.notna(), None).to_dict("records")
+        known = [{**row, "landmarks": of_path[row["path"]]} for row in listed]
         write_rows(known, INDEX, raw / "hostile/index.parquet")
     else:
         (networks / "detector.onnx").write_bytes(detector.read_bytes())
+    if mesh is not None:
+        (networks / "landmarks.tflite").write_bytes(mesh.read_bytes())
+        (networks / "networks.json").write_text(json.dumps({"landmarks": {"file": "landmarks.tflite"}}))
     align = Align(detector="annotations" if detector is None else "yunet", workers=workers, size_px=32, min_face_px=16)
-    faces, quarantine = align_faces(raw, networks, work / "data/faces", align)
-    given = faces["raw_path"].value_counts()
+    manifest, quarantine = align_faces(raw, networks, work / "data/faces", align)
+    given = manifest["raw_path"].value_counts()
     refused = quarantine["raw_path"].value_counts()
     reasons = dict(zip(quarantine["raw_path"], quarantine["reason"], strict=True))
-    paths = [f"hostile/images/{safe_name(file.relative_to(photographs)).as_posix()}" for file, _ in written]
     return Outcome(
         pd.DataFrame(
             {
-                "mutation": [mutation for _, mutation in written],
+                "mutation": [kind for _, kind, _ in written],
                 "raw_path": paths,
                 "faces": [int(given.get(path, 0)) for path in paths],
                 "refusals": [int(refused.get(path, 0)) for path in paths],

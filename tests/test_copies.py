@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+import hostile_faces
 from styleblend.config.data import Keep, Split
 from styleblend.data import quality
 from styleblend.data.copies import small, structure
@@ -105,7 +106,7 @@ class Faces:
         table = pd.DataFrame(self.rows).astype({"person": "str"})
         seen = table[["face_id", "identity"]].assign(
             identity_metric="cosine", yaw_deg=0.0, pitch_deg=0.0, sharpness=[sharpness(each) for each in self.pixels],
-            **quality.columns(np.stack(self.pixels)),
+            **quality.columns(np.stack(self.pixels), np.zeros((len(self.pixels), 68, 2))),
         )  # fmt: skip
         return table.drop(columns="identity"), seen
 
@@ -257,3 +258,46 @@ def test_two_faces_of_one_picture_make_no_pair(wanted: int) -> None:
     found = {(number[a], number[b]) for a, b in zip(pairs["source_id"], pairs["target_id"], strict=True)}
     every = {(a, b) for a in range(40) for b in range(40) if a % 8 != b % 8 and a // 2 != b // 2}
     assert found <= every and len(found) == len(pairs) == min(wanted, len(every))
+
+
+def test_what_covers_a_face_is_measured_by_its_colour() -> None:
+    """Of one colour: as much as is painted, of another one; skin over skin is not seen. Points that are none tell
+    nothing."""
+    points = np.random.default_rng(0).uniform(0.2, 0.8, (68, 2))
+    points[:4] = ((0.1, 0.1), (0.9, 0.1), (0.9, 0.9), (0.1, 0.9))
+    inside = quality.skin(points, 128, 128)
+    face = np.full((128, 128, 3), (200, 150, 120), np.uint8)
+    assert quality.covered(face, points) == 0.0
+    for columns in (20, 30, 40):
+        hidden = np.zeros_like(inside)
+        hidden[:, :columns] = True
+        painted = np.where(hidden[..., None], np.uint8((40, 90, 160)), face)
+        assert quality.covered(painted, points) == pytest.approx(hidden[inside].mean(), abs=0.03)
+        likewise = np.where(hidden[..., None], np.uint8((210, 155, 125)), face)
+        assert quality.covered(likewise, points) == 0.0
+    assert quality.covered(face, np.full((68, 2), np.nan)) == 0.0
+    assert quality.covered(face, np.full((68, 2), 9.0)) == 0.0
+
+
+@pytest.mark.parametrize("look", ["sunglasses", "mask"])
+def test_a_rendered_face_behind_glasses_or_a_mask_is_more_covered(look: str) -> None:
+    """By at least half of what is hidden, with the true landmarks."""
+    face = hostile_faces.rendered(128)
+    points = (np.reshape(face.landmarks, (68, 2)) + 0.5) / 128
+    plain = np.asarray(face.image)
+    hidden = np.asarray(hostile_faces.LOOKS[look](face, np.random.default_rng(1)))
+    share = (hidden != plain).any(2)[quality.skin(points, 128, 128)].mean()
+    assert share > 0.15
+    assert quality.covered(hidden, points) - quality.covered(plain, points) > share / 2
+
+
+def test_covered_faces_fall_to_their_limit_alone_if_there_is_one(faces: Faces) -> None:
+    """By default no face does."""
+    faces.add(photograph(0), person(0), "a")
+    faces.add(photograph(1), person(1), "b")
+    table, seen = faces.tables()
+    seen["covered"] = [0.1, 0.6]
+    for limit, kept in ((1.0, [True, True]), (0.5, [True, False])):
+        chosen = select(faces.folder, table, seen, Keep(max_covered=limit))
+        assert chosen["kept"].tolist() == kept
+    assert chosen["missed"].tolist() == ["", "max_covered"]

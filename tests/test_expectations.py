@@ -59,7 +59,7 @@ def good(folder: Path, n: int = 40) -> Tables:
             "pitch_deg": random.normal(0, 10, n),
             "roll_deg": random.normal(0, 10, n),
             "sharpness": random.uniform(50, 500, n),
-            **quality.columns(random.integers(0, 255, (n, 16, 16, 3), dtype=np.uint8)),
+            **quality.columns(random.integers(0, 255, (n, 16, 16, 3), dtype=np.uint8), np.zeros((n, 68, 2))),
         }
     )
     quarantine = pd.DataFrame({"source": ["raw"], "raw_path": ["raw/x.jpg"], "reason": ["no face"]})

@@ -21,6 +21,7 @@ from styleblend.data import forgotten, removal, sources, splits
 from styleblend.data.align import align_faces
 from styleblend.data.manifest import read_manifest
 from styleblend.errors import StyleBlendError
+from styleblend.pretraining import sittings
 from styleblend.registry import learned, mlflow_store, runs
 from styleblend.stages.download import download
 from styleblend.system import dvc
@@ -203,6 +204,26 @@ def test_photographs_stay_out_under_another_name_and_new_ones_of_a_person_too(tm
     assert not list((tmp_path / "state").rglob("*.png"))
     with pytest.raises(StyleBlendError, match="all 5 pictures of download.sources are to be forgotten"):
         sources.gather(cfg, tmp_path / "raw", tmp_path / "state", without.also([], ["bob"]))
+
+
+def test_what_the_recipe_of_the_starter_prepared_goes_too(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A person whom only that recipe has is known by name; the folder prepared from it goes, one without it stays, and
+    the training that saw it is named. While a sitting is at work nothing is done."""
+    recipe = project / sittings.STATE
+    manifest = read_manifest(project / "data/faces")
+    for name, person in (("data-1", "ann"), ("data-2", "bob")):
+        shutil.copytree(project / "data/faces", recipe / name / "faces")
+        manifest.assign(person=person).to_parquet(recipe / name / "faces/manifest.parquet")
+    shutil.copytree(project / "data/splits", recipe / "training-1/splits")
+    with sittings.alone(recipe), pytest.raises(SystemExit, match="another process runs pretrain_faces"):
+        cli.main(["forget", "ann"])
+    assert forgotten.read(project / forgotten.FOLDER).size == 0
+    cli.main(["forget", "ann"])
+    said = capsys.readouterr().out
+    assert f"person: {len(manifest)} pictures" in said and f"{len(manifest)} faces that were prepared" in said
+    assert f"{sittings.STATE}/training-1 was dealt some of them" in said
+    assert sittings.prepared(recipe) == [recipe / "data-2/faces"] and not (recipe / "forgotten").exists()
+    assert forgotten.read(project / forgotten.FOLDER).person("ann")
 
 
 def test_the_list_is_the_same_after_it_was_read(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from styleblend.face_detector import loader
 from styleblend.face_detector.detection import Yunet, five_of
 from styleblend.face_detector.mediapipe import MediapipeDetector
 from styleblend.faces.alignment import quad_from_landmarks, side_px
-from styleblend.perception.mesh import POINTS, TO_68
+from styleblend.perception import mesh
+from styleblend.perception.mesh import POINTS, TO_68, FaceMesh
 from styleblend.swapping import errors, find_detector, find_model, swap_faces
 from styleblend.weights.starter import STATED, write_starter
 from tiny_model import MODEL
@@ -36,12 +37,12 @@ def planted() -> np.ndarray:
 
 def files(folder: Path, threshold: float = 0.3) -> tuple[Path, Path]:
     """A detector that sees half of a red picture, around its middle, as a face, and a mesh with planted points."""
-    detector, mesh = folder / "detector.tflite", folder / "landmarks.tflite"
+    detector, points = folder / "detector.tflite", folder / "landmarks.tflite"
     # The anchor's cell of the map of 16 begins at 64 px: its centre is 4 px further.
     row = [-4, -4, 64, 64, -20, -14, 12, -14, *[0] * 8]
     detector.write_bytes(tflite_files.blazeface([row], [2 * (8 * 16 + 8)]))
-    mesh.write_bytes(tflite_files.mesh(planted(), 192, threshold=threshold))
-    return detector, mesh
+    points.write_bytes(tflite_files.mesh(planted(), 192, threshold=threshold))
+    return detector, points
 
 
 def red(width: int, height: int) -> Image.Image:
@@ -69,11 +70,11 @@ def test_what_neither_network_calls_a_face_is_none(tmp_path: Path) -> None:
 
 def test_a_wrong_file_is_one_line(tmp_path: Path) -> None:
     """Missing, or another network: named with what to do."""
-    detector, mesh = files(tmp_path)
+    detector, points = files(tmp_path)
     for one, other, message in (
-        (tmp_path / "absent.tflite", mesh, "absent.tflite is missing: align.detector mediapipe needs"),
+        (tmp_path / "absent.tflite", points, "absent.tflite is missing: align.detector mediapipe needs"),
         (detector, tmp_path / "absent.tflite", "absent.tflite is missing"),
-        (mesh, mesh, "it is not BlazeFace of short range"),
+        (points, points, "it is not BlazeFace of short range"),
         (detector, detector, "it is no face mesh"),
     ):
         with pytest.raises(StyleBlendError, match=message) as caught:
@@ -90,6 +91,24 @@ def test_a_run_and_a_first_use_find_it(root: Path, tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     with pytest.raises(errors.DetectorMissing, match="mediapipe_face_detector is not to be had .*pretrained.mirror"):
         find_detector(cfg, None, tmp_path / "absent", tmp_path / "state")
+
+
+def test_detector_and_second_opinion_share_a_mesh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is read once, whether the finder reads it or is given it."""
+    _, file = files(tmp_path)
+    read: list[Path] = []
+
+    def load(path: Path) -> FaceMesh:
+        read.append(path)
+        return plain(path)
+
+    plain = mesh.load
+    monkeypatch.setattr(mesh, "load", load)
+    found = loader.load_finder("mediapipe", tmp_path, 0.6, mesh_file=file)
+    assert found.mesh is not None and read == [file]
+    again = loader.load_finder("mediapipe", tmp_path, 0.6, mesh=found.mesh)
+    assert again.mesh is found.mesh and read == [file]
+    assert len(again.detect(red(128, 128))) == len(found.detect(red(128, 128)))
 
 
 def _london(count: int) -> list[Path]:

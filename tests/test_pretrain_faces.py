@@ -19,9 +19,11 @@ from styleblend.config.base import ConfigError
 from styleblend.config.face_pretraining import PretrainFaces
 from styleblend.config.params import parse_params
 from styleblend.config.training import LossWeights
+from styleblend.data.forgotten import Forgotten
+from styleblend.data.manifest import read_manifest
 from styleblend.errors import StyleBlendError
 from styleblend.model import load
-from styleblend.pretraining import photographs, starter
+from styleblend.pretraining import photographs, sittings, starter
 from styleblend.pretraining.photographs import named_by_hash, part_of, person_of
 from styleblend.system.lock import hold
 from styleblend.weights.formats import dlib_resnet
@@ -187,12 +189,48 @@ def test_two_recipes_at_once_are_refused(mirror: Path, root: Path, here: Path) -
 
 def test_too_few_persons_are_named(mirror: Path, tmp_path: Path) -> None:
     """A probe needs two persons: how many there are, and which shares decide, is said."""
-    (tmp_path / "faces").mkdir()
-    rows = {"face_id": ["a", "b", "c"], "source": "mine", "person": ["p", "q", None]}
-    pd.DataFrame(rows).to_parquet(tmp_path / "faces/manifest.parquet")
-    made = photographs.Photographs("", tmp_path, tmp_path / "faces", tmp_path)
+    rows = pd.DataFrame({"face_id": ["a", "b", "c"], "source": "mine", "person": ["p", "q", None]})
     with pytest.raises(StyleBlendError, match="has 0 of 3 persons for val, 2 are needed: .* change val 0 and"):
-        photographs.deal(recipe(mirror, val=0.0), made)
+        photographs.deal(recipe(mirror, val=0.0), rows)
+
+
+def test_copies_and_forgotten_pictures_are_neither_dealt_nor_left_prepared(
+    mirror: Path, root: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a picture under two persons one is dealt. What is forgotten leaves what a sitting prepared, the others stay,
+    and their training is another; a list that names none of the pictures changes nothing."""
+    few = SOURCE | {"identities": 6}
+    cfg, state = recipe(mirror, sources=[few, few | {"name": "again"}], held_out={}), here / "state"
+
+    def sitting(without: Forgotten) -> tuple[pd.DataFrame, Path]:
+        made = photographs.prepare(cfg, root / "data/pretrained/small", state, "cpu", without)
+        faces = photographs.chosen(cfg, made)
+        dealt = photographs.deal(cfg, faces)
+        folder = starter._folder(cfg, made, dealt, state)
+        dealt.write(folder / "splits")
+        return read_manifest(made.faces).set_index("face_id").loc[sittings.dealt_in(folder)], folder
+
+    faces, folder = sitting(Forgotten())
+    # The second source shows the same pictures under other names.
+    assert len(faces) == 12 and faces["raw_sha256"].is_unique
+    assert "pretrain_faces: 12 copies of one picture and 0 faces beyond limits left out" in capsys.readouterr().out
+    (table,) = state.glob("data-*/perceived.parquet")
+    before = table.stat().st_mtime_ns
+    known, same = sitting(Forgotten().also(["0" * 64], ["nobody"]))
+    assert known.equals(faces) and same == folder and table.stat().st_mtime_ns == before
+
+    picture, person = faces["raw_sha256"].iloc[0], faces["person"].iloc[-1]
+    others = [person, person.replace("rendered", "again"), person.replace("again", "rendered")]
+    # Of the picture both copies go, of the person both names.
+    removed = sittings.forget(state, Forgotten().also([picture], others))
+    assert len(removed) == 6 and list(sittings.learned_from(state, removed)) == [state / folder.name]
+    assert not list(state.glob("data-*/faces/images/*"))
+    left, another = sitting(Forgotten().also([picture], others))
+    assert len(left) == 9 and another.name != folder.name
+    assert picture not in set(left["raw_sha256"]) and not set(others) & set(left["person"])
+    assert len(list(state.glob("data-*/faces/images/*"))) == 18
+    # Nor do kept results hold them.
+    assert len(list((state / "align").rglob("*.png"))) == 9
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from onnx import TensorProto
 from PIL import Image
 
@@ -16,8 +19,9 @@ from styleblend.config.data import Align
 from styleblend.config.params import load_params
 from styleblend.data.align import align_faces
 from styleblend.errors import StyleBlendError
-from styleblend.face_detector import loader
+from styleblend.face_detector import canvas, loader
 from styleblend.face_detector.detection import Detection, Yunet
+from styleblend.face_detector.finder import FaceFinder
 from styleblend.face_detector.scrfd import Scrfd
 from styleblend.swapping import find_detector
 from test_manifest import enumerate_folder
@@ -81,39 +85,94 @@ def test_a_picture_that_is_not_square_keeps_its_shape(detector: Scrfd) -> None:
 
 
 def test_a_face_that_fills_the_picture_and_a_small_one_of_a_large_picture_are_found(detector: Scrfd) -> None:
-    """The windows of 128 and of 1,920 px see what the one of 640 does not: no cell of it is all red."""
+    """The copies of 128 and of 1,920 px show what the one of 640 does not: no cell of it is all red."""
     (large,) = detector.detect(red((128, 128), (64, 32, 32)))
     check(large, 64, 32, 32)
     (small,) = detector.detect(red((1920, 1280), (320, 640, 32)))
     check(small, 320, 640, 32)
 
 
-def test_no_picture_is_looked_at_larger_than_it_is(detector: Scrfd, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond 640 px the last window is the picture's side, rounded up to SCRFD's stride, and at most 1,920 px."""
-    asked: list[int] = []
-    plain = detector._detect_in
+@pytest.fixture
+def passes(detector: Scrfd, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Size (width, height) of what the network sees in each of its passes from now on."""
+    seen: list[tuple[int, int]] = []
+    plain = detector._network.forward
 
-    def spied(image: Image.Image, window: tuple[int, int]) -> list[Detection]:
-        asked.append(window[0])
-        return plain(image, window)
+    def spied(pixels: NDArray[np.uint8], *given: Any) -> Any:
+        seen.append((pixels.shape[1], pixels.shape[0]))
+        return plain(pixels, *given)
 
-    monkeypatch.setattr(detector, "_detect_in", spied)
-    for side, wanted in (
-        (300, [128, 640]),
-        (1000, [128, 640, 1024]),
-        (1024, [128, 640, 1024]),
-        (3000, [128, 640, 1920]),
-    ):
-        asked.clear()
-        detector.detect(Image.new("RGB", (side, side // 2)))
-        assert asked == wanted
-    (face,) = detector.detect(red((1024, 1024), (640, 320, 32)))
-    check(face, 640, 320, 32)
+    monkeypatch.setattr(detector._network, "forward", spied)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("size", "sides"), [((300, 150), (640, 128)), ((700, 1000), (1024, 640, 128)), ((3000, 2000), (1920, 640, 128))]
+)
+def test_all_sizes_of_a_picture_are_seen_in_one_pass(
+    detector: Scrfd, passes: list[tuple[int, int]], size: tuple[int, int], sides: tuple[int, ...]
+) -> None:
+    """Copies whose longer sides are those of SIDES_PX, none beyond 640 px larger than the picture's, rounded up to
+    SCRFD's stride, lie on one canvas that is little larger than they are."""
+    detector.detect(Image.new("RGB", size))
+    ((width, height),) = passes
+    copies = [np.array(size) * side / max(size) for side in sides]
+    assert max(*copies[0]) <= max(width, height)
+    assert sum(float(np.prod(copy)) for copy in copies) < width * height < 2 * sum(side**2 for side in sides)
+
+
+def test_a_found_face_is_looked_at_in_all_turns_at_once() -> None:
+    """The picture, the face in eight turns, and again in the turn that was seen: three looks at an upright face."""
+    looks: list[int] = []
+    face = Detection((50, 40, 100, 130), np.array([(70.0, 80), (130, 80), (100, 115), (78, 145), (122, 145)]), 0.8)
+    seen = Detection((76, 65, 72, 93), (face.five_px - (100, 105)) * 224 / 312 + 112, 0.8)
+
+    class OfMany:
+        def detect(self, image: Image.Image) -> list[Detection]:
+            looks.append(1)
+            return [face]
+
+        def detect_each(self, images: Sequence[Image.Image]) -> list[list[Detection]]:
+            looks.append(len(images))
+            return [[seen], *([] for _ in images[1:])]
+
+    (found,) = FaceFinder(OfMany()).detect(Image.new("RGB", (200, 200)))
+    assert found is face and looks == [1, 8, 1]
+
+
+def test_several_pictures_are_seen_apart(detector: Scrfd, passes: list[tuple[int, int]]) -> None:
+    """Each has its own faces, as if it were looked at alone, whatever lies beside it on the canvas."""
+    pictures = [red((224, 224), (32 * n, 64, 32)) if n != 2 else Image.new("RGB", (224, 224)) for n in range(7)]
+    found = detector.detect_each(pictures)
+    assert len(passes) == 1 and detector.detect_each([]) == []
+    assert [len(faces) for faces in found] == [1, 1, 0, 1, 1, 1, 1]
+    for number, faces in enumerate(found):
+        for face in faces:
+            check(face, 32 * number, 64, 32)
+
+
+def test_a_canvas_is_taken_as_it_is() -> None:
+    """Pictures of any sizes stand apart, inside, and the library does not scale the canvas, whatever its rounding."""
+    random = np.random.default_rng(0)
+    for longest in (40, 300, 700, 1300) * 10:
+        count = random.integers(1, 9)
+        sizes = [(int(width), int(height)) for width, height in random.integers(1, longest, (count, 2))]
+        places = canvas.placed(sizes)
+        covered = np.zeros(places.size[::-1], np.uint8)
+        for number, ((left, top), (width, height)) in enumerate(zip(places.corners, sizes, strict=True)):
+            covered[top : top + height, left : left + width] += 1
+            assert left % 32 == top % 32 == 0 and places.of(left, top) == number
+            assert places.of(left + width, top) != number
+        assert covered.sum() == sum(width * height for width, height in sizes) and covered.max() == 1
+    for width in range(128, 4000, 128):
+        for height in range(128, 4000, 128):
+            wide, high = canvas.placed([(width, height)]).size
+            assert wide == width and height <= high < height + 256 and int(wide * (high / wide)) == high
 
 
 def test_one_face_is_given_once_and_the_largest_first(detector: Scrfd) -> None:
-    """A square that fires in two windows is one face, and faces are sorted by the area of their boxes."""
-    # 96 px of the large window are 32 of the middle one, whose one face covers those of the large one's nine cells.
+    """A square that fires in two copies is one face, and faces are sorted by the area of their boxes."""
+    # 96 px of the large copy are 32 of the middle one, whose one face covers those of the large one's nine cells.
     faces = detector.detect(red((1920, 1920), (960, 960, 32), (0, 480, 96)))
     assert [round(face.box[2]) for face in faces] == [288, 96]
     check(faces[0], 0, 480, 96)

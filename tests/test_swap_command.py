@@ -145,7 +145,7 @@ def test_wrong_places_are_one_line(project: Path) -> None:
 
 def test_a_target_that_is_named_twice_is_made_once() -> None:
     """As in `swap s.png photos/*.png photos/a.png`."""
-    tasks = batch.plan([Path("a.png"), Path("b.png"), Path("a.png")], Path("out"), [])
+    tasks = batch.plan([Path("a.png"), Path("b.png"), Path("a.png")], Path("out"), [], {})
     assert tasks == [Task(Path("a.png"), Path("out/a.png")), Task(Path("b.png"), Path("out/b.png"))]
 
 

@@ -37,8 +37,9 @@ def _swap(cfg: Config, given: Namespace) -> None:
     except ValueError:
         raise StyleBlendError(f"--background {given.background} is no colour: give a name or #rrggbb") from None
     output, is_batch = given.output, batch.is_batch(given.targets, given.output)
-    tasks = batch.plan(given.targets, output, [path for path in (given.source, given.target_like) if path])
-    _print(batch.passed_over(given.targets))
+    below = batch.look(given.targets)
+    tasks = batch.plan(given.targets, output, [path for path in (given.source, given.target_like) if path], below)
+    _print(batch.passed_over(below))
     waiting = [task for task in tasks if not is_batch or given.overwrite or not os.path.exists(task.output)]
     if kept := len(tasks) - len(waiting):
         print(f"{shown(output)}: {kept} pictures are there already and stay (--overwrite makes them again)")

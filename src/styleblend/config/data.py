@@ -55,6 +55,7 @@ class Keep(Section):
     max_brightness: float = Field(255, ge=0, le=255)
     max_dark: Probability = Field(1, description="share of the middle of the face that is nearly black")
     max_light: Probability = Field(1, description="share of the middle of the face that is nearly white")
+    max_covered: Probability = Field(1, description="share of the face of another colour than most, see data.quality")
 
     @model_validator(mode="after")
     def leaves_brightness(self) -> Keep:

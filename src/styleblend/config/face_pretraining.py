@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field, ValidationInfo, model_validator
 
 from styleblend.config.base import Probability
-from styleblend.config.data import Align
+from styleblend.config.data import Align, Keep
 from styleblend.config.model import Model
 from styleblend.config.needs import expect_detector, expect_for_training
 from styleblend.config.pretrained import Pretrained
@@ -23,6 +23,7 @@ class PretrainFaces(Sources):
     val_pairs: int = Field(48, ge=1, description="pairs of the probe")
     networks: Pretrained = Field(description="as the section pretrained, which is the pipeline's")
     align: Align
+    keep: Keep = Field(Keep(), description="limits of the faces that are used, as validate.keep")
     model: Model
     training: Training
     start: Path | None = Field(None, description="folder of a starter to go on from; null is new weights")

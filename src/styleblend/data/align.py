@@ -232,7 +232,7 @@ def _contained() -> Iterator[None]:
 
 @lru_cache(maxsize=1)
 def _finder(kind: Finder, networks: Path, min_score: float, min_face_px: int) -> FaceFinder:
-    return loader.load_finder(kind, networks, min_score, threads=1, min_face_px=min_face_px)
+    return loader.load_finder(kind, networks, min_score, threads=1, min_face_px=min_face_px, mesh=_mesh(networks))
 
 
 @lru_cache(maxsize=1)

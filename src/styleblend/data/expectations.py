@@ -14,14 +14,14 @@ import pandas as pd
 from PIL import Image
 
 from styleblend.config.data import Validate
-from styleblend.data.quality import EXPOSURE
+from styleblend.data.quality import COVERED, EXPOSURE
 from styleblend.data.selection import MEASURES, labels_by_picture
 
 EXAMPLES = 5
 DRIFT = "drift"
 """Name of the suite on what moved since the champion learned."""
 
-PLAIN = ("yaw_deg", "pitch_deg", "roll_deg", "sharpness", *EXPOSURE)
+PLAIN = ("yaw_deg", "pitch_deg", "roll_deg", "sharpness", *EXPOSURE, COVERED)
 """Columns of the perceived table that are checked as they are."""
 
 _KEYS = {"pictures": "raw_path", DRIFT: "column"}
@@ -227,6 +227,7 @@ def suites(cfg: Validate, by_distance: bool = False, with_drift: bool = False) -
             between("brightness", 0, 255),
             between("dark", 0, 1),
             between("light", 0, 1),
+            between(COVERED, 0, 1),
         ],
         # What the splits take: no picture twice, and every limit of validate.keep met.
         "used": [
@@ -240,6 +241,7 @@ def suites(cfg: Validate, by_distance: bool = False, with_drift: bool = False) -
             between("brightness", keep.min_brightness, keep.max_brightness),
             between("dark", 0, keep.max_dark),
             between("light", 0, keep.max_light),
+            between(COVERED, 0, keep.max_covered),
         ],
         "pictures": [between("labels", None, 1, 1 - cfg.max_two_labels)],
         "run": [

@@ -50,7 +50,7 @@ MESH = pa.field("mesh", pa.list_(pa.float32()))
 PERCEIVED = pa.schema(
     [("face_id", pa.string()), ("identity_metric", pa.string())]
     + [(name, pa.list_(pa.float32())) for name in VECTORS]
-    + [(name, pa.float64()) for name in (*NUMBERS, *quality.EXPOSURE)]
+    + [(name, pa.float64()) for name in (*NUMBERS, *quality.EXPOSURE, quality.COVERED)]
     + [(quality.HASH, pa.string())]
 )
 
@@ -249,7 +249,7 @@ def _seen(files: Sequence[Path], networks: Networks, device: str, size: int = 0)
     columns["identity_metric"] = [networks.identity.metric] * count
     columns |= dict(zip(NUMBERS, angles[:count].float().cpu().T.tolist(), strict=False))
     columns["sharpness"] = [sharpness(picture) for picture in pixels]
-    columns |= quality.columns(pixels)
+    columns |= quality.columns(pixels, points[:count].float().cpu().reshape(count, -1, 2).numpy())
     return columns
 
 

@@ -5,7 +5,7 @@ Nothing runs again here. DVC finds the outputs changed, as the list of what is f
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,10 +31,11 @@ class Named:
     person: str | None = None
 
 
-def find(project: Path, name: str) -> Named:
+def find(project: Path, name: str, others: Sequence[Path] = ()) -> Named:
     """What a name stands for: a picture's file, a path in data/raw, a face's id, or a person's name.
 
     Args:
+        others: folders of aligned faces that are no stage's; they are asked for persons where the data have none.
         name: a file is looked for in the current folder; persons are the labels of the sources, or the clusters that
             the splits name where there are no labels.
     Raises:
@@ -55,6 +56,10 @@ def find(project: Path, name: str) -> Named:
         rows = index[index["person"] == name]
         if len(rows):
             return Named("person", frozenset(rows["sha256"]), name)
+    for folder in others:
+        table = _table(folder / "manifest.parquet")
+        if table is not None and len(rows := table[table["person"] == name]):
+            return Named("person", frozenset(rows["raw_sha256"]), name)
     members = _members(project, name)
     if manifest is not None and members:
         rows = manifest[manifest["face_id"].isin(members)]

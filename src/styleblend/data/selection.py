@@ -17,14 +17,14 @@ from styleblend.config.data import Keep
 from styleblend.data import copies
 from styleblend.data.clusters import Numbers, likeness
 from styleblend.data.copies import metric_of, vectors_of
-from styleblend.data.quality import HASH
+from styleblend.data.quality import COVERED, HASH
 from styleblend.errors import StyleBlendError
 
 IDENTICAL, NEAR = "identical", "near-identical"
 """How a face is a copy of the kept one: cut from the same file, or from a file that shows the same photograph."""
 
 UNSEEN = "not perceived"
-MEASURES = ("face_px", "sharpness", "yaw_deg", "pitch_deg", "brightness", "dark", "light")
+MEASURES = ("face_px", "sharpness", "yaw_deg", "pitch_deg", "brightness", "dark", "light", COVERED)
 """Columns with limits in section validate.keep."""
 
 
@@ -40,8 +40,9 @@ def select(folder: Path, manifest: pd.DataFrame, perceived: pd.DataFrame, cfg: K
     Raises:
         StyleBlendError: the perceived table is of an earlier version.
     """
-    if HASH not in perceived:
-        raise StyleBlendError(f"the perceived table has no column {HASH}: run the stage perceive again")
+    for name in (HASH, COVERED):
+        if name not in perceived:
+            raise StyleBlendError(f"the perceived table has no column {name}: run the stage perceive again")
     faces = manifest.reset_index(drop=True).merge(perceived.drop_duplicates("face_id"), on="face_id", how="left")
     chosen = faces[["face_id", "source", "raw_path", "person"]].copy()
     chosen["content"] = copies.contents(faces)
@@ -73,6 +74,7 @@ def limits_missed(measured: pd.DataFrame, cfg: Keep) -> list[list[str]]:
         "max_brightness": values["brightness"] > cfg.max_brightness,
         "max_dark": values["dark"] > cfg.max_dark,
         "max_light": values["light"] > cfg.max_light,
+        "max_covered": values[COVERED] > cfg.max_covered,
     }
     return [[name for name, missing in misses.items() if missing[row]] for row in range(len(measured))]
 

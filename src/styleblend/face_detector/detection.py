@@ -6,10 +6,10 @@ configured one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -56,6 +56,22 @@ class Detector(Protocol):
     def detect(self, image: Image.Image) -> list[Detection]:
         """Faces of an RGB picture of any size, the largest first; none gives an empty list."""
         ...
+
+
+@runtime_checkable
+class DetectorOfMany(Detector, Protocol):
+    """A face detector that looks at several small pictures at once."""
+
+    def detect_each(self, images: Sequence[Image.Image]) -> list[list[Detection]]:
+        """Faces of each RGB picture, as `detect` gives them."""
+        ...
+
+
+def detect_each(detector: Detector, images: Sequence[Image.Image]) -> list[list[Detection]]:
+    """Faces of each of several small RGB pictures, at once where the detector can."""
+    if isinstance(detector, DetectorOfMany):
+        return detector.detect_each(images)
+    return [detector.detect(image) for image in images]
 
 
 def annotated(landmarks_px: ArrayLike) -> Detection:

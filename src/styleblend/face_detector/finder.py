@@ -147,13 +147,14 @@ class FaceFinder:
 
     def _in_its_turn(self, copies: Copies, face: Detection) -> Detection | Refused:
         """The face as it looks in the turn in which it looks most like one; as it is, where that is its own."""
-        around = (looks.closer(self.detector, copies, face, eighth * np.pi / 4) for eighth in range(8))
+        around = looks.closer(self.detector, copies, [(face, eighth * np.pi / 4) for eighth in range(8)])
         seen = [each for each in around if each is not None]
         if not seen:
             why = geometry.misfit(face.five_px) or "the detector does not see it again when it looks closer"
             return Refused(face, "not a face", why)
         # A view around wrong points may cut a face, so that turns are compared by views around what each showed.
-        upright = (looks.closer(self.detector, copies, each, roll_rad(each.five_px)) for each in _one_a_turn(seen))
+        turns = [(each, roll_rad(each.five_px)) for each in _one_a_turn(seen)]
+        upright = looks.closer(self.detector, copies, turns)
         refined = [each for each in upright if each is not None]
         best = max(refined, key=lambda look: look.score, default=None)
         if best is None or not _wins(best, [*seen, *refined]):

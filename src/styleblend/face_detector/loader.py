@@ -23,16 +23,20 @@ def load_finder(
     threads: int = 0,
     mesh_file: Path | None = None,
     min_face_px: int = 0,
+    mesh: FaceMesh | None = None,
 ) -> FaceFinder:
     """Build a detector with the check of its faces: by other turns, by their points, and by the mesh if there is one.
 
     Args:
-        min_face_px: longer side of the smallest face that is accepted. The others are those of `load`.
+        mesh_file: of the mesh, in place of the landmark network in `networks`.
+        min_face_px: longer side of the smallest face that is accepted.
+        mesh: the same where it is loaded already. The others are those of `load`.
     Raises:
         StyleBlendError: a file is missing, damaged or for another kind of network.
     """
-    detector = load(kind, networks, min_score, file, threads, mesh_file)
-    return FaceFinder(detector, load_mesh(networks, mesh_file), SURE_SCORE.get(kind, 1.0), min_face_px)
+    mesh = mesh or load_mesh(networks, mesh_file)
+    detector = load(kind, networks, min_score, file, threads, mesh)
+    return FaceFinder(detector, mesh, SURE_SCORE.get(kind, 1.0), min_face_px)
 
 
 def load_mesh(networks: Path, mesh_file: Path | None = None) -> FaceMesh | None:
@@ -56,7 +60,7 @@ def load(
     min_score: float,
     file: Path | None = None,
     threads: int = 0,
-    mesh_file: Path | None = None,
+    mesh: FaceMesh | None = None,
 ) -> Detector:
     """Build a detector; nothing is downloaded.
 
@@ -65,7 +69,7 @@ def load(
         file: the detector's file, in place of the one in `networks`.
         threads: on the CPU; 0 takes all cores. For face_alignment and mediapipe it sets torch's number for the whole
             process.
-        mesh_file: of the mesh that mediapipe needs, in place of the landmark network in `networks`.
+        mesh: that mediapipe needs; None: the landmark network in `networks`.
     Raises:
         StyleBlendError: a file is missing, damaged or for another kind of detector.
     """
@@ -85,11 +89,11 @@ def load(
         return Scrfd(file, min_score, threads)
     if threads:
         torch.set_num_threads(threads)
-    landmarks = mesh_file or frozen.foreign(networks, "landmarks")
+    landmarks = frozen.foreign(networks, "landmarks")
     if kind == "mediapipe":
         from styleblend.face_detector.mediapipe import MediapipeDetector
 
-        return MediapipeDetector(file, landmarks or networks / "landmarks.tflite", min_score)
+        return MediapipeDetector(file, mesh or landmarks or networks / "landmarks.tflite", min_score)
     from styleblend.face_detector.face_alignment import FaceAlignmentDetector
 
     if landmarks is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import cv2
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from styleblend.face_detector import geometry, squares
-from styleblend.face_detector.detection import Detection, Detector
+from styleblend.face_detector.detection import Detection, Detector, detect_each
 from styleblend.face_detector.squares import Square
 from styleblend.faces.alignment import Points
 
@@ -39,22 +39,29 @@ class Copies:
         return squares.halvings(np.asarray(self.image.convert("RGB")))
 
 
-def closer(detector: Detector, copies: Copies, face: Detection, angle: float) -> Detection | None:
-    """The surest face, with points that fit together, that is seen at the place of one in its turned surroundings.
+def closer(detector: Detector, copies: Copies, looks: Sequence[tuple[Detection, float]]) -> list[Detection | None]:
+    """For each look the surest face, with points that fit together, that is seen at the place of one in its turned
+    surroundings.
 
     Args:
-        angle: by which the view is turned clockwise, in radians: a face that is turned so is upright in it.
+        looks: faces, each with the angle by which the view is turned clockwise, in radians: a face that is turned so is
+            upright in it.
     """
-    x, y = _middle(face).tolist()
-    square = Square(x, y, FACTOR * face.side_px, angle)
-    view = Image.fromarray(squares.cut(copies.halvings, square, SIDE_PX, cv2.BORDER_CONSTANT))
+    squares_of = []
+    for face, angle in looks:
+        x, y = _middle(face).tolist()
+        squares_of.append(Square(x, y, FACTOR * face.side_px, angle))
+    views = [Image.fromarray(squares.cut(copies.halvings, each, SIDE_PX, cv2.BORDER_CONSTANT)) for each in squares_of]
+    found: list[Detection | None] = []
+    for (face, angle), square, seen in zip(looks, squares_of, detect_each(detector, views), strict=True):
 
-    def to_picture(points: Points) -> Points:
-        return square.to_picture((points + 0.5) / SIDE_PX)
+        def to_picture(points: Points, square: Square = square) -> Points:
+            return square.to_picture((points + 0.5) / SIDE_PX)
 
-    seen = [_placed(each, to_picture, square.side / SIDE_PX, angle) for each in detector.detect(view)]
-    near = [each for each in seen if geometry.misfit(each.five_px) is None and _lie_together(each, face)]
-    return max(near, key=lambda each: each.score, default=None)
+        there = [_placed(each, to_picture, square.side / SIDE_PX, angle) for each in seen]
+        near = [each for each in there if geometry.misfit(each.five_px) is None and _lie_together(each, face)]
+        found.append(max(near, key=lambda each: each.score, default=None))
+    return found
 
 
 def whole(detector: Detector, image: Image.Image, quarters: int) -> list[Detection]:

@@ -24,7 +24,7 @@ from styleblend.face_detector.detection import OVERLAP, Detection, five_of, larg
 from styleblend.face_detector.squares import Square
 from styleblend.faces.alignment import Points
 from styleblend.perception import mesh
-from styleblend.perception.mesh import FACE_PRESENT, POINTS, TO_68
+from styleblend.perception.mesh import FACE_PRESENT, POINTS, TO_68, FaceMesh
 from styleblend.weights.formats import tflite_graph
 from styleblend.weights.formats.tflite_graph import TfliteError
 from styleblend.weights.formats.tflite_network import TfliteNetwork
@@ -60,17 +60,19 @@ class _Found(NamedTuple):
 class MediapipeDetector:
     """Finds all faces of a picture, with five points each. On the CPU."""
 
-    def __init__(self, detector: Path, mesh_file: Path, min_score: float = 0.6) -> None:
-        """Load both files.
+    def __init__(self, detector: Path, face_mesh: Path | FaceMesh, min_score: float = 0.6) -> None:
+        """Load the files.
 
         Args:
             detector: face_detector.tflite, as in face_landmarker.task.
-            mesh_file: face_landmark.tflite (468 points) or face_landmarks_detector.tflite (478 points).
+            face_mesh: face_landmark.tflite (468 points) or face_landmarks_detector.tflite (478 points), or what was
+                loaded from it.
         Raises:
             StyleBlendError: a file is missing, damaged or holds another network.
         """
-        expect_files(detector, mesh_file)
-        self._network, self._mesh, self._min_score = _blazeface(detector), mesh.load(mesh_file), min_score
+        expect_files(detector, *([face_mesh] if isinstance(face_mesh, Path) else []))
+        self._network, self._min_score = _blazeface(detector), min_score
+        self._mesh = mesh.load(face_mesh) if isinstance(face_mesh, Path) else face_mesh
         self._anchors = _anchors()
 
     @torch.inference_mode()

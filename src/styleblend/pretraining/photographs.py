@@ -11,15 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
 
 from styleblend.config.data import Perceive
 from styleblend.config.face_pretraining import PretrainFaces
 from styleblend.config.sources import FolderSource
-from styleblend.data import folders, sources, splits
+from styleblend.data import folders, selection, sources, splits
 from styleblend.data.align import align_faces
+from styleblend.data.forgotten import Forgotten
 from styleblend.data.manifest import read_manifest
 from styleblend.data.perceived import perceive_folder
+from styleblend.data.quality import COVERED, HASH
 from styleblend.errors import StyleBlendError
+from styleblend.pretraining import sittings
 from styleblend.system.files import fingerprint
 from styleblend.weights.run_folder import collect
 
@@ -37,11 +41,12 @@ class Photographs:
     perceived: Path
 
 
-def prepare(cfg: PretrainFaces, small: Path, state: Path, device: str) -> Photographs:
+def prepare(cfg: PretrainFaces, small: Path, state: Path, device: str, without: Forgotten | None = None) -> Photographs:
     """Gather, align and perceive the photographs of the sources; what an earlier call finished is not done again.
 
     Args:
         small: folder of this project's own networks. state: of the recipe; the folder data-<key> in it is filled.
+        without: what is left out; where an earlier call prepared some of it, all of that folder is prepared again.
     Raises:
         StyleBlendError: there is no source, or one is missing, or a network is not to be had, or no face is found.
     """
@@ -50,6 +55,9 @@ def prepare(cfg: PretrainFaces, small: Path, state: Path, device: str) -> Photog
             "pretrain_faces.sources is empty: name folders with photographs of your own, with their licence and terms"
             " (presets/starter.yaml shows how)"
         )
+    without = without or Forgotten()
+    if sittings.forget(state, without):
+        print("pretrain_faces: what was prepared of pictures to be forgotten is removed", flush=True)
     key = fingerprint(*_made_from(cfg))
     place = state / f"data-{key}"
     raw, networks, faces, perceived = (place / name for name in ("raw", "networks", "faces", "perceived.parquet"))
@@ -57,12 +65,13 @@ def prepare(cfg: PretrainFaces, small: Path, state: Path, device: str) -> Photog
         collect(small, networks, cfg.networks)
     if not faces.is_dir():
         if not raw.is_dir():
-            sources.gather(cfg, raw, state)
+            sources.gather(cfg, raw, state, without)
         aligned, refused = align_faces(raw, networks, faces, cfg.align, state)
         print(f"pretrain_faces: {len(aligned)} faces, {len(refused)} pictures in quarantine", flush=True)
     # Training reads the aligned faces alone; the copies took as much room as the originals.
     shutil.rmtree(raw, ignore_errors=True)
-    if not perceived.is_file():
+    # A table of an earlier version lacks what the selection asks for.
+    if not perceived.is_file() or not {HASH, COVERED} <= set(pq.read_schema(perceived).names):
         perceive_folder(faces, networks, perceived, Perceive(), device, state)
     return Photographs(key, networks, faces, perceived)
 
@@ -105,13 +114,25 @@ def named_by_hash(persons: Iterable[str]) -> list[str]:
     return sorted({hashlib.sha256(os.fsencode(person)).hexdigest()[:12] for person in persons})
 
 
-def deal(cfg: PretrainFaces, photographs: Photographs) -> splits.Splits:
+def chosen(cfg: PretrainFaces, photographs: Photographs) -> pd.DataFrame:
+    """The rows of the manifest that are used: within the limits of `cfg.keep`, and of copies of one picture one."""
+    manifest = read_manifest(photographs.faces)
+    decided = selection.select(photographs.faces, manifest, pd.read_parquet(photographs.perceived), cfg.keep)
+    if len(left_out := decided[~decided["kept"]]):
+        copies = int((left_out["missed"] == "").sum())
+        limits = len(left_out) - copies
+        print(f"pretrain_faces: {copies} copies of one picture and {limits} faces beyond limits left out", flush=True)
+    return manifest[decided["kept"].to_numpy()].reset_index(drop=True)
+
+
+def deal(cfg: PretrainFaces, faces: pd.DataFrame) -> splits.Splits:
     """Faces for training, for the probe and for no training, no person in two, and pairs of the latter two.
 
+    Args:
+        faces: rows of the manifest.
     Raises:
         StyleBlendError: too few persons to train on or for the probe.
     """
-    faces = read_manifest(photographs.faces)[["face_id", "source", "person"]]
     columns = (faces[name] for name in ("source", "person", "face_id"))
     persons = [
         person_of(source, None if pd.isna(label) else label, face_id)

@@ -19,22 +19,21 @@ from torch import Tensor
 from styleblend.config.face_pretraining import PretrainFaces
 from styleblend.config.training import PACE
 from styleblend.data import licences
-from styleblend.data.manifest import read_manifest
+from styleblend.data.forgotten import Forgotten
+from styleblend.data.splits import Splits
 from styleblend.errors import StyleBlendError
 from styleblend.model import build, build_discriminator, load
-from styleblend.pretraining.photographs import Photographs, deal, named_by_hash, prepare
+from styleblend.pretraining import sittings
+from styleblend.pretraining.photographs import Photographs, chosen, deal, named_by_hash, prepare
+from styleblend.pretraining.sittings import STATE
 from styleblend.provenance import save_picture
 from styleblend.system.files import fingerprint
-from styleblend.system.lock import hold
 from styleblend.system.process import exit_on_sigterm
 from styleblend.training import inputs, loop
 from styleblend.training.steps import Learner, new_learner
 from styleblend.weights import frozen
 from styleblend.weights.start import fill, fill_body
 from styleblend.weights.starter import DISCRIMINATOR_FILE, write_starter
-
-STATE = Path(".state/pretrain_faces")
-"""Photographs as they were prepared, and checkpoints: what a sitting leaves to the next."""
 
 FIGURES = "figures.jsonl"
 """In the folder of a training: a line each time that something was measured, of all sittings."""
@@ -69,27 +68,29 @@ class Sitting(loop.Recorder):
         print(f"pretrain_faces: {text}", flush=True)
 
 
-def pretrain_faces(cfg: PretrainFaces, small: Path, out: Path, state: Path = STATE) -> dict[str, Any]:
+def pretrain_faces(
+    cfg: PretrainFaces, small: Path, out: Path, state: Path = STATE, without: Forgotten | None = None
+) -> dict[str, Any]:
     """Run the recipe, or the rest of it, and write the starter with its card to `out`; returns the card.
 
     A sitting that was ended goes on from its last checkpoint, also with more steps; other photographs, sizes, losses or
-    rates begin anew, beside what there was.
+    rates begin anew, beside what there was; so does a training that saw a face which is not used any more.
 
     Args:
-        small: folder of this project's own networks.
+        small: folder of this project's own networks. without: pictures and persons that are left out.
     Raises:
         StyleBlendError: see photographs.prepare and loop.train; another process is at it; cfg.start is no starter of
             these sizes.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    busy = "another process runs pretrain_faces"
-    with hold(state / "recipe.lock", busy, state, wait_s=0), exit_on_sigterm():
-        photographs = prepare(cfg, small, state, device.type)
-        dealt = deal(cfg, photographs)
-        folder = state / f"training-{_key(cfg, photographs)}"
+    with sittings.alone(state), exit_on_sigterm():
+        photographs = prepare(cfg, small, state, device.type, without)
+        faces = chosen(cfg, photographs)
+        dealt = deal(cfg, faces)
+        folder = _folder(cfg, photographs, dealt, state)
         dealt.write(folder / "splits")
         learner = _train(cfg, photographs, folder, device)
-        card = _card(cfg, photographs, dealt.test["person"], last_probe(folder))
+        card = _card(cfg, photographs, faces, dealt.test["person"], last_probe(folder))
         write_starter(out, learner.averaged, learner.discriminator, cfg.model, card)
     return card
 
@@ -99,6 +100,14 @@ def _key(cfg: PretrainFaces, photographs: Photographs) -> str:
     unset = {name for name in _SINCE if getattr(cfg.training, name) is None}
     rest = cfg.training.model_dump_json(exclude=set(PACE - _FIXED) | unset)
     return fingerprint(photographs.key, cfg.model.model_dump_json(), rest, json.dumps(cfg.held_out), f"{cfg.val:g}")
+
+
+def _folder(cfg: PretrainFaces, photographs: Photographs, dealt: Splits, state: Path) -> Path:
+    """Where the training lies that learns from just these faces, or has begun to."""
+    faces, key = sittings.ids((dealt.train, dealt.val, dealt.test)), _key(cfg, photographs)
+    folder, earlier = state / f"training-{fingerprint(key, *faces)}", state / f"training-{key}"
+    # Earlier versions, which left nothing out, did not name the faces.
+    return folder if folder.exists() or sittings.dealt_in(earlier) != faces else earlier
 
 
 def _train(cfg: PretrainFaces, photographs: Photographs, folder: Path, device: torch.device) -> Learner:
@@ -136,10 +145,12 @@ def _new_learner(cfg: PretrainFaces, networks: Path, device: torch.device) -> Le
     return new_learner(swapper.to(device), discriminator.to(device), "pretrain", cfg.training)
 
 
-def _card(cfg: PretrainFaces, photographs: Photographs, held_out: pd.Series, seen: dict[str, float]) -> dict[str, Any]:
+def _card(
+    cfg: PretrainFaces, photographs: Photographs, faces: pd.DataFrame, held_out: pd.Series, seen: dict[str, float]
+) -> dict[str, Any]:
     """What the starter is made of, what may be done with it, and what nobody checked."""
-    manifest, networks = read_manifest(photographs.faces), frozen.listed(photographs.networks)
-    verdict = licences.of(networks, manifest)
+    networks = frozen.listed(photographs.networks)
+    verdict = licences.of(networks, faces)
     return {
         "name": "starter",
         "use": "a beginning for training on photographs of one's own, and a first swap without training",
@@ -147,7 +158,7 @@ def _card(cfg: PretrainFaces, photographs: Photographs, held_out: pd.Series, see
         "commercial": verdict.licence != licences.NON_COMMERCIAL,
         "consequence": verdict.text(),
         "not_verified": NOT_VERIFIED,
-        "data": [_described(str(name), rows, cfg) for name, rows in manifest.groupby("source")],
+        "data": [_described(str(name), rows, cfg) for name, rows in faces.groupby("source")],
         "held_out": {
             "rule": "crc32 of 'source/person' modulo 100 below 100 times the share; without a label the face's id",
             "shares": cfg.held_out,

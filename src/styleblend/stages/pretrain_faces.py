@@ -6,6 +6,7 @@ import argparse
 
 import torch
 
+from styleblend.data import forgotten
 from styleblend.errors import StyleBlendError
 from styleblend.pretraining.starter import pretrain_faces
 from styleblend.stages.entry import Config, run
@@ -24,10 +25,11 @@ def main(given: argparse.Namespace, cfg: Config) -> None:
         recipe = recipe.model_copy(update={"start": given.start})
     # Two threads a process gain little on small pictures and take the other core from whoever works on it.
     torch.set_num_threads(max(1, int(recipe.training.cpus_per_worker)))
-    card = pretrain_faces(recipe, given.small, given.out)
+    without = None if given.forgotten is None else forgotten.read(given.forgotten)
+    card = pretrain_faces(recipe, given.small, given.out, without=without)
     faces = sum(source["faces"] for source in card["data"])
     print(f"pretrain_faces: {given.out} learned from {faces} faces; {card['licence']}")
 
 
 if __name__ == "__main__":
-    run("pretrain_faces", main, "small", "out", optional=("start",))
+    run("pretrain_faces", main, "small", "out", optional=("forgotten", "start"))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
 from styleblend.config.params import Config
-from styleblend.data.folders import look_below, no_picture
+from styleblend.data.folders import Found, look_below, no_picture
 from styleblend.errors import StyleBlendError, shown
 from styleblend.faces.pictures import Picture, as_picture
 from styleblend.provenance import credentials, picture_format, save_picture
@@ -114,14 +114,19 @@ def is_batch(targets: Sequence[Path], output: Path) -> bool:
     return len(targets) > 1 or os.path.isdir(output) or any(os.path.isdir(target) for target in targets)
 
 
-def plan(targets: Sequence[Path], output: Path, sources: Sequence[Path]) -> list[Task]:
+def look(targets: Sequence[Path]) -> dict[Path, Found]:
+    """What lies in each folder among the targets: the pictures, and what is passed over."""
+    return {target: look_below(target) for target in targets if os.path.isdir(target)}
+
+
+def plan(targets: Sequence[Path], output: Path, sources: Sequence[Path], below: Mapping[Path, Found]) -> list[Task]:
     """List which picture becomes which file.
 
     In a batch `output` is a folder, and pictures of an input folder keep their path below it. PNG and JPEG files keep
     their names, others get .png appended. Without a batch `output` is the file.
 
     Args:
-        sources: other inputs, which must not be overwritten.
+        sources: other inputs, which must not be overwritten. below: of the targets, as `look` gives it.
     Raises:
         StyleBlendError: a folder holds no picture, an output would be an input or another's output, or has a wrong
             ending.
@@ -132,7 +137,7 @@ def plan(targets: Sequence[Path], output: Path, sources: Sequence[Path]) -> list
     else:
         if os.path.isfile(output):
             raise SwapError(f"{output} is a file: for several pictures name a folder")
-        tasks = [task for target in dict.fromkeys(targets) for task in _tasks(target, output)]
+        tasks = [task for target in dict.fromkeys(targets) for task in _tasks(target, output, below.get(target))]
     inputs = {path.resolve() for path in (*sources, *(task.target for task in tasks))}
     writers: dict[Path, Path] = {}
     for task in tasks:
@@ -144,21 +149,19 @@ def plan(targets: Sequence[Path], output: Path, sources: Sequence[Path]) -> list
     return tasks
 
 
-def _tasks(target: Path, output: Path) -> list[Task]:
-    if not os.path.isdir(target):
+def _tasks(target: Path, output: Path, found: Found | None) -> list[Task]:
+    if found is None:
         return [Task(target, output / _output_name(Path(target.name)))]
     if output.resolve().is_relative_to(target.resolve()):
         raise SwapError(f"{output} lies in {target}, whose pictures are read: write to a folder outside of it")
-    found = look_below(target)
     if not found.pictures:
         raise SwapError(f"{no_picture(target, found)}: name another folder")
     return [Task(target / name, output / _output_name(name)) for name in found.pictures]
 
 
-def passed_over(targets: Sequence[Path]) -> list[str]:
-    """What lies in the folders among the targets and is not read, a line each."""
-    folders = [target for target in dict.fromkeys(targets) if os.path.isdir(target)]
-    return [f"{shown(folder)}: {line}" for folder in folders for line in look_below(folder).lines(watched=False)]
+def passed_over(below: Mapping[Path, Found]) -> list[str]:
+    """What lies in the folders that `look` saw and is not read, a line each."""
+    return [f"{shown(folder)}: {line}" for folder, found in below.items() for line in found.lines(watched=False)]
 
 
 def _output_name(name: Path) -> Path:
