@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +70,11 @@ def load_perception(networks: Path, weights: LossWeights, device: torch.device) 
     )
 
 
+def autocast(cfg: Training, device: torch.device) -> AbstractContextManager[Any]:
+    """In which G and V compute, by the setting `precision`."""
+    return torch.autocast(device.type, torch.bfloat16) if cfg.precision == "bfloat16" else nullcontext()
+
+
 class Generated:
     """One generator step's swap, and what loss terms look at: computed at first use, once, in the terms' order.
 
@@ -101,8 +107,8 @@ class Generated:
         facts = (batch.same_person, batch.target_landmarks, batch.target_mesh, self.swapper.encoder.input_px)
         return ready(self.cfg, decoder.resolutions, batch.noise_seeds, *facts)
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.batch.source.device.type, torch.bfloat16, enabled=self.cfg.precision == "bfloat16")
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return autocast(self.cfg, self.batch.source.device)
 
     def _swap(
         self, source_codes: Tensor, target_codes: Tensor, of_target: Encoding, target: Tensor, warped: Tensor | None
@@ -111,7 +117,7 @@ class Generated:
         with self._autocast():
             codes = self.swapper.blending(source_codes, target_codes)
             swapped, logits = self.swapper.draw(codes, of_target, target, self._noise, warped)
-            return resize.area(swapped, self.swapper.encoder.input_px).float(), logits
+            return resize.area(swapped, self.swapper.encoder.input_px).to(target.dtype), logits
 
     @cached_property
     def swapped_back(self) -> tuple[Tensor, Tensor]:
@@ -127,7 +133,7 @@ class Generated:
     def scores(self) -> list[Tensor]:
         """What V gives for the swap, a map a scale."""
         with self._autocast():
-            return [scores.float() for scores in self.discriminator(self.swapped)]
+            return [scores.to(self.swapped.dtype) for scores in self.discriminator(self.swapped)]
 
     @cached_property
     def embedding(self) -> Tensor:

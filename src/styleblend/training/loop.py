@@ -117,7 +117,7 @@ def train(
     swapper = learner.swapper
     needs = (swapper.prior is not None, swapper.decoder.resolutions, worker.device)
     batches = Batches(cfg, faces, worker.rank, worker.world_size, *needs)
-    said = Said(worker.device.type == "cpu")
+    said = Said(not learner.swapper_optimiser.fused)
 
     def restore(path: Path) -> Progress:
         return Progress(**checkpoint.load(path, parts))

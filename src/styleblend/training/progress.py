@@ -61,9 +61,9 @@ class Progress:
 
 
 class Said:
-    """Which steps had finite gradients: asked at once on the CPU, on a GPU seldom, for each question stops it.
+    """Which steps had finite gradients: asked at once where the host waits for each step anyway, else seldom.
 
-    All workers hear the same: gradients are averaged before they are looked at.
+    A question stops a GPU. All workers hear the same: gradients are averaged before they are looked at.
     """
 
     def __init__(self, at_once: bool) -> None:

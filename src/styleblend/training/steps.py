@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from styleblend.model.swapper import Swapper
 from styleblend.training import losses
 from styleblend.training.adam import Adam
 from styleblend.training.batches import Batch
-from styleblend.training.generated import Generated, Perception
+from styleblend.training.generated import Generated, Perception, autocast
 
 Stage = Literal["train_encoder", "finetune_decoder", "pretrain"]
 Average = Callable[[Sequence[Tensor]], None]
@@ -93,7 +93,7 @@ def new_learner(
     )
 
 
-def compile_parts(swapper: Swapper, backend: str = "inductor") -> None:
+def compile_parts(swapper: Swapper, backend: str | Callable[..., Any] = "inductor") -> None:
     """Let torch compile what a step takes G apart into. V stays as it is: R1 needs its gradient's gradient.
 
     Raises:
@@ -258,10 +258,10 @@ def discriminator_terms(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """The terms that V learns from, unweighted, and their weighted sum; pictures are [N, 3, S, S]."""
     real = real.requires_grad_(cfg.r1_gamma > 0)
-    with torch.autocast(real.device.type, torch.bfloat16, enabled=cfg.precision == "bfloat16"):
+    with autocast(cfg, real.device):
         # One forward for both: spectral norm then takes one power iteration a step.
         scores = discriminator(torch.cat([real, swapped]))
-    real_scores, fake_scores = zip(*(score.float().chunk(2) for score in scores), strict=True)
+    real_scores, fake_scores = zip(*(score.to(real.dtype).chunk(2) for score in scores), strict=True)
     terms = {"discriminator": losses.discriminator_hinge(real_scores, fake_scores)}
     total = terms["discriminator"]
     if cfg.r1_gamma:
