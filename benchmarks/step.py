@@ -6,7 +6,8 @@ Both learn from the same first weights, samples and noise, one step of each in t
 must be equal. plain_step.py says what the plain one is. --set changes our settings alone, as --set precision=bfloat16.
 
 Parts are measured in steps of their own, on a GPU with a wait after each. Memory is that of a process of its own
-(--memory) on the CPU, on a GPU the most that was allocated. Figures of a shared machine vary: compare within one run.
+(--memory) on the CPU, on a GPU the most that was allocated. Figures of a shared machine vary: compare within one run,
+and there the CPU time of all threads of the process, which others do not lengthen as they do the wall time.
 """
 
 from __future__ import annotations
@@ -50,11 +51,13 @@ class Clock:
     def __init__(self, device: torch.device) -> None:
         self.spent: dict[str, float] = defaultdict(float)
         self._device, self._open, self._since = device, ["rest"], 0.0
+        # On the CPU the thread's own time, which others on the machine do not change; it computes by itself then.
+        self._now = time.thread_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
 
     def _turn(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.synchronize()
-        now = time.perf_counter()
+        now = self._now()
         self.spent[self._open[-1]] += now - self._since
         self._since = now
 
@@ -130,17 +133,21 @@ def measure(ours: Case, plain: Case, repeats: int) -> dict[str, Any]:
         found["largest_relative_difference_of_a_term"] = max(apart.values())
         assert max(apart.values()) < (2e-3 if ours.training.precision == "float32" else 0.1), apart
         times: dict[str, list[float]] = {"ours": [], "plain": []}
+        busy = {"ours": 0.0, "plain": 0.0}
         # Whole rounds of Eq. 12, which is not taken at each step.
         rounds = -(-repeats // ours.training.swap_every) * ours.training.swap_every
         for step in range(1, 1 + rounds):
             for name, work in (("plain", lambda k: plain_step(plain, other, k)), ("ours", our_step)):
-                began = wait()
+                began, worked = wait(), time.process_time()
                 with steps.arithmetic(ours.training if name == "ours" else plain.training, device):
                     work(step)
                 times[name].append(wait() - began)
+                busy[name] += time.process_time() - worked
         found["steps"] = rounds
         found |= {f"{name}_s": sum(each) / rounds for name, each in times.items()}
+        found |= {f"{name}_cpu_s": each / rounds for name, each in busy.items()}
         found["plain_over_ours"] = found["plain_s"] / found["ours_s"]
+        found["plain_over_ours_cpu"] = busy["plain"] / busy["ours"]
         ratios = [a / b for a, b in zip(times["plain"], times["ours"], strict=True)]
         found["median_ratio_of_a_pair_of_steps"] = median(ratios)
 
@@ -154,11 +161,12 @@ def measure(ours: Case, plain: Case, repeats: int) -> dict[str, Any]:
             clock._turn()
         found["parts_s"] = {name: clock.spent[name] / several for name in PARTS}
 
-        began = time.perf_counter()
+        began = time.thread_time()
         for step in range(4):
             batches._read(step, 9)
-        found["loader_s"] = (time.perf_counter() - began) / 4
-        found["loader_batches_in_a_step"] = batches.threads * found["ours_s"] / found["loader_s"]
+        found["loader_cpu_s"] = (time.thread_time() - began) / 4
+        learns = sum(found["parts_s"].values()) - found["parts_s"]["data"]
+        found["loader_batches_in_a_step"] = batches.threads * learns / found["loader_cpu_s"]
     found |= beside(ours, first, found["ours_s"])
     if device.type == "cuda":
         found |= {
@@ -223,13 +231,14 @@ def peak_of(size: str, stage: str, way: str, arguments: list[str]) -> float:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown: times and shares of the parts."""
-    heads = ["size", "stage", "batch", "plain s", "ours s", "ratio", *PARTS, "loader / step"]
+    heads = ["size", "stage", "batch", "plain s", "ours s", "ratio", "ratio of CPU time", *PARTS, "loader / step"]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for row in rows:
         whole = sum(row["parts_s"].values())
         shares = [f"{row['parts_s'][name] / whole:.0%}" for name in PARTS]
         cells = [row["size"], row["stage"], row["batch"], f"{row['plain_s']:.3g}", f"{row['ours_s']:.3g}"]
-        cells += [f"{row['plain_over_ours']:.2f}", *shares, f"{row['loader_batches_in_a_step']:.1f}"]
+        cells += [f"{row['plain_over_ours']:.2f}", f"{row['plain_over_ours_cpu']:.2f}", *shares]
+        cells += [f"{row['loader_batches_in_a_step']:.1f}"]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
 

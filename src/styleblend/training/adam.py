@@ -54,6 +54,11 @@ class Adam(torch.optim.Adam):
             if finite:
                 self.step()
             return
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                # Autograd may lay an axis of length 1 out otherwise, which the fused kernels take for another tensor.
+                if parameter.grad is not None and parameter.grad.stride() != parameter.stride():
+                    parameter.grad = torch.empty_like(parameter).copy_(parameter.grad)
         # What torch's GradScaler tells the fused kernels.
         self.found_inf = (~finite).float()
         try:
