@@ -4,7 +4,7 @@
 
 flat: all gradients in one tensor and one sum, as training does. buckets: the same in parts of 4 MB, each sent while the
 next is gathered. each: a sum for each gradient. Both workers are processes here that meet through gloo. Prints JSON:
-the median seconds of each way, on the slower worker, and the bytes that are averaged.
+the median seconds of each way, wall and CPU, of the slower worker, and the bytes that are averaged.
 """
 
 from __future__ import annotations
@@ -71,18 +71,21 @@ def work(rank: int, meeting: str, given: argparse.Namespace) -> None:
     found: dict[str, object] = {"size": given.size, "bytes": 4 * sum(shape.numel() for shape in shapes)}
     means = {}
     times: dict[str, list[float]] = {name: [] for name in WAYS}
+    busy: dict[str, list[float]] = {name: [] for name in WAYS}
     for _ in range(given.repeats):
         for name, average in WAYS.items():
             torch.manual_seed(rank)
             gradients = [torch.randn(shape) for shape in shapes]
             dist.barrier()
-            began = time.perf_counter()
+            began, worked = time.perf_counter(), time.process_time()
             average(gradients)
-            taken = torch.tensor([time.perf_counter() - began])
+            taken = torch.tensor([time.perf_counter() - began, time.process_time() - worked])
             dist.all_reduce(taken, dist.ReduceOp.MAX)
-            times[name].append(float(taken))
+            times[name].append(float(taken[0]))
+            busy[name].append(float(taken[1]))
             means[name] = torch.cat([each.flatten() for each in gradients])
     found |= {f"{name}_s": round(statistics.median(each), 4) for name, each in times.items()}
+    found |= {f"{name}_cpu_s": round(statistics.median(each), 4) for name, each in busy.items()}
     found["equal"] = all(torch.equal(means["flat"], each) for each in means.values())
     if rank == 0:
         print(json.dumps(found))

@@ -15,7 +15,8 @@ _WAYS = ("foreach", "fused", "capturable")
 class Adam(torch.optim.Adam):
     """torch's Adam, fused on a GPU, with a step that may be left out.
 
-    On the CPU it is torch's plain loop, which is the same bit for bit as ever; the fused kernel there rounds otherwise.
+    On the CPU it is torch's plain loop, so that results stay the same bit for bit; its fused kernel there promises no such
+    thing.
 
     Args:
         params, lr, betas: as torch's. fused: None is whether the parameters are on a GPU.
