@@ -45,9 +45,12 @@ def random_batch(model: Model, cfg: Training, size: int, embedding: int) -> Batc
     """
     pictures = torch.rand(2, size, 3, model.input_px, model.input_px) * 2 - 1
     same = torch.arange(size) % 2 == 0
+    target = torch.where(same[:, None, None, None], pictures[0], pictures[1])
     return Batch(
         source=pictures[0],
-        target=torch.where(same[:, None, None, None], pictures[0], pictures[1]),
+        target=target,
+        truth=target,
+        answered=same,
         source_identity=torch.nn.functional.normalize(torch.randn(size, embedding), dim=1),
         target_identity=torch.nn.functional.normalize(torch.randn(size, embedding), dim=1),
         target_landmarks=torch.rand(size, 68, 2),

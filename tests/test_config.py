@@ -28,6 +28,8 @@ BAD: list[tuple[str, Any, str]] = [
     ("train_encoder.loss.identity", -1, r"train_encoder\.loss\.identity: .*got -1"),
     ("train_encoder.loss.identitty", 1, r"train_encoder\.loss\.identitty: unknown key"),
     ("train_encoder.batch_size", 15, r"batch_size 15 does not divide evenly over 2 workers"),
+    ("train_encoder.accumulate", 3, r"accumulate is 3, but each of 2 workers has 4 pictures of batch_size 8: .* of 4"),
+    ("finetune_decoder.tf32", True, r"finetune_decoder\.tf32 is true, but gpus_per_worker is 0, .*: set it to false"),
     ("train_encoder.same_person", 1.5, r"train_encoder\.same_person: .*less than or equal to 1, got 1\.5"),
     ("finetune_decoder.precision", "float16", r"finetune_decoder\.precision: .*'float32' or 'bfloat16'"),
     ("model.resolution", 100, r"model\.resolution is 100: it must be a power of two"),

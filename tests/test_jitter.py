@@ -11,6 +11,7 @@ from styleblend.faces.pixels import grey
 from styleblend.training import jitter, losses
 
 SEEDS = (3, 2**61 + 5, 11)
+DRAWN = jitter.draw_jitter(SEEDS)
 
 
 def pictures() -> torch.Tensor:
@@ -22,7 +23,7 @@ def pictures() -> torch.Tensor:
 def test_nothing_asked_is_nothing_done() -> None:
     """The very tensor, so that settings without jitter compute what they did."""
     images = pictures()
-    assert jitter.faded(images, SEEDS, 0) is images and jitter.cropped(images, SEEDS, 0) is images
+    assert jitter.faded(images, DRAWN, 0) is images and jitter.cropped(images, DRAWN, 0) is images
 
 
 def test_grey_is_rec_601() -> None:
@@ -36,7 +37,7 @@ def test_grey_is_rec_601() -> None:
 def test_faded_pictures_keep_their_brightness() -> None:
     """Colours move towards grey by one share a picture, between none and the most; brightness stays."""
     images = pictures()
-    found = jitter.faded(images, SEEDS, 0.8)
+    found = jitter.faded(images, DRAWN, 0.8)
     torch.testing.assert_close(grey(found), grey(images), atol=1e-5, rtol=0)
     shares = (found - grey(found)).flatten(1).norm(dim=1) / (images - grey(images)).flatten(1).norm(dim=1)
     assert (shares >= 0.2).all() and (shares < 1).all() and len(set(shares.round(decimals=4).tolist())) == 3
@@ -46,22 +47,22 @@ def test_a_sample_depends_on_its_seed_alone() -> None:
     """The same in another batch and place; another seed gives another view."""
     images = pictures()
     for change in (jitter.faded, jitter.cropped):
-        together = change(images, SEEDS, 0.2)
-        assert torch.equal(together[1:2], change(images[1:2], SEEDS[1:2], 0.2))
-        assert not torch.allclose(together[1:2], change(images[1:2], (4,), 0.2))
+        together = change(images, DRAWN, 0.2)
+        assert torch.equal(together[1:2], change(images[1:2], jitter.draw_jitter(SEEDS[1:2]), 0.2))
+        assert not torch.allclose(together[1:2], change(images[1:2], jitter.draw_jitter([4]), 0.2))
 
 
 def test_crops_move_within_their_limit() -> None:
     """A ramp across the picture tells where a crop's middle lies: at most so far away, and not always there."""
     ramp = torch.linspace(-1, 1, 65).expand(200, 3, 65, 65)
-    middles = jitter.cropped(ramp, range(200), 0.1)[:, 0, 32, 32]
+    middles = jitter.cropped(ramp, jitter.draw_jitter(range(200)), 0.1)[:, 0, 32, 32]
     assert middles.abs().max() <= 0.1 * 66 / 65 and middles.std() > 0.04
 
 
 def test_gradients_pass_through() -> None:
     """Every pixel of the middle is seen."""
     images = pictures().requires_grad_()
-    jitter.cropped(jitter.faded(images, SEEDS, 0.9), SEEDS, 0.1).square().sum().backward()
+    jitter.cropped(jitter.faded(images, DRAWN, 0.9), DRAWN, 0.1).square().sum().backward()
     assert images.grad is not None and (images.grad[:, :, 8:-8, 8:-8].abs().sum(1) > 0).float().mean() > 0.95
 
 

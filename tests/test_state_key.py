@@ -37,7 +37,10 @@ def key(cfg: Config, training: Training, encoder: Path | None = None, origin: Or
     return stage.state_key("train_encoder", cfg, training, [], encoder, origin)
 
 
-OTHERS = {"discriminator_adam_betas": (0.5, 0.9), "ray_address": "auto", "continue_from": "3", "precision": "bfloat16"}
+OTHERS = {
+    "discriminator_adam_betas": (0.5, 0.9), "ray_address": "auto", "continue_from": "3", "precision": "bfloat16",
+    "tf32": True, "channels_last": True, "compile": True,
+}  # fmt: skip
 
 
 def other(cfg: Training, name: str) -> Any:

@@ -140,12 +140,18 @@ def write_networks(folder: Path) -> None:
 
 
 def learner(
-    cfg: Training, stage: Stage = "train_encoder", sizes: Model = MODEL, noise: float = 0, pathway: float = 0
+    cfg: Training,
+    stage: Stage = "train_encoder",
+    sizes: Model = MODEL,
+    noise: float = 0,
+    pathway: float = 0,
+    fused: bool | None = None,
 ) -> Learner:
     """New networks with their optimisers, in training mode, as the stages have them.
 
     Args:
         noise, pathway: what the noise weights are, and the deviation of the pathway's weights, in place of zeros.
+        fused: as of steps.new_learner; true is how a GPU learns.
     """
     torch.manual_seed(0)
     swapper, discriminator = model.build(sizes), model.build_discriminator(sizes)
@@ -154,7 +160,7 @@ def learner(
     if pathway:
         for branch in swapper.decoder.pathway.values():
             nn.init.normal_(branch[2].weight, std=pathway)
-    return steps.new_learner(swapper, discriminator, stage, cfg)
+    return steps.new_learner(swapper, discriminator, stage, cfg, fused)
 
 
 def perception() -> Perception:

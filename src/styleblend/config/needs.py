@@ -77,6 +77,15 @@ def expect_for_training(
             expect_mesh(f"{name}.{key} is {value:g}", networks, info)
 
 
+def expect_device(name: str, training: Training) -> None:
+    """Refuse what only a GPU has where none is asked for; `name` is of the section that holds `training`."""
+    if training.tf32 and not training.gpus_per_worker:
+        raise ValueError(
+            f"{name}.tf32 is true, but gpus_per_worker is 0, and a CPU has no TF32: set it to false, or give a worker a"
+            " GPU"
+        )
+
+
 def expect_body(start: str, model: Model, networks: Pretrained, info: ValidationInfo) -> None:
     """Refuse an encoder that starts from a face network that it is not, or that there is not.
 

@@ -111,12 +111,22 @@ class Training(Section):
         None, description="checkpoint file, model folder or number of a version to begin with; null is none"
     )
     precision: Literal["float32", "bfloat16"] = "float32"
+    tf32: bool = Field(False, description="on a GPU: matrix products that stay float32 in TF32, too")
+    channels_last: bool = Field(False, description="weights and pictures as NHWC in memory")
+    compile: bool = Field(False, description="torch.compile of G; needs a C++ compiler, on a GPU Triton")
+    accumulate: int = Field(1, ge=1, description="parts of a worker's batch that are learned from one after the other")
     seed: int = Field(0, ge=0)
 
     @model_validator(mode="after")
     def batch_is_shared_evenly(self) -> Training:
         if self.batch_size % self.workers:
             raise ValueError(f"batch_size {self.batch_size} does not divide evenly over {self.workers} workers")
+        if self.batch_size % (self.workers * self.accumulate):
+            each = self.batch_size // self.workers
+            raise ValueError(
+                f"accumulate is {self.accumulate}, but each of {self.workers} workers has {each} pictures of batch_size"
+                f" {self.batch_size}: choose a divisor of {each}"
+            )
         return self
 
     @field_validator("continue_from", mode="before")

@@ -163,12 +163,21 @@ class Decoder(nn.Module):
         return [value for name, value in self.named_parameters() if not name.startswith(NEW_PARTS)]
 
     def make_noise(self, seeds: Sequence[int], device: torch.device | str = "cpu") -> Noise:
-        """Noise maps for a batch, one [N, 1, S, S] a style layer. Sample i depends on seeds[i] alone.
+        """Noise maps for a batch, one [N, 1, S, S] a style layer. Sample i depends on seeds[i] alone."""
+        return self.noise_maps(draw_noise(self.resolutions, seeds).to(device))
 
-        Drawn on the CPU, so that a GPU gives the same pictures.
-        """
+    def noise_maps(self, drawn: Tensor) -> Noise:
+        """The maps that lie one after the other in rows of `draw_noise`; they share its memory."""
         sides = [side for side in self.resolutions for _ in range(2)]
-        sizes = [side * side for side in sides]
-        rows = [torch.randn(sum(sizes), generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-        parts = torch.stack(rows).to(device).split(sizes, dim=1)
+        parts = drawn.split([side * side for side in sides], dim=1)
         return tuple(part.reshape(-1, 1, side, side) for part, side in zip(parts, sides, strict=True))
+
+
+def draw_noise(resolutions: Sequence[int], seeds: Sequence[int]) -> Tensor:
+    """Noise of a decoder of these resolutions, [N, two maps each]. Sample i depends on seeds[i] alone.
+
+    Drawn on the CPU, so that a GPU gives the same pictures.
+    """
+    count = 2 * sum(side * side for side in resolutions)
+    rows = [torch.randn(count, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    return torch.stack(rows)

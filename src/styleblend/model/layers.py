@@ -85,7 +85,7 @@ def adain(x: Tensor, gamma: Tensor, beta: Tensor, eps: float = 1e-8) -> Tensor:
         x: [N, C, H, W]. Moments are taken in float32 also under autocast: eps is far below bfloat16's steps.
         gamma: [N, C], scale. beta: [N, C], shift.
     """
-    normal = F.instance_norm(x.float(), eps=eps).to(x.dtype)
+    normal = F.instance_norm(x.to(torch.promote_types(x.dtype, torch.float32)), eps=eps).to(x.dtype)
     return torch.addcmul(beta[:, :, None, None].to(x.dtype), normal, gamma[:, :, None, None].to(x.dtype))
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from styleblend.errors import StyleBlendError
 from styleblend.faces.mean_box import MEAN_BOX, Box
+from styleblend.faces.pixels import beside
 from styleblend.perception.layers import expect_square, resized
 from styleblend.weights.formats.torch_file import kind_of, read_torch
 
@@ -132,7 +133,7 @@ class FanLandmarks(nn.Module):
 
 def _in_picture(points: Tensor) -> Tensor:
     """From [0, 1] of FAN's view to [0, 1] of the picture."""
-    return (points * SIDE_PX - points.new_tensor([_LEFT_PX, _TOP_PX])) / _FACE_PX
+    return (points * SIDE_PX - beside((float(_LEFT_PX), float(_TOP_PX)), points)) / _FACE_PX
 
 
 def load(path: Path) -> FanLandmarks:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from styleblend.errors import StyleBlendError
+from styleblend.faces.pixels import beside
 from styleblend.perception import fan, mesh
 from styleblend.perception.fan import FanLandmarks
 from styleblend.perception.layers import linear_head, plain_trunk, resized
@@ -45,7 +46,7 @@ def to_19(points: Tensor) -> Tensor:
     """[N, 68, 2] -> [N, 19, 2], AFLW's points."""
     if points.shape[1:] != (68, 2):
         raise ValueError(f"expected points [N, 68, 2], got {tuple(points.shape)}")
-    return torch.stack([points[:, list(group)].mean(1) for group in GROUPS_19], dim=1)
+    return torch.stack([points[:, beside(group, points)].mean(1) for group in GROUPS_19], dim=1)
 
 
 def load(folder: Path, role: str = "landmarks") -> LandmarkNetwork | FanLandmarks | MeshLandmarks:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from styleblend.errors import StyleBlendError
+from styleblend.faces.pixels import beside
 
 
 class ResidualBlock(nn.Module):
@@ -137,7 +138,7 @@ def windowed(images: Tensor, window: Window, side_px: int) -> Tensor:
     images = at_most(images, SAMPLED_PX)
     # From view to picture, both from -1 at one edge to 1 at the other.
     left, top, span = window
-    places = images.new_tensor([[span, 0, 2 * left + span - 1], [0, span, 2 * top + span - 1]])
+    places = beside((span, 0.0, 2 * left + span - 1, 0.0, span, 2 * top + span - 1), images).reshape(2, 3)
     grid = F.affine_grid(places.expand(len(images), 2, 3), [len(images), 3, side_px, side_px], align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 

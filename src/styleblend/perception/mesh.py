@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from styleblend.faces.pixels import beside
 from styleblend.perception.layers import expect_square, resized
 from styleblend.weights.formats import tflite_graph
 from styleblend.weights.formats.tflite_graph import Graph, TfliteError
@@ -91,7 +92,7 @@ class FaceMesh(nn.Module):
         # Below the picture its last row goes on, as MediaPipe fills what lies beyond one.
         view = F.pad(view, (0, 0, 0, self._lower_px), mode="replicate")
         found, presence, *_ = self.network(((view + 1) / 2).permute(0, 2, 3, 1))
-        points = found.reshape(len(images), self.points, 3) + found.new_tensor([0, self._lower_px, 0])
+        points = found.reshape(len(images), self.points, 3) + beside((0.0, float(self._lower_px), 0.0), found)
         return points / self.side_px, torch.sigmoid(presence.reshape(len(images)))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -114,7 +115,7 @@ def to_68(points: Tensor) -> Tensor:
     """[N, 468 or 478, D] -> [N, 68, D], iBUG's points."""
     if points.ndim != 3 or points.shape[1] not in (POINTS, POINTS_WITH_IRISES):
         raise ValueError(f"expected points [N, 468 or 478, D], got {tuple(points.shape)}")
-    return points[:, list(TO_68)]
+    return points[:, beside(TO_68, points)]
 
 
 class MeshLandmarks(nn.Module):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from styleblend.faces.pixels import beside
 from styleblend.perception.mesh import FaceMesh, to_68
 from styleblend.perception.shape import EXPRESSIVE, RIGID, rotation
 
@@ -102,18 +103,19 @@ def expression_of(points: Tensor, turn: Tensor, average: Tensor) -> Tensor:
         of the average face. Place, size and stretches along the face's own axes do not count, for they are the
         person's: the rigid points decide them.
     """
+    solid, expressive = beside(RIGID, points), beside(EXPRESSIVE, points)
     rest = _rigid(average[None])
     rigid = _rigid(points)
-    middle = points[:, list(RIGID)].mean(1, keepdim=True)
+    middle = points[:, solid].mean(1, keepdim=True)
     turned = rigid @ turn
     # One factor an axis, least squares; noses differ in depth as faces do in width.
     stretch = (turned * rest).sum(1, keepdim=True) / turned.square().sum(1, keepdim=True).clamp_min(1e-12)
-    moving = ((points[:, list(EXPRESSIVE)] - middle) @ turn) * stretch
-    wanted = average[list(EXPRESSIVE)] - average[list(RIGID)].mean(0)
+    moving = ((points[:, expressive] - middle) @ turn) * stretch
+    wanted = average[expressive] - average[solid].mean(0)
     eyes = (average[45] - average[36]).norm()
     return ((moving - wanted) * _UNITS_PER_EYE_DISTANCE / eyes).flatten(1)
 
 
 def _rigid(points: Tensor) -> Tensor:
-    rigid = points[:, list(RIGID)]
+    rigid = points[:, beside(RIGID, points)]
     return rigid - rigid.mean(1, keepdim=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from styleblend.faces.pixels import beside
 from styleblend.perception.layers import linear_head, plain_trunk, resized
 from styleblend.weights import frozen
 
@@ -55,7 +56,8 @@ class ShapeNetwork(nn.Module):
 
     def turn(self, points: Tensor) -> Tensor:
         """Rotations [N, 3, 3] that take the average face to the pose of `points` [N, 68, 3]."""
-        return rotation(_centred(self.average[None, list(RIGID)]), _centred(points[:, list(RIGID)]))
+        rigid = beside(RIGID, points)
+        return rotation(_centred(self.average[None, rigid]), _centred(points[:, rigid]))
 
 
 def rotation(before: Tensor, after: Tensor) -> Tensor:
@@ -69,7 +71,7 @@ def rotation(before: Tensor, after: Tensor) -> Tensor:
 
 def unposed(points: Tensor, turn: Tensor) -> Tensor:
     """Rigid points of [N, 68, 3], turned back by `turn` [N, 3, 3]: [N, 21, 3] around 0, mean square length 1."""
-    rigid = _centred(points[:, list(RIGID)])
+    rigid = _centred(points[:, beside(RIGID, points)])
     size = rigid.square().sum(2).mean(1).clamp_min(1e-8).sqrt()
     return rigid @ turn / size[:, None, None]
 

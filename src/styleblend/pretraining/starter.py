@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from styleblend.config.face_pretraining import PretrainFaces
-from styleblend.config.training import PACE
+from styleblend.config.training import PACE, Training
 from styleblend.data import licences
 from styleblend.data.forgotten import Forgotten
 from styleblend.data.splits import Splits
@@ -38,7 +38,7 @@ from styleblend.weights.starter import DISCRIMINATOR_FILE, write_starter
 FIGURES = "figures.jsonl"
 """In the folder of a training: a line each time that something was measured, of all sittings."""
 
-_SINCE = {"discriminator_clip_norm", "continue_from"}
+_SINCE = {"discriminator_clip_norm", "continue_from", "tf32", "channels_last", "compile", "accumulate"}
 """Settings that came when there were sittings already, by their defaults: where they are off they are no part."""
 
 _FIXED = {"workers", "ray_address", "gpus_per_worker"}
@@ -97,7 +97,7 @@ def pretrain_faces(
 
 def _key(cfg: PretrainFaces, photographs: Photographs) -> str:
     """Names the training that a sitting goes on with. Code is no part: a training of days survives a mended message."""
-    unset = {name for name in _SINCE if getattr(cfg.training, name) is None}
+    unset = {name for name in _SINCE if getattr(cfg.training, name) == Training.model_fields[name].default}
     rest = cfg.training.model_dump_json(exclude=set(PACE - _FIXED) | unset)
     return fingerprint(photographs.key, cfg.model.model_dump_json(), rest, json.dumps(cfg.held_out), f"{cfg.val:g}")
 

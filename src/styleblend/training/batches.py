@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from styleblend.config.training import Training
 from styleblend.errors import StyleBlendError
 from styleblend.faces.pixels import from_8bit
+from styleblend.training.ready import Ready
 
 Indices = NDArray[np.int64]
 Pixels = NDArray[np.uint8]
@@ -180,11 +182,34 @@ class Batch(NamedTuple):
     """[N, K, 3], see Faces.mesh."""
     warped: Tensor | None = None
     """[N, 4, S, S], the source bent onto the target, see faces.warp; None for a model without that prior."""
+    ready: Ready | None = None
+    """What the reading threads have made already; None: a step makes what it needs."""
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """The same batch with every tensor changed."""
+
+        def changed(part: Any) -> Any:
+            return change(part) if isinstance(part, Tensor) else part
+
+        made = None if self.ready is None else Ready(*map(changed, self.ready))
+        parts: list[Any] = [changed(part) for part in self._replace(ready=None)]
+        return Batch(*parts)._replace(ready=made)
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch on another device."""
-        parts: list[Any] = [each.to(device, non_blocking=True) if isinstance(each, Tensor) else each for each in self]
-        return Batch(*parts)
+        """The same batch on another device; from pinned memory without a wait."""
+        return self.each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def shares(self, count: int) -> list[Batch]:
+        """The batch in `count` equal parts, one after the other, which share its memory."""
+        if count == 1:
+            return [self]
+        size = len(self.noise_seeds) // count
+        found = []
+        for first in range(0, size * count, size):
+            part = self._replace(ready=None).each(partial(torch.narrow, dim=0, start=first, length=size))
+            made = None if self.ready is None else self.ready.share(first, first + size)
+            found.append(part._replace(noise_seeds=self.noise_seeds[first : first + size], ready=made))
+        return found
 
 
 def same_person_probability(cfg: Training, step: int) -> float:

@@ -128,14 +128,15 @@ def save(
     return path
 
 
-def load(path: Path, parts: Mapping[str, Stateful], device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Put a checkpoint's states into `parts`; returns its facts.
+def load(path: Path, parts: Mapping[str, Stateful]) -> dict[str, Any]:
+    """Put a checkpoint's states into `parts`, wherever these are; returns its facts.
 
     Raises:
         StyleBlendError: the file is damaged, or its states are not exactly those of `parts`.
     """
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
+        # Onto the host: each part takes what is its own, and a GPU need not hold all of it twice.
+        state = torch.load(path, map_location="cpu", weights_only=True)
         saved = state["parts"]
         if set(saved) != set(parts):
             raise KeyError(f"it holds {sorted(saved)}, wanted {sorted(parts)}")

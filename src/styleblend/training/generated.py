@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from styleblend.config.training import LossWeights, Training
 from styleblend.errors import StyleBlendError
 from styleblend.faces import resize
-from styleblend.faces.regions import face_region, mesh_region
+from styleblend.faces.pixels import beside
 from styleblend.model.discriminator import Discriminator
 from styleblend.model.encoder import Encoding
 from styleblend.model.prior import prior_picture
@@ -25,6 +26,7 @@ from styleblend.perception.mesh_attributes import MeshShape
 from styleblend.perception.shape import ShapeNetwork, unposed
 from styleblend.training import jitter
 from styleblend.training.batches import Batch
+from styleblend.training.ready import Ready, ready
 from styleblend.weights import frozen
 
 
@@ -68,6 +70,11 @@ def load_perception(networks: Path, weights: LossWeights, device: torch.device) 
     )
 
 
+def autocast(cfg: Training, device: torch.device) -> AbstractContextManager[Any]:
+    """In which G and V compute, by the setting `precision`."""
+    return torch.autocast(device.type, torch.bfloat16) if cfg.precision == "bfloat16" else nullcontext()
+
+
 class Generated:
     """One generator step's swap, and what loss terms look at: computed at first use, once, in the terms' order.
 
@@ -86,15 +93,22 @@ class Generated:
     ) -> None:
         self.swapper, self.discriminator, self.perception = swapper, discriminator, perception
         self.batch, self.cfg = batch, cfg
-        self._noise = swapper.decoder.make_noise(batch.noise_seeds, batch.source.device)
+        self.ready = batch.ready or self._made_now()
+        self._noise = swapper.decoder.noise_maps(beside(cast(Tensor, self.ready.noise), batch.source))
         with self._autocast():
             self._source, self._target = swapper.encoder(batch.source), swapper.encoder(batch.target)
         self.swapped, self.mask_logits = self._swap(
             self._source.codes, self._target.codes, self._target, batch.target, batch.warped
         )
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.batch.source.device.type, torch.bfloat16, enabled=self.cfg.precision == "bfloat16")
+    def _made_now(self) -> Ready:
+        """What comes with a batch of the loop, for one that has come another way."""
+        batch, decoder = self.batch, self.swapper.decoder
+        facts = (batch.same_person, batch.target_landmarks, batch.target_mesh, self.swapper.encoder.input_px)
+        return ready(self.cfg, decoder.resolutions, batch.noise_seeds, *facts)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return autocast(self.cfg, self.batch.source.device)
 
     def _swap(
         self, source_codes: Tensor, target_codes: Tensor, of_target: Encoding, target: Tensor, warped: Tensor | None
@@ -103,7 +117,7 @@ class Generated:
         with self._autocast():
             codes = self.swapper.blending(source_codes, target_codes)
             swapped, logits = self.swapper.draw(codes, of_target, target, self._noise, warped)
-            return resize.area(swapped, self.swapper.encoder.input_px).float(), logits
+            return resize.area(swapped, self.swapper.encoder.input_px).to(target.dtype), logits
 
     @cached_property
     def swapped_back(self) -> tuple[Tensor, Tensor]:
@@ -119,7 +133,7 @@ class Generated:
     def scores(self) -> list[Tensor]:
         """What V gives for the swap, a map a scale."""
         with self._autocast():
-            return [scores.float() for scores in self.discriminator(self.swapped)]
+            return [scores.to(self.swapped.dtype) for scores in self.discriminator(self.swapped)]
 
     @cached_property
     def embedding(self) -> Tensor:
@@ -132,12 +146,18 @@ class Generated:
     @cached_property
     def faded(self) -> Tensor:
         """The swap with less saturation, as networks of points see it."""
-        return jitter.faded(self.swapped, self.batch.noise_seeds, self.cfg.saturation_jitter)
+        return jitter.faded(self.swapped, self._jitter, self.cfg.saturation_jitter)
 
     @cached_property
     def viewed(self) -> Tensor:
         """The same cut out otherwise, as networks of identity see it."""
-        return jitter.cropped(self.faded, self.batch.noise_seeds, self.cfg.crop_jitter)
+        return jitter.cropped(self.faded, self._jitter, self.cfg.crop_jitter)
+
+    @property
+    def _jitter(self) -> Tensor:
+        drawn = self.ready.jitter
+        # None is drawn where none is asked for, and then nobody looks at it.
+        return self.swapped if drawn is None else beside(drawn, self.swapped)
 
     @property
     def expected(self) -> Tensor:
@@ -177,12 +197,13 @@ class Generated:
                 "the faces were perceived without a mesh, which loss.mesh needs: choose a mesh as pretrained.landmarks"
             )
         wanted = self.batch.target_mesh[:, :POINTS]
-        rows = (~self.batch.same_person).nonzero().squeeze(1)
+        rows = self.ready.swaps
         # Reconstructions are compared by their pixels, and the network takes its time.
         # Attached to the swap, so that a batch without a swap has a gradient, of zeros.
         found = wanted + 0 * self.swapped.mean()
-        if len(rows):
-            found = found.index_put((rows,), self.perception.mesh(self.faded[rows])[:, :POINTS])
+        if rows:
+            places = beside(rows, self.swapped)
+            found = found.index_put((places,), self.perception.mesh(self.faded[places])[:, :POINTS])
         return found, wanted
 
     @cached_property
@@ -225,7 +246,5 @@ class Generated:
     @cached_property
     def face(self) -> Tensor:
         """Soft mask of the target's face, [N, 1, S, S]."""
-        side = self.swapper.encoder.input_px
-        if self.batch.target_mesh is not None:
-            return mesh_region(self.batch.target_mesh, side, soften_px=side / 64)
-        return face_region(self.batch.target_landmarks, side, soften_px=side / 64)
+        assert self.ready.face is not None
+        return beside(self.ready.face, self.swapped)

@@ -37,6 +37,9 @@ def read(
     if learner.swapper.prior is not None:
         learner.swapper.bend = learner.averaged.bend = Bender(load_mesh(networks))
     perception = load_perception(networks, cfg.loss, device)
+    for network in perception if cfg.channels_last else ():
+        if network is not None:
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     side = learner.swapper.encoder.input_px
     train, val = (read_faces(splits / f"{name}.parquet", faces, perceived, side) for name in ("train", "val"))
     judge = perception.identity_judge

@@ -15,19 +15,32 @@ from torch import Tensor
 from styleblend.faces.pixels import grey
 
 
-def faded(images: Tensor, seeds: Sequence[int], most: float) -> Tensor:
-    """Pictures [N, 3, H, W] with up to the share `most` of their saturation taken away; differentiable."""
+def draw_jitter(seeds: Sequence[int]) -> Tensor:
+    """[N, 4] in [0, 1): how much saturation, zoom and two shifts change, a row a sample, by its seed alone."""
+    return torch.cat([_drawn(seeds, 1, 0), _drawn(seeds, 3, 1)], dim=1)
+
+
+def faded(images: Tensor, drawn: Tensor, most: float) -> Tensor:
+    """Pictures [N, 3, H, W] with up to the share `most` of their saturation taken away; differentiable.
+
+    Args:
+        drawn: of draw_jitter, on the device of the pictures.
+    """
     if not most:
         return images
-    kept = 1 - most * _drawn(seeds, 1, 0).to(images.device)[:, :, None, None]
+    kept = 1 - most * drawn[:, :1, None, None]
     return kept * images + (1 - kept) * grey(images)
 
 
-def cropped(images: Tensor, seeds: Sequence[int], most: float) -> Tensor:
-    """Pictures zoomed and moved by up to `most` of half their side; what lies beyond goes on; differentiable."""
+def cropped(images: Tensor, drawn: Tensor, most: float) -> Tensor:
+    """Pictures zoomed and moved by up to `most` of half their side; what lies beyond goes on; differentiable.
+
+    Args:
+        drawn: as of `faded`.
+    """
     if not most:
         return images
-    zoom, across, down = (2 * _drawn(seeds, 3, 1).to(images.device) - 1).mul(most).unbind(1)
+    zoom, across, down = (2 * drawn[:, 1:] - 1).mul(most).unbind(1)
     zeros = torch.zeros_like(zoom)
     rows = torch.stack([torch.stack([1 + zoom, zeros, across], 1), torch.stack([zeros, 1 + zoom, down], 1)], 1)
     grid = F.affine_grid(rows.to(images.dtype), list(images.shape), align_corners=False)

@@ -16,8 +16,8 @@ from styleblend.errors import StyleBlendError
 from styleblend.training import alarms, checkpoint, probe
 from styleblend.training.batches import Faces, same_person_probability
 from styleblend.training.generated import Perception
-from styleblend.training.progress import Progress
-from styleblend.training.steps import Average, Learner, begins_alike, both_steps, cooling
+from styleblend.training.progress import Progress, Said
+from styleblend.training.steps import Average, Learner, arithmetic, begins_alike, both_steps, cooling
 from styleblend.training.stream import Batches
 
 DOUBTFUL_PROBES = 3
@@ -39,7 +39,10 @@ class Worker:
 
     def wait(self) -> None:
         """Return when all workers have come here."""
-        self.average([torch.zeros(1, device=self.device)])
+        meeting = torch.zeros(1, device=self.device)
+        self.average([meeting])
+        # A GPU is only told to meet the others; to ask for the result is to wait for it.
+        meeting.item()
 
 
 class Recorder:
@@ -111,10 +114,13 @@ def train(
         raise StyleBlendError("all weights of the section loss but swap_consistency are 0: give one a weight")
     parts: dict[str, checkpoint.Stateful] = {each.name: getattr(learner, each.name) for each in fields(learner)}
     kept = checkpoints(cfg, folder)
-    batches = Batches(cfg, faces, worker.rank, worker.world_size, learner.swapper.prior is not None)
+    swapper = learner.swapper
+    needs = (swapper.prior is not None, swapper.decoder.resolutions, worker.device)
+    batches = Batches(cfg, faces, worker.rank, worker.world_size, *needs)
+    said = Said(not learner.swapper_optimiser.fused)
 
     def restore(path: Path) -> Progress:
-        return Progress(**checkpoint.load(path, parts, worker.device))
+        return Progress(**checkpoint.load(path, parts))
 
     def keep() -> None:
         if worker.rank == 0:
@@ -125,7 +131,7 @@ def train(
         if problem is not None:
             recorder.line(problem)
 
-    with closing(batches), closing(kept):
+    with closing(batches), closing(kept), arithmetic(cfg, worker.device):
         # Begin, or go on where a killed run stopped. All look at once, after rank 0 has come and before it writes.
         latest = _chosen(kept, worker, recorder)
         progress = Progress()
@@ -150,21 +156,25 @@ def train(
                 step = progress.step
                 batch = batches.at(step, progress.rollbacks).to(worker.device)
                 outcome = both_steps(learner, perception, batch, cfg, step, worker.average)
-                if not outcome.finite:
-                    _leave_out(cfg, worker, recorder, progress)
+                for bad in said.of(step, outcome.finite):
+                    _leave_out(cfg, worker, recorder, progress, bad)
                 progress.step += 1
                 progress.recover(cfg)
 
-                # Figures, sparsely.
-                due = progress.step % cfg.log_every == 0 or progress.step == cfg.steps
-                if due and outcome.finite:
+                # What a GPU has said meanwhile, then figures, sparsely.
+                ends = progress.step == cfg.steps
+                due = progress.step % cfg.log_every == 0 or ends
+                if due or ends or progress.step % cfg.probe_every == 0 or progress.step % cfg.checkpoint_every == 0:
+                    for bad in said.all():
+                        _leave_out(cfg, worker, recorder, progress, bad)
+                if due and said.finite:
                     pace = (time.perf_counter() - began) / (progress.step - began_at)
                     _log_terms(cfg, outcome.terms, worker, recorder, progress, pace)
 
                 # Look at the validation pairs; keep the state.
-                if progress.step % cfg.probe_every == 0 or progress.step == cfg.steps:
+                if progress.step % cfg.probe_every == 0 or ends:
                     _probe(cfg, learner, perception, pairs, worker, recorder, progress, began_with)
-                if progress.step % cfg.checkpoint_every == 0 or progress.step == cfg.steps:
+                if progress.step % cfg.checkpoint_every == 0 or ends:
                     keep()
 
             # Go back to the last good state and on with other draws, or give up.
@@ -176,6 +186,7 @@ def train(
                         " raise loss.identity"
                     ) from None
                 at, before = progress.step, progress
+                said.forget()
                 say(kept.settle())
                 good = _chosen(kept, worker, recorder, good=True)
                 if good is None:
@@ -238,13 +249,13 @@ def _say_where(
             recorder.line(f"not used: the checkpoint of step {each.step}, of a training of {each.planned} steps; {why}")
 
 
-def _leave_out(cfg: Training, worker: Worker, recorder: Recorder, progress: Progress) -> None:
+def _leave_out(cfg: Training, worker: Worker, recorder: Recorder, progress: Progress, step: int) -> None:
     """Count a step whose gradients were not finite, so that no worker has learned from it.
 
     Raises:
         NotFinite: there were too many lately.
     """
-    step, before = progress.step, progress.left_out(cfg)
+    before = progress.left_out(cfg, step)
     progress.skipped, progress.skips = [*before, step], progress.skips + 1
     text = f"the gradients of step {step} are not finite: it is left out"
     if len(progress.skipped) > cfg.max_skipped:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from styleblend.faces import resize
-from styleblend.faces.pixels import grey
+from styleblend.faces.pixels import beside, grey
 from styleblend.perception.landmarks import to_19
 from styleblend.perception.mesh import EXPRESSION_POINTS
 from styleblend.perception.similarity import Metric, similarity
@@ -151,7 +151,7 @@ def mesh(swapped: Tensor, target: Tensor, expressive: float, same_person: Tensor
         expressive: weight of the points that show the expression over the others; the weights' mean is 1.
     """
     weight = torch.ones(swapped.shape[1], dtype=swapped.dtype, device=swapped.device)
-    weight[list(EXPRESSION_POINTS)] = expressive
+    weight = weight.index_fill(0, beside(EXPRESSION_POINTS, weight), expressive)
     error = (swapped[..., :2] - target[..., :2]).square().mean(2) * (weight / weight.mean())
     return 0.5 * (error.mean(1) * ~same_person).mean()
 

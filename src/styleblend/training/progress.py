@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
+from torch import Tensor
+
 from styleblend.config.training import Training
 
 LOSS_ROWS = 200
@@ -35,9 +38,10 @@ class Progress:
     alarms: dict[str, str] = field(default_factory=dict)
     events: list[dict[str, str | int]] = field(default_factory=list)
 
-    def left_out(self, cfg: Training) -> list[int]:
-        """The steps left out among the last cfg.skipped_within."""
-        return [step for step in self.skipped if step > self.step - cfg.skipped_within]
+    def left_out(self, cfg: Training, until: int | None = None) -> list[int]:
+        """The steps left out among the cfg.skipped_within up to `until`; None is the step that training is at."""
+        last = self.step if until is None else until
+        return [step for step in self.skipped if step > last - cfg.skipped_within]
 
     def recover(self, cfg: Training) -> None:
         """Forget rollbacks after good progress: collapses weeks apart are none of one another's business."""
@@ -54,3 +58,35 @@ class Progress:
             self.losses = [*self.losses, {"step": self.step, **named}]
         if len(self.losses) > LOSS_ROWS:
             self.losses, self.losses_every = self.losses[1::2], 2 * self.losses_every
+
+
+class Said:
+    """Which steps had finite gradients: asked at once where the host waits for each step anyway, else seldom.
+
+    A question stops a GPU. All workers hear the same: gradients are averaged before they are looked at.
+    """
+
+    def __init__(self, at_once: bool) -> None:
+        self.finite = True
+        """Of the last step that was asked for."""
+        self._at_once = at_once
+        self._waiting: list[tuple[int, Tensor]] = []
+
+    def of(self, step: int, finite: Tensor) -> list[int]:
+        """Take down a step; returns the steps that are known to be bad by now."""
+        self._waiting.append((step, finite))
+        return self.all() if self._at_once else []
+
+    def all(self) -> list[int]:
+        """The bad ones of all steps that nobody has asked for yet."""
+        if not self._waiting:
+            return []
+        steps, flags = zip(*self._waiting, strict=True)
+        self.forget()
+        told: list[bool] = torch.stack(flags).tolist()
+        self.finite = told[-1]
+        return [step for step, finite in zip(steps, told, strict=True) if not finite]
+
+    def forget(self) -> None:
+        """What is not asked for yet, as after a return to an earlier step."""
+        self._waiting = []

@@ -6,17 +6,19 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from styleblend.config.training import Training
+from styleblend.errors import StyleBlendError
 from styleblend.model.discriminator import Discriminator
 from styleblend.model.swapper import Swapper
 from styleblend.training import losses
+from styleblend.training.adam import Adam
 from styleblend.training.batches import Batch
-from styleblend.training.generated import Generated, Perception
+from styleblend.training.generated import Generated, Perception, autocast
 
 Stage = Literal["train_encoder", "finetune_decoder", "pretrain"]
 Average = Callable[[Sequence[Tensor]], None]
@@ -31,8 +33,8 @@ class Learner:
     averaged: Swapper
     """Exponential moving average of `swapper`: what is probed and what the product uses."""
     discriminator: Discriminator
-    swapper_optimiser: torch.optim.Adam
-    discriminator_optimiser: torch.optim.Adam
+    swapper_optimiser: Adam
+    discriminator_optimiser: Adam
 
 
 class Outcome(NamedTuple):
@@ -43,7 +45,8 @@ class Outcome(NamedTuple):
 
     terms: dict[str, Tensor]
     swapped: Tensor
-    finite: bool
+    finite: Tensor
+    """bool [], where training computes."""
 
 
 def choose_what_learns(swapper: Swapper, stage: Stage) -> list[nn.Parameter]:
@@ -65,20 +68,66 @@ def choose_what_learns(swapper: Swapper, stage: Stage) -> list[nn.Parameter]:
     return [parameter for parameter in swapper.parameters() if parameter.requires_grad]
 
 
-def new_learner(swapper: Swapper, discriminator: Discriminator, stage: Stage, cfg: Training) -> Learner:
-    """All that changes in a stage, with fresh optimisers: `swapper` and `discriminator` in training mode."""
+def new_learner(
+    swapper: Swapper, discriminator: Discriminator, stage: Stage, cfg: Training, fused: bool | None = None
+) -> Learner:
+    """All that changes in a stage, with fresh optimisers: `swapper` and `discriminator` in training mode.
+
+    Args:
+        fused: of both optimisers, see Adam. With it nothing in a step asks the device for a number.
+    """
     choose_what_learns(swapper.train(), stage)
     judged, betas = discriminator.train().parameters(), cfg.discriminator_adam_betas or cfg.adam_betas
+    if cfg.channels_last:
+        for network in (swapper, discriminator):
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    averaged = copy.deepcopy(swapper).eval()
+    if cfg.compile:
+        compile_parts(swapper)
     return Learner(
         swapper=swapper,
-        averaged=copy.deepcopy(swapper).eval(),
+        averaged=averaged,
         discriminator=discriminator,
-        swapper_optimiser=swapper_optimiser(swapper, cfg),
-        discriminator_optimiser=torch.optim.Adam(judged, cfg.discriminator_learning_rate, betas),
+        swapper_optimiser=swapper_optimiser(swapper, cfg, fused),
+        discriminator_optimiser=Adam(judged, cfg.discriminator_learning_rate, betas, fused),
     )
 
 
-def swapper_optimiser(swapper: Swapper, cfg: Training) -> torch.optim.Adam:
+def compile_parts(swapper: Swapper, backend: str | Callable[..., Any] = "inductor") -> None:
+    """Let torch compile what a step takes G apart into. V stays as it is: R1 needs its gradient's gradient.
+
+    Raises:
+        StyleBlendError: torch cannot compile here, as without a C++ compiler or, on a GPU, Triton.
+    """
+    some = next(swapper.parameters())
+    try:
+        torch.compile(torch.neg, backend=backend)(torch.zeros(8, device=some.device))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise StyleBlendError(f"compile is true, but torch cannot compile here ({reason}): set it to false") from None
+    for part in (swapper.encoder, swapper.blending, swapper.prior):
+        if part is not None:
+            part.compile(backend=backend)
+    decoder = swapper.decoder
+    decoder.draw = torch.compile(decoder.draw, backend=backend)  # type: ignore[method-assign]
+
+
+@contextmanager
+def arithmetic(cfg: Training, device: torch.device) -> Iterator[None]:
+    """Matrix products of float32 in TF32 on a GPU, if asked; as it was, afterwards.
+
+    Convolutions take TF32 there in any case, which is torch's own choice.
+    """
+    before = torch.get_float32_matmul_precision()
+    if cfg.tf32 and device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def swapper_optimiser(swapper: Swapper, cfg: Training, fused: bool | None = None) -> Adam:
     """Adam over the parameters of G that require gradients, in one group for each factor of the learning rate.
 
     The bias of Eq. 2 learns cfg.blending_lr_factor times as fast as the rest, and the maps of its exponents, which
@@ -101,7 +150,7 @@ def swapper_optimiser(swapper: Swapper, cfg: Training) -> torch.optim.Adam:
         {"params": members, "lr": cfg.learning_rate * each, "eps": 1e-8 / each, "lr_factor": each}
         for each, members in groups.items()
     ]
-    return torch.optim.Adam(learning, cfg.learning_rate, cfg.adam_betas)
+    return Adam(learning, cfg.learning_rate, cfg.adam_betas, fused)
 
 
 def generator_terms(
@@ -147,26 +196,46 @@ def generator_step(
     learner: Learner, perception: Perception, batch: Batch, cfg: Training, step: int, average: Average
 ) -> Outcome:
     """Learn one step of Eq. 13, then move the averaged weights. Nothing moves if a gradient is not finite."""
+    optimiser, shares = learner.swapper_optimiser, batch.shares(cfg.accumulate)
+    optimiser.zero_grad(set_to_none=True)
+    seen = []
     with as_judge(learner.discriminator):
-        terms, swapped = generator_terms(learner.swapper, learner.discriminator, perception, batch, cfg, step)
-        total = torch.stack([cfg.weight(name, step) * value for name, value in terms.items()]).sum()
-        for group in learner.swapper_optimiser.param_groups:
-            group["lr"] = learning_rate(cfg, step) * group["lr_factor"]
-        finite = _learn(learner.swapper_optimiser, total, average, cfg.clip_norm)
-    if finite:
-        _follow(learner, cfg.ema_decay, step)
-    return Outcome({name: value.detach() for name, value in terms.items()}, swapped.detach(), finite)
+        for share in shares:
+            terms, swapped = generator_terms(learner.swapper, learner.discriminator, perception, share, cfg, step)
+            total = torch.stack([cfg.weight(name, step) * value for name, value in terms.items()]).sum()
+            (total if len(shares) == 1 else total / len(shares)).backward()
+            seen.append(({name: value.detach() for name, value in terms.items()}, swapped.detach()))
+            # Or this share's picture would still be there beside all of the next one's.
+            del terms, swapped, total
+    for group in optimiser.param_groups:
+        group["lr"] = learning_rate(cfg, step) * group["lr_factor"]
+    finite = _learn(optimiser, average, cfg.clip_norm)
+    _follow(learner, cfg.ema_decay, step, finite)
+    return Outcome(_means([terms for terms, _ in seen]), _joined([swapped for _, swapped in seen]), finite)
 
 
-def discriminator_step(learner: Learner, batch: Batch, swapped: Tensor, cfg: Training, average: Average) -> Outcome:
+def discriminator_step(
+    learner: Learner, batch: Batch, swapped: Tensor, cfg: Training, average: Average, unless: Tensor | None = None
+) -> Outcome:
     """Learn one step of Eq. 6 and 7: sources are the real pictures, `swapped` of the generator step the fakes.
 
     Where the colours of sources are changed, the targets' photographs are the real ones.
+
+    Args:
+        unless: bool []; where it holds V does not learn either.
     """
+    optimiser, discriminator = learner.discriminator_optimiser, learner.discriminator
     real = batch.truth if cfg.colour_jitter else batch.source
-    terms, total = discriminator_terms(learner.discriminator, real, swapped, cfg)
-    finite = _learn(learner.discriminator_optimiser, total, average, cfg.discriminator_clip_norm)
-    return Outcome({name: value.detach() for name, value in terms.items()}, swapped, finite)
+    optimiser.zero_grad(set_to_none=True)
+    seen = []
+    for number, pictures in enumerate(zip(real.chunk(cfg.accumulate), swapped.chunk(cfg.accumulate), strict=True)):
+        # One power iteration a step: the following shares are seen with the norms of the first.
+        discriminator.train(number == 0)
+        terms, total = discriminator_terms(discriminator, *pictures, cfg)
+        (total if cfg.accumulate == 1 else total / cfg.accumulate).backward()
+        seen.append({name: value.detach() for name, value in terms.items()})
+    discriminator.train()
+    return Outcome(_means(seen), swapped, _learn(optimiser, average, cfg.discriminator_clip_norm, unless))
 
 
 def both_steps(
@@ -174,12 +243,13 @@ def both_steps(
 ) -> Outcome:
     """A whole step: one of the generator, then one of the discriminator on the pictures that it gave.
 
-    Where the generator's gradients are not finite neither learns; where V's alone are not, V does not.
+    Where the generator's gradients are not finite neither learns; where V's alone are not, V does not. On a GPU V looks
+    on even then, for the host does not know; its spectral norms take their power iteration, and nothing else moves.
     """
     outcome = generator_step(learner, perception, batch, cfg, step, average)
-    if not outcome.finite or not cfg.weight("adversarial", step):
+    if not cfg.weight("adversarial", step) or not (learner.swapper_optimiser.fused or outcome.finite):
         return outcome
-    judged = discriminator_step(learner, batch, outcome.swapped, cfg, average)
+    judged = discriminator_step(learner, batch, outcome.swapped, cfg, average, ~outcome.finite)
     return Outcome({**outcome.terms, **judged.terms}, outcome.swapped, judged.finite)
 
 
@@ -188,10 +258,10 @@ def discriminator_terms(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """The terms that V learns from, unweighted, and their weighted sum; pictures are [N, 3, S, S]."""
     real = real.requires_grad_(cfg.r1_gamma > 0)
-    with torch.autocast(real.device.type, torch.bfloat16, enabled=cfg.precision == "bfloat16"):
+    with autocast(cfg, real.device):
         # One forward for both: spectral norm then takes one power iteration a step.
         scores = discriminator(torch.cat([real, swapped]))
-    real_scores, fake_scores = zip(*(score.float().chunk(2) for score in scores), strict=True)
+    real_scores, fake_scores = zip(*(score.to(real.dtype).chunk(2) for score in scores), strict=True)
     terms = {"discriminator": losses.discriminator_hinge(real_scores, fake_scores)}
     total = terms["discriminator"]
     if cfg.r1_gamma:
@@ -200,10 +270,20 @@ def discriminator_terms(
     return terms, total
 
 
-def _learn(optimiser: torch.optim.Optimizer, total: Tensor, average: Average, clip_norm: float | None = None) -> bool:
+def _means(seen: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The terms of a batch: each is a mean over samples, and the shares are equally large."""
+    if len(seen) == 1:
+        return seen[0]
+    return {name: torch.stack([terms[name] for terms in seen]).mean(0) for name in seen[0]}
+
+
+def _joined(pictures: Sequence[Tensor]) -> Tensor:
+    return pictures[0] if len(pictures) == 1 else torch.cat(list(pictures))
+
+
+def _learn(optimiser: Adam, average: Average, clip_norm: float | None = None, unless: Tensor | None = None) -> Tensor:
+    """Average the gradients that are there and step by them if they are finite; returns whether, a bool []."""
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
-    optimiser.zero_grad(set_to_none=True)
-    total.backward()
     for parameter in parameters:
         # A term that is off can leave a parameter without a gradient; every worker must bring the same tensors.
         if parameter.grad is None:
@@ -211,21 +291,30 @@ def _learn(optimiser: torch.optim.Optimizer, total: Tensor, average: Average, cl
     gradients = [parameter.grad for parameter in parameters]
     average(gradients)
     norm = nn.utils.get_total_norm(gradients)
-    finite = bool(torch.isfinite(norm))
-    if finite:
-        if clip_norm is not None:
-            nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
-        optimiser.step()
+    finite = torch.isfinite(norm)
+    if unless is not None:
+        finite = finite & ~unless
+    if clip_norm is not None:
+        nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
+    optimiser.step_if(finite)
     return finite
 
 
 @torch.no_grad()
-def _follow(learner: Learner, decay: float, step: int) -> None:
+def _follow(learner: Learner, decay: float, step: int, finite: Tensor) -> None:
+    if not (learner.swapper_optimiser.fused or finite):
+        return
     # Early on the average follows faster, or it would still be mostly the start after a short run.
     decay = min(decay, (1 + step) / (10 + step))
-    for mean, now in zip(learner.averaged.parameters(), learner.swapper.parameters(), strict=True):
-        if now.requires_grad:
-            mean.lerp_(now, 1 - decay)
+    pairs = zip(learner.averaged.parameters(), learner.swapper.parameters(), strict=True)
+    means, weights = zip(*((mean, now) for mean, now in pairs if now.requires_grad), strict=True)
+    if not learner.swapper_optimiser.fused:
+        torch._foreach_lerp_(means, weights, 1 - decay)
+        return
+    # By nothing where the step was left out, which the host does not know.
+    ways = torch._foreach_sub(weights, means)
+    torch._foreach_mul_(ways, (1 - decay) * finite)
+    torch._foreach_add_(means, ways)
 
 
 @contextmanager
