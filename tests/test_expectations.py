@@ -222,7 +222,7 @@ def test_columns_that_moved_since_the_champion_warn_or_fail(tmp_path: Path) -> N
     assert report.failures == () and [failure.suite for failure in report.warnings] == ["drift"]
     assert set(report.warnings[0].examples) == {"brightness", "source"} and len(report.as_json()["warned"]) == 1
     failed = judge(tmp_path / "faces", given, tmp_path / "docs", CFG.model_copy(update={"on_drift": "fail"}))
-    assert failed.warnings == () and "2 of 12 columns" in str(failed.failures[0])
+    assert failed.warnings == () and "2 of 13 columns" in str(failed.failures[0])
 
 
 def selected(folder: Path, given: Tables) -> tuple[Path, pd.DataFrame, pd.DataFrame, Keep]:

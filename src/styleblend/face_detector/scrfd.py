@@ -108,9 +108,8 @@ class Scrfd:
         pixels = Image.new("RGB", window)
         pixels.paste(copy, (0, 0))
         factors = np.array(image.size) / copy.size
-        return [
-            face for each in self._rows(np.asarray(pixels)) for face in _face(*each, np.zeros(2, np.int64), factors)
-        ]
+        corner = np.zeros(2, np.int64)
+        return [face for each in self._rows(np.asarray(pixels)) for face in _face(*each, corner, factors)]
 
     def _rows(self, pixels: NDArray[np.uint8]) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
         """Left, top, right, bottom and score, and five points [5,2], of each face of RGB pixels that are finite."""
