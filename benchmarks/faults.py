@@ -27,7 +27,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 import tiny_training as tiny  # noqa: E402
+from local_servers import answers, free_port, wait_for  # noqa: E402
 from styleblend.system.files import sha256  # noqa: E402
 from styleblend.training import checkpoint  # noqa: E402
 
@@ -68,15 +69,19 @@ class Fault:
 class Project:
     """The tiny project, and the `dvc repro` that is at work in it, if any."""
 
-    def __init__(self, folder: Path, steps: int, ray_address: str | None = None) -> None:
+    def __init__(self, folder: Path, steps: int, ray_address: str | None = None, tracking: str | None = None) -> None:
         self.folder, self.lines = folder, []  # type: ignore[var-annotated]
         self.process: subprocess.Popen[str] | None = None
         inputs = tiny.write_inputs(folder)
         params = yaml.safe_load((ROOT / "params.yaml").read_text())
         params["model"] = tiny.MODEL.model_dump(mode="json")
         params["align"]["size_px"] = tiny.SIDE_PX
-        changes = {"steps": steps, "probe_every": steps // 2, "checkpoint_every": 2, "log_every": 1}
-        settings = tiny.training(workers=2, ray_address=ray_address, **changes).model_dump(mode="json")
+        changes: dict[str, Any] = {"steps": steps, "probe_every": steps // 2, "checkpoint_every": 2, "log_every": 1}
+        if ray_address is not None:
+            # As on several machines: a storage that all reach, and MLflow's server.
+            changes |= {"ray_address": ray_address, "storage": str(folder / "storage")}
+            params["tracking"]["uri"] = tracking
+        settings = tiny.training(workers=2, **changes).model_dump(mode="json")
         params["train_encoder"] = params["finetune_decoder"] = settings
         (folder / "params.yaml").write_text(yaml.safe_dump(params))
         paths = {name: path.relative_to(folder) for name, path in inputs.items()}
@@ -120,7 +125,8 @@ class Project:
 
     @property
     def checkpoints(self) -> Path | None:
-        return next(iter(self.folder.glob(".state/train_encoder-*/checkpoints")), None)
+        stored = list(self.folder.glob("storage/train_encoder-*/checkpoints"))
+        return next(iter(stored or self.folder.glob(".state/train_encoder-*/checkpoints")), None)
 
     def step(self) -> int:
         """Of the newest checkpoint."""
@@ -140,7 +146,7 @@ class Project:
 
     def reset(self) -> None:
         """As before the first run; DVC's cache would bring the model back without training."""
-        for name in (".state", "encoder", "mlruns", ".dvc/cache"):
+        for name in (".state", "encoder", "mlruns", "storage", ".dvc/cache"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
         for name in ("dvc.lock", "mlflow.db"):
             (self.folder / name).unlink(missing_ok=True)
@@ -308,13 +314,37 @@ def finished(project: Project) -> str:
 @contextmanager
 def made(steps: int, ray_address: str | None = None) -> Iterator[Project]:
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
-        project = Project(Path(folder), steps, ray_address)
+        server = tracked(Path(folder)) if ray_address else nullcontext(None)
+        with server as tracking:
+            project = Project(Path(folder), steps, ray_address, tracking)
+            try:
+                yield project
+            finally:
+                end(project)
+
+
+def end(project: Project) -> None:
+    """Kill what is left of a project's run."""
+    if not project.ended():
+        assert project.process is not None
+        os.killpg(project.process.pid, signal.SIGKILL)
+
+
+@contextmanager
+def tracked(folder: Path) -> Iterator[str]:
+    """MLflow's server on this machine; yields its address."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/tracked.db"]
+    command += ["--artifacts-destination", str(folder / "tracked"), "--host", "127.0.0.1", "--port", str(port)]
+    with (folder / "tracked.log").open("wb") as log:
+        process = subprocess.Popen([*command, "--workers", "1"], stdout=log, stderr=log, start_new_session=True)
         try:
-            yield project
+            wait_for(lambda: answers(f"{url}/health") or process.poll() is not None, 300)
+            yield url
         finally:
-            if not project.ended():
-                assert project.process is not None
-                os.killpg(project.process.pid, signal.SIGKILL)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def main() -> None:

@@ -72,6 +72,12 @@ BAD: list[tuple[str, Any, str]] = [
     ("register.gate", {"baselines": {"pose_error_deg": ["copy"]}}, "the method 'copy' for pose_error_deg"),
     ("retrain.promote", "auto", r"retrain\.promote is 'auto' but register\.gate has no limit.*'manual'"),
     ("tracking", None, r"tracking: "),
+    ("train_encoder.ray_address", "auto", r"ray_address is 'auto', but train_encoder\.storage is null"),
+    ("train_encoder.storage", "data/state", r"storage 'data/state' is neither a whole path, .*, nor a URL of s3://"),
+    ("train_encoder.storage", "ftp://host/x", r"storage 'ftp://host/x' is neither"),
+    ("train_encoder.storage", "s3://key:secret@bucket/x", r"storage holds a name or password"),
+    ("train_encoder.storage", "s3://bucket/x?access_key=k&secret_key=s", r"storage holds a name or password"),
+    ("finetune_decoder.min_workers", 3, r"min_workers 3 is more than workers 2: lower it"),
 ]
 
 

@@ -196,7 +196,8 @@ def test_gpus_are_counted(project: Path) -> None:
         f"train_encoder: {there + 1} GPUs wanted, {there} here: lower train_encoder.workers, or set gpus_per_worker"
         " to 0"
     ]
-    elsewhere = changed(project, train_encoder=asked | {"ray_address": "auto"})
+    asked |= {"ray_address": "auto", "storage": "s3://bucket/folder"}
+    elsewhere = changed(project, train_encoder=asked, tracking={"uri": "http://127.0.0.1:9"})
     assert failures(machine(elsewhere, project)) == []
 
 

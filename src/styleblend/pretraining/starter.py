@@ -28,6 +28,7 @@ from styleblend.system.files import fingerprint
 from styleblend.system.lock import hold
 from styleblend.system.process import exit_on_sigterm
 from styleblend.training import inputs, loop
+from styleblend.training.repeatable import repeatable
 from styleblend.training.steps import Learner, new_learner
 from styleblend.weights import frozen
 from styleblend.weights.start import fill, fill_body
@@ -39,7 +40,7 @@ STATE = Path(".state/pretrain_faces")
 FIGURES = "figures.jsonl"
 """In the folder of a training: a line each time that something was measured, of all sittings."""
 
-_SINCE = {"discriminator_clip_norm", "continue_from"}
+_SINCE = {"discriminator_clip_norm", "continue_from", "deterministic"}
 """Settings that came when there were sittings already, by their defaults: where they are off they are no part."""
 
 _FIXED = {"workers", "ray_address", "gpus_per_worker"}
@@ -96,7 +97,7 @@ def pretrain_faces(cfg: PretrainFaces, small: Path, out: Path, state: Path = STA
 
 def _key(cfg: PretrainFaces, photographs: Photographs) -> str:
     """Names the training that a sitting goes on with. Code is no part: a training of days survives a mended message."""
-    unset = {name for name in _SINCE if getattr(cfg.training, name) is None}
+    unset = {name for name in _SINCE if getattr(cfg.training, name) in (None, False)}
     rest = cfg.training.model_dump_json(exclude=set(PACE - _FIXED) | unset)
     return fingerprint(photographs.key, cfg.model.model_dump_json(), rest, json.dumps(cfg.held_out), f"{cfg.val:g}")
 
@@ -106,7 +107,8 @@ def _train(cfg: PretrainFaces, photographs: Photographs, folder: Path, device: t
     places = (photographs.networks, folder / "splits", photographs.faces, photographs.perceived)
     read = inputs.read(cfg.training, learner, *places, device)
     worker, recorder = loop.Worker(device=device), Sitting(folder)
-    loop.train(cfg.training, learner, *read, folder / "checkpoints", worker, recorder)
+    with repeatable(cfg.training.deterministic):
+        loop.train(cfg.training, learner, *read, folder / "checkpoints", worker, recorder)
     return learner
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,6 +41,8 @@ class Faces:
     """Of the weights that the faces' sources have."""
     mesh: NDArray[np.float32] | None = None
     """[M, K, 3], points with depth as faces.warp takes them; None where the landmark network sees no mesh."""
+    bring: Callable[[Path], None] | None = None
+    """Sees that a picture is on this machine before it is read; None where all are."""
 
     def __len__(self) -> int:
         return len(self.files)
@@ -58,6 +60,8 @@ class Faces:
         rows = []
         for index in indices:
             file = self.files[index]
+            if self.bring is not None:
+                self.bring(file)
             try:
                 with Image.open(file) as picture:
                     pixels = np.asarray(picture.convert("RGB"))

@@ -175,7 +175,7 @@ def _lack(stage: str, cfg: Training) -> str | None:
     if problem is not None:
         return problem
     free = ray.available_resources()
-    wanted = {kind: cfg.workers * each for kind, each in resources.of_a_worker(cfg).items()}
+    wanted = {kind: cfg.fewest_workers * each for kind, each in resources.of_a_worker(cfg).items()}
     short = [kind for kind, amount in wanted.items() if free.get(kind, 0) + 1e-6 < amount]
     if not short:
         return None

@@ -16,8 +16,9 @@ from styleblend.registry import mlflow_store, outbox, runs, versions
 from styleblend.system.code import code_fingerprint
 from styleblend.system.files import fingerprint, sha256, whole_folder
 from styleblend.system.lock import Locked
-from styleblend.training import checkpoint, loop, ray_trainer
+from styleblend.training import checkpoint, ray_trainer, shared
 from styleblend.training.beginning import Origin
+from styleblend.training.job import CHECKPOINTS, Job
 from styleblend.training.steps import Stage
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ CODE = (
     "training/inputs.py",
     "training/jitter.py",
     "training/losses.py",
+    "training/repeatable.py",
     "training/samples.py",
     "training/steps.py",
     "training/stream.py",
@@ -90,7 +92,7 @@ def train_stage(
     # What a run that goes on has recorded names its parent, also while MLflow does not answer.
     known = outbox.address_of(outbox.PLACE / state.name)
     parent_run_id = parent_run_id or (known.parent_run_id if known else None)
-    job = ray_trainer.Job(
+    job = Job(
         stage=stage,
         fingerprint=key,
         model=cfg.model,
@@ -121,7 +123,7 @@ def state_key(
     return fingerprint(
         stage,
         cfg.model.model_dump_json(),
-        training.model_dump_json(exclude=set(_WHAT_THEY_SAY)),
+        training.model_dump_json(exclude=_WHAT_THEY_SAY | (set() if training.deterministic else {"deterministic"})),
         *data,
         *(_weights(encoder) if encoder else ()),
         *(_weights(origin.path) if origin else ()),
@@ -156,19 +158,22 @@ def origin_of(stage: Stage, named: str | None, cfg: Config) -> Origin | None:
     return Origin(path.resolve(), f"{path.name} (sha256 {sha256(weights)[:16]})")
 
 
-def _retire(job: ray_trainer.Job) -> None:
+def _retire(job: Job) -> None:
     """Leave of a finished training what a longer one begins from, and nothing of the stage's earlier finished ones.
 
     A kill before DVC has seen the output costs nothing so: the next call is at the end at once.
     """
-    loop.checkpoints(job.training, job.state / ray_trainer.CHECKPOINTS).finish()
+    if job.training.storage is None:
+        shared.checkpoints(job).finish()
+    else:
+        shared.retire(job)
     for entry in job.state.iterdir():
-        if entry.is_dir() and entry.name != ray_trainer.CHECKPOINTS:
+        if entry.is_dir() and entry.name != CHECKPOINTS:
             shutil.rmtree(entry)
         elif entry.is_file() and entry.name != ray_trainer.TRAINER_LOCK:
             entry.unlink()
     for other in job.state.parent.glob(f"{job.stage}-*"):
-        found = checkpoint.kept(other / ray_trainer.CHECKPOINTS)
+        found = checkpoint.kept(other / CHECKPOINTS)
         finished = {each.planned for each in found if each.step == each.planned}
         if other != job.state and found and all(each.planned in finished for each in found):
             # Not one that another run is at: runs with settings of their own share the folder.
