@@ -196,9 +196,13 @@ def test_gpus_are_counted(project: Path) -> None:
         f"train_encoder: {there + 1} GPUs wanted, {there} here: lower train_encoder.workers, or set gpus_per_worker"
         " to 0"
     ]
-    asked |= {"ray_address": "auto", "storage": "s3://bucket/folder"}
+    asked |= {"ray_address": "auto", "storage": str(project / "storage")}
     elsewhere = changed(project, train_encoder=asked, tracking={"uri": "http://127.0.0.1:9"})
     assert failures(machine(elsewhere, project)) == []
+    (project / "file").write_text("")
+    nowhere = changed(project, train_encoder=asked | {"storage": f"{project}/file/x"}, tracking={"uri": "http://h:9"})
+    (found,) = failures(machine(nowhere, project))
+    assert found.startswith(f"train_encoder: cannot write to storage {project}/file/x, ")
 
 
 def test_memory_and_disk_are_compared_with_what_is_free(project: Path) -> None:

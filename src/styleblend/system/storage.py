@@ -142,15 +142,16 @@ class Storage:
         try:
             yield
         except FileNotFoundError as error:
-            raise StyleBlendError(f"storage {self._shown} lacks what was sent there: {reason_of(error)}") from None
+            raise StyleBlendError(f"storage {self.shown} lacks what was sent there: {reason_of(error)}") from None
         except (OSError, ValueError, NotImplementedError) as error:
             raise TransientError(
-                f"cannot {what} storage {self._shown}, {_in_short(error)}: see that this machine reaches it and has"
+                f"cannot {what} storage {self.shown}, {_in_short(error)}: see that this machine reaches it and has"
                 " keys for it, and start again"
             ) from None
 
     @property
-    def _shown(self) -> str:
+    def shown(self) -> str:
+        """The address without its options, for people."""
         return self.address.partition("?")[0]
 
 

@@ -149,8 +149,10 @@ def checkpoints(job: Job) -> checkpoint.Checkpoints:
 
 
 def tell_error(job: Job, text: str) -> None:
-    """Leave a worker's last line for the trainer."""
-    place_of(job).write(ERROR, text.encode())
+    """Leave a worker's last line for its trainer; for no other one, to which it says nothing."""
+    place = place_of(job)
+    if place.read(_TICKET) == str(job.ticket).encode():
+        place.write(ERROR, text.encode())
 
 
 def error_of(job: Job) -> str | None:
