@@ -146,10 +146,10 @@ class Training(Section):
         scheme, found, rest = value.partition("://")
         if found and scheme in STORAGE_SCHEMES and rest.strip("/"):
             return value
-        if not found and value.startswith("/"):
+        if not found and value.startswith("/") and "?" not in value:
             return value
         raise ValueError(
-            f"storage '{value}' is neither a whole path, which begins with /, nor a URL of"
+            f"storage '{value}' is neither a whole path, with / first and no ?, nor a URL of"
             f" {', '.join(f'{each}://' for each in STORAGE_SCHEMES)}: name one of them"
         )
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from styleblend.config.training import Training
 from styleblend.errors import StyleBlendError
-from styleblend.system.code import code_fingerprint
+from styleblend.system.files import fingerprint
 from styleblend.training.batches import Faces
 from styleblend.training.checkpoint import Stateful
 from styleblend.training.generated import Perception
@@ -103,7 +103,7 @@ def read_by_each(cfg: Training, perception: Perception, faces: Faces) -> dict[st
     package = Path(__file__).parents[1]
     known = (faces.face_ids, torch.from_numpy(faces.persons), faces.identity, faces.landmarks, faces.size_px)
     return {
-        "version of this project": code_fingerprint(*(package / name for name in _COMPUTES)),
+        "version of this project": fingerprint(*(package / name for name in _COMPUTES)),
         "version of torch": torch.__version__,
         "section of params.yaml": cfg.model_dump_json(),
         "set of frozen networks": [each for each in perception if each is not None],

@@ -38,7 +38,7 @@ def started(stage: str, cfg: Training, state: Path, say: Callable[[str], None]) 
     """Ray, with room for the workers; yields the folder for what Ray Train keeps. At the end the cluster goes.
 
     Args:
-        state: folder that outlives a kill, which all machines see. say: takes lines while a cluster has no room yet.
+        state: folder on this machine that outlives a kill. say: takes lines while a cluster has no room yet.
     Raises:
         StyleBlendError: the machine or cluster has no room for the workers, or nobody answers at ray_address.
     """

@@ -69,7 +69,8 @@ class Sender(loop.Recorder):
     """A recorder that puts all into a mailbox and does not wait for it."""
 
     def __init__(self, box: Any) -> None:
-        self._box, self._last = box, None
+        self._box = box
+        self._last: Any = None
 
     def begins(self, attempt: int) -> None:
         self._put("begins", attempt)
