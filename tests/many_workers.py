@@ -1,6 +1,7 @@
 """Both stages on a Ray cluster of this machine with a storage, as a program of its own: see test_many_workers.py.
 
-python many_workers.py FOLDER STORAGE WORKERS
+python many_workers.py FOLDER STORAGE WORKERS   # both stages
+python many_workers.py FOLDER STORAGE           # one to two workers, for which a machine comes and goes
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "RAY_raylet_start_wait_time_s": "600"}
+# Ray's patience with its own processes is too short for a machine that is busy.
+PATIENCE = {"RAY_raylet_start_wait_time_s": "600", "RAY_agent_register_timeout_ms": "600000"}
+os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", **PATIENCE}
 
 from ray.cluster_utils import Cluster  # noqa: E402
 

@@ -163,6 +163,18 @@ def test_the_committed_parameters_are_valid(root: Path) -> None:
     assert load_params(root / "params.yaml").train_encoder.steps > 0
 
 
+def test_a_training_on_a_cluster_needs_what_its_machines_reach(params: dict[str, Any]) -> None:
+    """With a storage alone MLflow's file is refused, in one line with both; with a server all is well."""
+    values = deepcopy(params)
+    values["train_encoder"] |= {"ray_address": "auto", "storage": "s3://bucket/x"}
+    with pytest.raises(ConfigError) as caught:
+        parse_params(values, "params.yaml")
+    said = "params.yaml: train_encoder.ray_address is 'auto', but tracking.uri 'sqlite:///mlflow.db' is a file of one"
+    assert str(caught.value).startswith(said) and "\n" not in str(caught.value)
+    values["tracking"]["uri"] = "http://127.0.0.1:5000"
+    assert parse_params(values, "params.yaml").train_encoder.fewest_workers == 2
+
+
 @pytest.mark.parametrize(("key", "value", "message"), BAD, ids=lambda value: str(value)[:40])
 def test_a_bad_value_is_one_line_with_key_and_value(params: dict[str, Any], key: str, value: Any, message: str) -> None:
     """The line begins with the file's name, says what is wrong and has no line break."""
