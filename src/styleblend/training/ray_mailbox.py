@@ -39,7 +39,7 @@ def emptied_into(recorder: loop.Recorder) -> Iterator[Any]:
     """
     import ray
 
-    box = ray.remote(num_cpus=0)(_Mailbox).remote()
+    box: Any = ray.remote(num_cpus=0)(_Mailbox).remote()
     over, trouble = threading.Event(), list[Exception]()
 
     def empty() -> None:

@@ -74,7 +74,7 @@ def _prepared(job: Job) -> Job:
         return job
     job = shared.begin(job)
     count = shared.send(job)
-    say(job, f"faces are in {count} shards in {job.training.storage.partition('?')[0]}")
+    say(job, f"faces are in {count} shards in {shared.place_of(job).shown}")
     return job
 
 
@@ -125,15 +125,17 @@ def _fit_on(job: Job, settings: dict[str, Any], storage: str, filesystem: Any = 
     from ray.train.torch import TorchTrainer
 
     cfg = job.training
+    # Ray's types are those of an older version of this class.
+    scaling: dict[str, Any] = {
+        "num_workers": cfg.workers if cfg.min_workers is None else (cfg.min_workers, cfg.workers),
+        "elastic_resize_monitor_interval_s": RESIZE_S,
+        "use_gpu": cfg.gpus_per_worker > 0,
+        "resources_per_worker": resources.of_a_worker(cfg),
+    }
     trainer = TorchTrainer(
         _work,
         train_loop_config=settings,
-        scaling_config=ScalingConfig(
-            num_workers=cfg.workers if cfg.min_workers is None else (cfg.min_workers, cfg.workers),
-            elastic_resize_monitor_interval_s=RESIZE_S,
-            use_gpu=cfg.gpus_per_worker > 0,
-            resources_per_worker=resources.of_a_worker(cfg),
-        ),
+        scaling_config=ScalingConfig(**scaling),
         run_config=RunConfig(
             # A name that was used would bring back Ray's own idea of that run.
             name=f"{job.state.name}-{time.time_ns()}",

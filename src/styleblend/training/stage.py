@@ -101,6 +101,7 @@ def train_stage(
         parent_run_id=parent_run_id or runs.start_pipeline(store, key, cfg.model_dump(mode="json")),
         state=state,
         origin=origin,
+        ticket=None,
         **{name: path.resolve() for name, path in inputs.items()},
     )
     result = ray_trainer.run(job)
@@ -120,10 +121,12 @@ def state_key(
         encoder: folder of the first stage's model. origin: what continue_from names.
     """
     package = Path(styleblend.__file__).parent
+    # Off, it is as it was before there was such a setting.
+    unsaid = _WHAT_THEY_SAY if training.deterministic else _WHAT_THEY_SAY | {"deterministic"}
     return fingerprint(
         stage,
         cfg.model.model_dump_json(),
-        training.model_dump_json(exclude=_WHAT_THEY_SAY | (set() if training.deterministic else {"deterministic"})),
+        training.model_dump_json(exclude=set(unsaid)),
         *data,
         *(_weights(encoder) if encoder else ()),
         *(_weights(origin.path) if origin else ()),
