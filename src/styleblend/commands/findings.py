@@ -151,7 +151,7 @@ def machine(cfg: Config, project: Path, listed: dict[str, Listing]) -> Iterator[
     for stage, need in needs.items():
         training: Training = getattr(cfg, stage)
         if training.storage is not None:
-            yield _storage(stage, training.storage)
+            yield storage(stage, training.storage)
         if training.ray_address is not None:
             yield Finding("machine", "note", f"{stage}: trains on Ray's cluster {training.ray_address}: not looked at")
         elif training.gpus_per_worker:
@@ -161,7 +161,7 @@ def machine(cfg: Config, project: Path, listed: dict[str, Listing]) -> Iterator[
     yield _disk(cfg, project, listed, max(needs.values(), key=lambda need: need.optimiser))
 
 
-def _storage(stage: str, address: str) -> Finding:
+def storage(stage: str, address: str) -> Finding:
     """Whether this machine can write there; its cluster's machines are not asked."""
     place = Storage(address)
     try:
