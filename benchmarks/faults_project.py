@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import yaml
@@ -37,15 +38,19 @@ def newest_step(folder: Path) -> int:
 class Project:
     """The tiny project, and the `dvc repro` that is at work in it, if any."""
 
-    def __init__(self, folder: Path, steps: int, ray_address: str | None = None) -> None:
+    def __init__(self, folder: Path, steps: int, ray_address: str | None = None, tracking: str | None = None) -> None:
         self.folder, self.lines = folder, []  # type: ignore[var-annotated]
         self.process: subprocess.Popen[str] | None = None
         inputs = tiny.write_inputs(folder)
         params = yaml.safe_load((ROOT / "params.yaml").read_text())
         params["model"] = tiny.MODEL.model_dump(mode="json")
         params["align"]["size_px"] = tiny.SIDE_PX
-        changes = {"steps": steps, "probe_every": steps // 2, "checkpoint_every": 2, "log_every": 1}
-        settings = tiny.training(workers=2, ray_address=ray_address, **changes).model_dump(mode="json")
+        changes: dict[str, Any] = {"steps": steps, "probe_every": steps // 2, "checkpoint_every": 2, "log_every": 1}
+        if ray_address is not None:
+            # As on several machines: a storage that all reach, and MLflow's server.
+            changes |= {"ray_address": ray_address, "storage": str(folder / "storage")}
+            params["tracking"]["uri"] = tracking
+        settings = tiny.training(workers=2, **changes).model_dump(mode="json")
         params["train_encoder"] = params["finetune_decoder"] = settings
         (folder / "params.yaml").write_text(yaml.safe_dump(params))
         paths = {name: path.relative_to(folder) for name, path in inputs.items()}
@@ -96,7 +101,8 @@ class Project:
 
     @property
     def checkpoints(self) -> Path | None:
-        return next(iter(self.folder.glob(".state/train_encoder-*/checkpoints")), None)
+        stored = list(self.folder.glob("storage/train_encoder-*/checkpoints"))
+        return next(iter(stored or self.folder.glob(".state/train_encoder-*/checkpoints")), None)
 
     def step(self) -> int:
         """Of the newest checkpoint."""
@@ -116,7 +122,7 @@ class Project:
 
     def reset(self) -> None:
         """As before the first run; DVC's cache would bring the model back without training."""
-        for name in (".state", "encoder", "mlruns", ".dvc/cache"):
+        for name in (".state", "encoder", "mlruns", "storage", ".dvc/cache"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
         for name in ("dvc.lock", "mlflow.db"):
             (self.folder / name).unlink(missing_ok=True)

@@ -74,6 +74,12 @@ BAD: list[tuple[str, Any, str]] = [
     ("register.gate", {"baselines": {"pose_error_deg": ["copy"]}}, "the method 'copy' for pose_error_deg"),
     ("retrain.promote", "auto", r"retrain\.promote is 'auto' but register\.gate has no limit.*'manual'"),
     ("tracking", None, r"tracking: "),
+    ("train_encoder.ray_address", "auto", r"ray_address is 'auto', but train_encoder\.storage is null"),
+    ("train_encoder.storage", "data/state", r"storage 'data/state' is neither a whole path, .*, nor a URL of s3://"),
+    ("train_encoder.storage", "ftp://host/x", r"storage 'ftp://host/x' is neither"),
+    ("train_encoder.storage", "s3://key:secret@bucket/x", r"storage holds a name or password"),
+    ("train_encoder.storage", "s3://bucket/x?access_key=k&secret_key=s", r"storage holds a name or password"),
+    ("finetune_decoder.min_workers", 3, r"min_workers 3 is more than workers 2: lower it"),
 ]
 
 
@@ -157,6 +163,18 @@ def test_a_gate_can_name_every_figure_that_is_measured() -> None:
 def test_the_committed_parameters_are_valid(root: Path) -> None:
     """A fresh clone runs."""
     assert load_params(root / "params.yaml").train_encoder.steps > 0
+
+
+def test_a_training_on_a_cluster_needs_what_its_machines_reach(params: dict[str, Any]) -> None:
+    """With a storage alone MLflow's file is refused, in one line with both; with a server all is well."""
+    values = deepcopy(params)
+    values["train_encoder"] |= {"ray_address": "auto", "storage": "s3://bucket/x"}
+    with pytest.raises(ConfigError) as caught:
+        parse_params(values, "params.yaml")
+    said = "params.yaml: train_encoder.ray_address is 'auto', but tracking.uri 'sqlite:///mlflow.db' is a file of one"
+    assert str(caught.value).startswith(said) and "\n" not in str(caught.value)
+    values["tracking"]["uri"] = "http://127.0.0.1:5000"
+    assert parse_params(values, "params.yaml").train_encoder.fewest_workers == 2
 
 
 @pytest.mark.parametrize(("key", "value", "message"), BAD, ids=lambda value: str(value)[:40])

@@ -196,8 +196,20 @@ def test_gpus_are_counted(project: Path) -> None:
         f"train_encoder: {there + 1} GPUs wanted, {there} here: lower train_encoder.workers, or set gpus_per_worker"
         " to 0"
     ]
-    elsewhere = changed(project, train_encoder=asked | {"ray_address": "auto"})
+    asked |= {"ray_address": "auto", "storage": str(project / "storage")}
+    elsewhere = changed(project, train_encoder=asked, tracking={"uri": "http://127.0.0.1:9"})
     assert failures(machine(elsewhere, project)) == []
+
+
+def test_a_storage_is_tried(tmp_path: Path) -> None:
+    """A folder that can be made is left empty; one that cannot is a failure with its reason."""
+    (tmp_path / "file").write_text("")
+    assert findings.storage("train_encoder", f"{tmp_path}/there").verdict == "ok"
+    assert not list((tmp_path / "there").iterdir())
+    found = findings.storage("train_encoder", f"{tmp_path}/file/x")
+    assert found.verdict == "FAIL" and found.text.startswith(
+        f"train_encoder: cannot write to storage {tmp_path}/file/x"
+    )
 
 
 def test_memory_and_disk_are_compared_with_what_is_free(project: Path) -> None:

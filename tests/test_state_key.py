@@ -39,7 +39,7 @@ def key(cfg: Config, training: Training, encoder: Path | None = None, origin: Or
 
 OTHERS = {
     "discriminator_adam_betas": (0.5, 0.9), "ray_address": "auto", "continue_from": "3", "precision": "bfloat16",
-    "tf32": True, "channels_last": True, "compile": True,
+    "tf32": True, "channels_last": True, "compile": True, "storage": "/shared", "deterministic": True,
 }  # fmt: skip
 
 
@@ -110,7 +110,7 @@ def test_words_about_code_are_no_part_of_the_key(tmp_path: Path) -> None:
 def test_all_that_computes_is_in_the_key(root: Path) -> None:
     """What a step, a batch, the inputs and the beginning import is in CODE, and nothing in CODE is idle."""
     trees = modules(root)
-    start = ("steps", "stream", "inputs", "beginning")
+    start = ("steps", "stream", "inputs", "beginning", "repeatable")
     computing = set().union(*(reached(f"training.{name}", trees, UNWATCHED | NO_PART) for name in start))
     places = [name.removesuffix(".py").replace("/", ".") for name in stage.CODE]
     code = {name for name in computing if len(trees[name].body) > 1 and not within(name, UNWATCHED | NO_PART)}
@@ -122,8 +122,9 @@ def test_what_only_tells_or_distributes_can_change_in_the_middle(root: Path) -> 
     """Modules of training that are not in CODE are those that log, keep, judge, say and start; DVC watches all."""
     named = {name.removeprefix("training/").removesuffix(".py") for name in stage.CODE if name.startswith("training/")}
     here = {file.stem for file in (root / "src/styleblend/training").glob("*.py")} - {"__init__"}
-    rest = {"alarms", "checkpoint", "loop", "probe", "progress", "record", "resources", "stage"}
-    assert here - named == rest | {"ray_cluster", "ray_errors", "ray_trainer"}
+    rest = {"alarms", "alike", "checkpoint", "job", "loop", "probe", "progress", "record", "recording", "resources"}
+    rest |= {"shards", "shared", "stage"}
+    assert here - named == rest | {"ray_cluster", "ray_errors", "ray_mailbox", "ray_trainer"}
 
 
 def test_curves_and_ids_of_runs_are_no_part_of_what_the_second_stage_begins_with(cfg: Config, tmp_path: Path) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from styleblend.perception.identity import IdentityNetwork
 from styleblend.training import checkpoint, inputs, loop, probe
 from styleblend.training.batches import Batch, Faces
 from styleblend.training.steps import Learner
+from thread_workers import Together
 
 PERCEPTION = tiny.perception()
 
@@ -222,29 +221,14 @@ def test_a_bad_share_of_a_batch_is_left_out_by_all_workers(data, tmp_path: Path,
         return batch._replace(target=batch.target * torch.nan) if mine and step == 1 else batch
 
     monkeypatch.setattr(loop.Batches, "at", broken)
-    meet, given = threading.Barrier(2, timeout=60), {}
-
-    def average_of(mine: int):
-        def average(tensors) -> None:
-            given[mine] = [tensor.detach().clone() for tensor in tensors]
-            meet.wait()
-            means = [(one + other) / 2 for one, other in zip(given[0], given[1], strict=True)]
-            meet.wait()
-            for tensor, mean in zip(tensors, means, strict=True):
-                tensor.detach().copy_(mean)
-
-        return average
-
     cfg, notes = tiny.training(steps=3, probe_every=100), Notes()
     learners = [tiny.learner(cfg) for _ in range(2)]
 
-    def work(mine: int) -> loop.Progress:
-        worker = loop.Worker(mine, 2, average=average_of(mine))
-        recorder = notes if mine == 0 else loop.Recorder()
-        return loop.train(cfg, learners[mine], PERCEPTION, *data, tmp_path, worker, recorder)
+    def work(worker: loop.Worker) -> loop.Progress:
+        recorder = loop.Recorder() if worker.rank else notes
+        return loop.train(cfg, learners[worker.rank], PERCEPTION, *data, tmp_path, worker, recorder)
 
-    with ThreadPoolExecutor(2) as pool:
-        progress = list(pool.map(work, range(2)))
+    progress = Together(2).run(work)
     assert [each.skips for each in progress] == [1, 1]
     one, other = (states(learner) for learner in learners)
     assert all(torch.equal(value, other[name]) for name, value in one.items())

@@ -8,11 +8,8 @@ import shlex
 import signal
 import subprocess
 import sys
-import threading
 import time
 import uuid
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +26,7 @@ from styleblend.registry import mlflow_store, runs
 from styleblend.training import beginning, checkpoint, loop, ray_trainer, record
 from styleblend.training.inputs import read as read_inputs
 from styleblend.weights.start import fill, start
+from thread_workers import Together
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -185,27 +183,16 @@ def test_a_stage_that_is_killed_in_every_way_ends_as_if_undisturbed(tmp_path: Pa
 def undisturbed(inputs: dict[str, Path], folder: Path, settings: dict[str, Any]) -> dict[str, torch.Tensor]:
     """The averaged weights of the same training in this process: its two workers are threads, and no Ray is there."""
     cfg, device = tiny.training(workers=2, **settings), torch.device("cpu")
-    meet, given = threading.Barrier(2, timeout=120), [[], []]  # type: ignore[var-annotated]
     learners = [
         beginning.learner("train_encoder", tiny.MODEL, cfg, inputs["networks"], None, None, device) for _ in range(2)
     ]
     places = (inputs[name] for name in ("networks", "splits", "faces", "perceived"))
     read = read_inputs(cfg, learners[0], *places, device)
 
-    def work(rank: int) -> None:
-        def average(tensors: Sequence[torch.Tensor]) -> None:
-            given[rank] = [tensor.detach().clone() for tensor in tensors]
-            meet.wait()
-            sums = [one + other for one, other in zip(*given, strict=True)]
-            meet.wait()
-            for tensor, total in zip(tensors, sums, strict=True):
-                tensor.detach().copy_(total / 2)
+    def work(worker: loop.Worker) -> None:
+        loop.train(cfg, learners[worker.rank], *read, folder / "undisturbed", worker, loop.Recorder())
 
-        worker = loop.Worker(rank, 2, device, average)
-        loop.train(cfg, learners[rank], *read, folder / "undisturbed", worker, loop.Recorder())
-
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(work, range(2)))
+    Together(2).run(work)
     return learners[0].averaged.state_dict()
 
 

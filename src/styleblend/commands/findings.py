@@ -19,6 +19,7 @@ from styleblend.config.training import Training
 from styleblend.data import licences, published
 from styleblend.data.folders import expect_watchable, look_below
 from styleblend.errors import StyleBlendError
+from styleblend.system.storage import Storage
 
 Verdict = Literal["ok", "note", "FAIL"]
 BESIDE = ("metadata", "mapping", "identities")
@@ -149,6 +150,8 @@ def machine(cfg: Config, project: Path, listed: dict[str, Listing]) -> Iterator[
     needs = {need.stage: need for need in describe(cfg).stages}
     for stage, need in needs.items():
         training: Training = getattr(cfg, stage)
+        if training.storage is not None:
+            yield storage(stage, training.storage)
         if training.ray_address is not None:
             yield Finding("machine", "note", f"{stage}: trains on Ray's cluster {training.ray_address}: not looked at")
         elif training.gpus_per_worker:
@@ -156,6 +159,17 @@ def machine(cfg: Config, project: Path, listed: dict[str, Listing]) -> Iterator[
         else:
             yield memory(stage, training, need)
     yield _disk(cfg, project, listed, max(needs.values(), key=lambda need: need.optimiser))
+
+
+def storage(stage: str, address: str) -> Finding:
+    """Whether this machine can write there; its cluster's machines are not asked."""
+    place = Storage(address)
+    try:
+        place.write(".doctor", b"")
+        place.remove(".doctor")
+    except StyleBlendError as error:
+        return Finding("machine", "FAIL", f"{stage}: {error}")
+    return Finding("machine", "ok", f"{stage}: storage {place.shown} can be written from here")
 
 
 def _gpus(stage: str, training: Training, need: Needs) -> Iterator[Finding]:

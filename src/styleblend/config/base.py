@@ -26,8 +26,10 @@ def has_secret(address: str) -> bool:
         parts = urlsplit(address)
     except ValueError:
         return "@" in address
-    web = parts.scheme in ("http", "https")
-    return parts.password is not None or (web and parts.username is not None) or "password" in parse_qs(parts.query)
+    web = parts.scheme in ("http", "https", "s3")
+    asked = parse_qs(parts.query)
+    in_query = any(name in asked for name in ("password", "access_key", "secret_key", "session_token"))
+    return parts.password is not None or (web and parts.username is not None) or in_query
 
 
 def expect_no_password(name: str, address: str | None, remedy: str) -> None:

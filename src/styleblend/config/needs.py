@@ -9,6 +9,7 @@ from pydantic import ValidationInfo
 from styleblend.config.data import Align
 from styleblend.config.model import Model
 from styleblend.config.pretrained import Pretrained, known_networks
+from styleblend.config.tracking import Tracking
 
 if TYPE_CHECKING:
     from styleblend.config.training import Training
@@ -83,6 +84,23 @@ def expect_device(name: str, training: Training) -> None:
         raise ValueError(
             f"{name}.tf32 is true, but gpus_per_worker is 0, and a CPU has no TF32: set it to false, or give a worker a"
             " GPU"
+        )
+
+
+def expect_reached(name: str, training: Training, tracking: Tracking) -> None:
+    """Refuse what only this machine can reach, where a training runs on the machines of a cluster."""
+    if training.ray_address is None:
+        return
+    where = f"{name}.ray_address is '{training.ray_address}'"
+    if training.storage is None:
+        raise ValueError(
+            f"{where}, but {name}.storage is null, and other machines do not reach .state of this one: set it to a"
+            " folder that all share, or to a URL as s3://bucket/folder"
+        )
+    if tracking.is_a_file:
+        raise ValueError(
+            f"{where}, but tracking.uri '{tracking.uri}' is a file of one machine, which goes with it: start MLflow's"
+            " server where all reach it, and set its address"
         )
 
 

@@ -18,7 +18,7 @@ from styleblend.config.data import Align, Perceive, Split, Validate
 from styleblend.config.evaluation import Evaluate
 from styleblend.config.face_pretraining import PretrainFaces
 from styleblend.config.model import Model
-from styleblend.config.needs import expect_body, expect_detector, expect_device, expect_for_training
+from styleblend.config.needs import expect_body, expect_detector, expect_device, expect_for_training, expect_reached
 from styleblend.config.pretrained import Pretrained, known_networks
 from styleblend.config.pretraining import Pretrain
 from styleblend.config.product import Follow, Serve, Swap
@@ -83,6 +83,7 @@ class Config(Section):
         for name in ("train_encoder", "finetune_decoder"):
             expect_for_training(name, getattr(self, name), self.model, self.pretrained, info, self.split.true_swaps)
             expect_device(name, getattr(self, name))
+            expect_reached(name, getattr(self, name), self.tracking)
         gate = self.register_.gate
         if self.retrain.promote == "auto" and not gate.decides:
             raise ValueError(

@@ -27,3 +27,8 @@ class Tracking(Section):
         remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, and put a database behind MLflow's server"
         expect_no_password("tracking.uri", self.uri, remedy)
         return self
+
+    @property
+    def is_a_file(self) -> bool:
+        """Whether the store is a file or folder of this machine."""
+        return self.uri.startswith(("sqlite:", "file:")) or "://" not in self.uri

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from styleblend.config.base import Probability, Section, Weight
+from styleblend.config.base import Probability, Section, Weight, expect_no_password
 
 
 class LossWeights(Section):
@@ -41,10 +41,12 @@ PACE = frozenset(
     {
         "steps", "workers", "ray_address", "gpus_per_worker", "cpus_per_worker", "probe_every", "checkpoint_every",
         "log_every", "max_failures", "max_skipped", "skipped_within", "max_rollbacks", "recovered_after",
-        "wait_for_cluster_s",
+        "wait_for_cluster_s", "storage", "min_workers",
     }
 )  # fmt: skip
 """Settings that leave the arithmetic of a step alone: a training goes on where it stood when they change."""
+
+STORAGE_SCHEMES = ("s3", "gs", "abfs", "hdfs")
 
 EncoderStart = Literal["pretrained", "new", "body", "starter"]
 
@@ -54,6 +56,14 @@ class Training(Section):
     batch_size: int = Field(ge=2, description="pictures a step, over all workers")
     workers: int = Field(2, ge=1, description="Ray Train workers")
     ray_address: str | None = Field(None, description="a running Ray cluster, e.g. auto; null starts one here")
+    storage: str | None = Field(
+        None,
+        description="where all machines of ray_address reach the state and the faces: a folder that they share, or a"
+        " URL (s3://bucket/folder, gs://...); null is .state on this machine",
+    )
+    min_workers: int | None = Field(
+        None, ge=1, description="fewest workers to train with when machines are lost; null is workers"
+    )
     gpus_per_worker: float = Field(0, ge=0, le=1, description="1 on a GPU machine; half of one lets two share it")
     cpus_per_worker: float = Field(1, gt=0)
     wait_for_cluster_s: float = Field(
@@ -115,6 +125,9 @@ class Training(Section):
     channels_last: bool = Field(False, description="weights and pictures as NHWC in memory")
     compile: bool = Field(False, description="torch.compile of G; needs a C++ compiler, on a GPU Triton")
     accumulate: int = Field(1, ge=1, description="parts of a worker's batch that are learned from one after the other")
+    deterministic: bool = Field(
+        False, description="the same bits again on the same GPUs, at a cost (docs/cluster.md); a CPU gives them anyway"
+    )
     seed: int = Field(0, ge=0)
 
     @model_validator(mode="after")
@@ -128,6 +141,30 @@ class Training(Section):
                 f" {self.batch_size}: choose a divisor of {each}"
             )
         return self
+
+    @model_validator(mode="after")
+    def fewest_workers_are_no_more_than_all(self) -> Training:
+        if self.min_workers is not None and self.min_workers > self.workers:
+            raise ValueError(f"min_workers {self.min_workers} is more than workers {self.workers}: lower it")
+        return self
+
+    @field_validator("storage")
+    @classmethod
+    def is_a_place_for_all(cls, value: str | None) -> str | None:
+        """A whole path or a URL, without keys, which would stand in every version's settings."""
+        if value is None:
+            return None
+        remedy = "set the variables or the role that its machines sign with (docs/cluster.md)"
+        expect_no_password("storage", value, remedy)
+        scheme, found, rest = value.partition("://")
+        if found and scheme in STORAGE_SCHEMES and rest.strip("/"):
+            return value
+        if not found and value.startswith("/") and "?" not in value:
+            return value
+        raise ValueError(
+            f"storage '{value}' is neither a whole path, with / first and no ?, nor a URL of"
+            f" {', '.join(f'{each}://' for each in STORAGE_SCHEMES)}: name one of them"
+        )
 
     @field_validator("continue_from", mode="before")
     @classmethod
@@ -150,6 +187,11 @@ class Training(Section):
                 " loss.reconstruction a weight, or let one begin at 0"
             )
         return self
+
+    @property
+    def fewest_workers(self) -> int:
+        """With how many a training begins and goes on."""
+        return self.workers if self.min_workers is None else self.min_workers
 
     @property
     def workers_per_gpu(self) -> int:

@@ -30,6 +30,7 @@ from styleblend.provenance import save_picture
 from styleblend.system.files import fingerprint
 from styleblend.system.process import exit_on_sigterm
 from styleblend.training import inputs, loop
+from styleblend.training.repeatable import repeatable
 from styleblend.training.steps import Learner, new_learner
 from styleblend.weights import frozen
 from styleblend.weights.start import fill, fill_body
@@ -38,7 +39,10 @@ from styleblend.weights.starter import DISCRIMINATOR_FILE, write_starter
 FIGURES = "figures.jsonl"
 """In the folder of a training: a line each time that something was measured, of all sittings."""
 
-_SINCE = {"discriminator_clip_norm", "continue_from", "tf32", "channels_last", "compile", "accumulate"}
+_SINCE = {
+    "discriminator_clip_norm", "continue_from", "tf32", "channels_last", "compile", "accumulate", "deterministic",
+    "known_swaps",
+}  # fmt: skip
 """Settings that came when there were sittings already, by their defaults: where they are off they are no part."""
 
 _FIXED = {"workers", "ray_address", "gpus_per_worker"}
@@ -115,7 +119,8 @@ def _train(cfg: PretrainFaces, photographs: Photographs, folder: Path, device: t
     places = (photographs.networks, folder / "splits", photographs.faces, photographs.perceived)
     read = inputs.read(cfg.training, learner, *places, device)
     worker, recorder = loop.Worker(device=device), Sitting(folder)
-    loop.train(cfg.training, learner, *read, folder / "checkpoints", worker, recorder)
+    with repeatable(cfg.training.deterministic):
+        loop.train(cfg.training, learner, *read, folder / "checkpoints", worker, recorder)
     return learner
 
 

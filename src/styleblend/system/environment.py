@@ -34,6 +34,12 @@ class Change:
     why: str
 
 
+REPEATABLE = (
+    Change("CUBLAS_WORKSPACE_CONFIG", ":4096:8", "cuBLAS adds in one order only where its workspace has one size"),
+)
+"""For a process that must give the same bits again on a GPU (the setting deterministic of a training)."""
+
+
 def changes(given: Mapping[str, str], project: Path) -> tuple[Change, ...]:
     """What must differ from the environment `given` for anything that is started here. Nothing is changed or made.
 

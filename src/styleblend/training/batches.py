@@ -53,6 +53,8 @@ class Faces:
     """[M, K, 3], points with depth as faces.warp takes them; None where the landmark network sees no mesh."""
     true_swaps: TrueSwaps | None = None
     """None where the split has none."""
+    bring: Callable[[Path], None] | None = None
+    """Sees that a picture is on this machine before it is read; None where all are."""
 
     def __len__(self) -> int:
         return len(self.files)
@@ -79,6 +81,8 @@ class Faces:
     def _read(self, files: Sequence[Path]) -> Pixels:
         rows = []
         for file in files:
+            if self.bring is not None:
+                self.bring(file)
             try:
                 with Image.open(file) as picture:
                     pixels = np.asarray(picture.convert("RGB"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +72,12 @@ def named(path: Path) -> Kept | None:
 
 def kept(folder: Path) -> list[Kept]:
     """The checkpoints of a folder, the newest last: a later attempt is newer at any step."""
-    found = [each for file in folder.glob("step-*.pt") if (each := named(file)) is not None]
+    return in_order(folder.glob("step-*.pt"))
+
+
+def in_order(files: Iterable[Path]) -> list[Kept]:
+    """Those of the files that are checkpoints by their names, in the same order."""
+    found = [each for file in files if (each := named(file)) is not None]
     return sorted(found, key=lambda each: (each.attempt, each.step, each.path.name))
 
 
@@ -148,15 +153,40 @@ def load(path: Path, parts: Mapping[str, Stateful]) -> dict[str, Any]:
     return dict(state["facts"])
 
 
+class Superseded(StyleBlendError):
+    """Another trainer has taken this training over: this one must end."""
+
+
+class Mirror(Protocol):
+    """Where checkpoints are kept so that other machines reach them; see training.shared."""
+
+    def names(self) -> list[str]: ...
+
+    def send(self, file: Path) -> None: ...
+
+    def fetch(self, file: Path) -> None: ...
+
+    def remove(self, name: str) -> None: ...
+
+    def set_aside(self, name: str) -> None: ...
+
+
 class Checkpoints:
     """The checkpoints of one training in its folder, written in a thread while training goes on.
+
+    With a mirror those there count, and the folder, of this machine, holds copies.
 
     One is written at a time; the next waits for it, so that one copy of the state is held beside the live one. Only
     one process may use a folder so (ray_trainer.lock).
     """
 
     def __init__(
-        self, folder: Path, planned: int, fits: Callable[[Kept], bool], pinned: Callable[[Kept], bool]
+        self,
+        folder: Path,
+        planned: int,
+        fits: Callable[[Kept], bool],
+        pinned: Callable[[Kept], bool],
+        mirror: Mirror | None = None,
     ) -> None:
         """Args:
         planned: steps of this training.
@@ -164,7 +194,7 @@ class Checkpoints:
             used nor removed.
         pinned: those of which the newest is kept to the end, for a longer training to begin from.
         """
-        self.folder, self.planned, self.fits, self.pinned = folder, planned, fits, pinned
+        self.folder, self.planned, self.fits, self.pinned, self.mirror = folder, planned, fits, pinned, mirror
         self._thread = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
 
@@ -175,7 +205,13 @@ class Checkpoints:
 
     def own(self) -> list[Kept]:
         """Checkpoints of this training, the newest last."""
-        return [each for each in kept(self.folder) if self.fits(each)]
+        return [each for each in self.all() if self.fits(each)]
+
+    def all(self) -> list[Kept]:
+        """Those of other trainings, too."""
+        if self.mirror is None:
+            return kept(self.folder)
+        return in_order(self.folder / name for name in self.mirror.names())
 
     def choose(self, *, good: bool = False) -> tuple[Kept | None, list[str]]:
         """The newest whole checkpoint, of the good ones if asked, and a line for each damaged one that was newer.
@@ -187,10 +223,14 @@ class Checkpoints:
         """
         lines: list[str] = []
         for each in reversed([each for each in self.own() if each.good or not good]):
+            if self.mirror is not None and not each.path.exists():
+                self.mirror.fetch(each.path)
             try:
                 each.expect_whole()
             except StyleBlendError as error:
                 each.path.rename(each.path.with_suffix(".damaged"))
+                if self.mirror is not None:
+                    self.mirror.set_aside(each.path.name)
                 lines.append(f"{error}; the one before it is used")
             else:
                 return each, lines
@@ -215,6 +255,8 @@ class Checkpoints:
         try:
             if writing is not None:
                 writing.result()
+        except Superseded:
+            raise
         except StyleBlendError as error:
             return f"{error}; the checkpoints before it stay"
         return None
@@ -224,7 +266,13 @@ class Checkpoints:
         self._thread.shutdown()
 
     def _write(self, states: Mapping[str, Any], facts: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-        save(self.folder, states, facts, **given)
+        file = save(self.folder, states, facts, **given)
+        if self.mirror is not None:
+            try:
+                self.mirror.send(file)
+            except StyleBlendError:
+                file.unlink(missing_ok=True)
+                raise
         own = self.own()
         good = [each for each in own if each.good]
         self._remove_all_but([*own[-2:], *good[-1:], *self._beginnings()])
@@ -232,11 +280,11 @@ class Checkpoints:
     def finish(self) -> None:
         """Keep what a longer training of the same kind begins from, and no finished training of another length."""
         self._remove_all_but([*self.own()[-1:], *self._beginnings()])
-        others = [each for each in kept(self.folder) if each.planned != self.planned]
+        others = [each for each in self.all() if each.planned != self.planned]
         finished = {each.planned for each in others if each.step == each.planned}
         for each in others:
             if each.planned in finished and not self.fits(each):
-                each.path.unlink(missing_ok=True)
+                self._remove(each)
 
     def _beginnings(self) -> list[Kept]:
         return [each for each in self.own() if self.pinned(each)][-1:]
@@ -244,4 +292,9 @@ class Checkpoints:
     def _remove_all_but(self, needed: Sequence[Kept]) -> None:
         for each in self.own():
             if each not in needed:
-                each.path.unlink(missing_ok=True)
+                self._remove(each)
+
+    def _remove(self, each: Kept) -> None:
+        each.path.unlink(missing_ok=True)
+        if self.mirror is not None:
+            self.mirror.remove(each.path.name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,12 +27,20 @@ class Inputs(NamedTuple):
 
 
 def read(
-    cfg: Training, learner: Learner, networks: Path, splits: Path, faces: Path, perceived: Path, device: torch.device
+    cfg: Training,
+    learner: Learner,
+    networks: Path,
+    splits: Path,
+    faces: Path,
+    perceived: Path,
+    device: torch.device,
+    bring: Callable[[Path], None] | None = None,
 ) -> Inputs:
     """Read all that the loop needs beside the learner, whose swappers can bend sources afterwards if they need it.
 
     Args:
         networks: folder of the stage `pretrained`. splits: train and val with their pairs. faces, perceived: of all.
+        bring: see Faces.
     Raises:
         StyleBlendError: a file is missing or damaged, or does not fit the others.
     """
@@ -41,7 +51,8 @@ def read(
         if network is not None:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     side = learner.swapper.encoder.input_px
-    train, val = (read_faces(splits / f"{name}.parquet", faces, perceived, side) for name in ("train", "val"))
+    both = (read_faces(splits / f"{name}.parquet", faces, perceived, side) for name in ("train", "val"))
+    train, val = (replace(each, bring=bring) for each in both)
     judge = perception.identity_judge
     metrics = (perception.identity.metric, "cosine" if judge is None else judge.metric)
     return Inputs(perception, train, probe.read_pairs(splits / "val_pairs.parquet", val, device, perceived, metrics))

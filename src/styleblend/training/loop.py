@@ -13,7 +13,7 @@ from torch import Tensor
 
 from styleblend.config.training import Training
 from styleblend.errors import StyleBlendError
-from styleblend.training import alarms, checkpoint, probe
+from styleblend.training import alarms, alike, checkpoint, probe
 from styleblend.training.batches import Faces, same_person_probability
 from styleblend.training.generated import Perception
 from styleblend.training.progress import Progress, Said
@@ -30,12 +30,16 @@ def alone(tensors: Sequence[Tensor]) -> None:
 
 @dataclass(frozen=True)
 class Worker:
-    """One of `world_size` processes that train together. All must call `average` alike."""
+    """One of `world_size` processes that train together. All must call `average` and `broadcast` alike.
+
+    broadcast: replaces tensors by those of rank 0.
+    """
 
     rank: int = 0
     world_size: int = 1
     device: torch.device = torch.device("cpu")
     average: Average = alone
+    broadcast: Average = alone
 
     def wait(self) -> None:
         """Return when all workers have come here."""
@@ -63,6 +67,10 @@ class Recorder:
     def tags(self, values: dict[str, str]) -> None:
         """How the run stands, in words."""
 
+    def finish(self) -> str | None:
+        """Training has come to its end; returns the id of what was recorded, if it has one and it is known."""
+        return None
+
 
 class Collapse(StyleBlendError):
     """Training went wrong in a way that it may not with other draws; the message says what was seen."""
@@ -72,7 +80,7 @@ class NotFinite(Collapse):
     """Gradients or figures of the probe are not finite."""
 
 
-def checkpoints(cfg: Training, folder: Path) -> checkpoint.Checkpoints:
+def checkpoints(cfg: Training, folder: Path, mirror: checkpoint.Mirror | None = None) -> checkpoint.Checkpoints:
     """Those of a training: its own, and of shorter and longer ones what they have in common with it (begins_alike).
 
     The last one before the rate falls is kept to the end: a longer training begins there.
@@ -82,6 +90,7 @@ def checkpoints(cfg: Training, folder: Path) -> checkpoint.Checkpoints:
         cfg.steps,
         fits=lambda each: begins_alike(cfg, each.step, each.planned or cfg.steps),
         pinned=lambda each: cooling(cfg, max(0, each.step - 1), cfg.steps) == 1,
+        mirror=mirror,
     )
 
 
@@ -96,31 +105,35 @@ def train(
     recorder: Recorder,
     began_with: Mapping[str, float] | None = None,
     first: checkpoint.Kept | None = None,
+    mirror: checkpoint.Mirror | None = None,
 ) -> Progress:
     """Train until step cfg.steps; returns what the run has to tell.
 
     Args:
         learner: new, or whatever: a checkpoint in `folder` replaces all of it and training goes on there.
         faces: of the training split. pairs: of the validation split.
-        folder: checkpoints, seen by all workers; rank 0 writes it.
+        folder: checkpoints; only rank 0 looks there, the others get its state.
         began_with: the first probe of the stage before this one; alarms compare with it.
         first: checkpoint of another training to go on from, where `folder` has none of this one's.
+        mirror: where checkpoints are kept for other machines; None is `folder` alone.
 
     Raises:
         StyleBlendError: the run collapsed more than cfg.max_rollbacks times without recovering, `first` has all the
-            steps already, all checkpoints are damaged, or a picture is.
+            steps already, all checkpoints are damaged, or a picture is; workers have unlike settings or inputs.
     """
     if not any(value for name, value in cfg.loss if name != "swap_consistency"):
         raise StyleBlendError("all weights of the section loss but swap_consistency are 0: give one a weight")
     parts: dict[str, checkpoint.Stateful] = {each.name: getattr(learner, each.name) for each in fields(learner)}
-    kept = checkpoints(cfg, folder)
+    kept = checkpoints(cfg, folder, mirror)
     swapper = learner.swapper
     needs = (swapper.prior is not None, swapper.decoder.resolutions, worker.device)
     batches = Batches(cfg, faces, worker.rank, worker.world_size, *needs)
     said = Said(not learner.swapper_optimiser.fused)
 
-    def restore(path: Path) -> Progress:
-        return Progress(**checkpoint.load(path, parts))
+    def restore(path: Path | None) -> Progress:
+        """Of rank 0's checkpoint; None is the state as it is there."""
+        facts = {} if path is None else checkpoint.load(path, parts)
+        return Progress(**alike.share(parts, facts, worker))
 
     def keep() -> None:
         if worker.rank == 0:
@@ -132,23 +145,24 @@ def train(
             recorder.line(problem)
 
     with closing(batches), closing(kept), arithmetic(cfg, worker.device):
-        # Begin, or go on where a killed run stopped. All look at once, after rank 0 has come and before it writes.
-        latest = _chosen(kept, worker, recorder)
-        progress = Progress()
-        if latest is not None:
-            progress = restore(latest)
-        elif first is not None:
+        if worker.world_size > 1:
+            alike.compare(alike.read_by_each(cfg, perception, faces), worker)
+        # Begin, or go on where a killed run stopped.
+        resumed, latest = _chosen(kept, worker, recorder)
+        if first is not None and not resumed:
             if first.step >= cfg.steps:
                 raise StyleBlendError(f"{first.path} has {first.step} steps already, steps is {cfg.steps}: raise it")
-            first.expect_whole()
-            progress = restore(first.path)
+            if worker.rank == 0:
+                first.expect_whole()
+                latest = first.path
+        progress = restore(latest)
         recorder.begins(progress.rollbacks)
-        if latest is None and first is None:
+        if first is None and not resumed:
             _probe(cfg, learner, perception, pairs, worker, recorder, progress, began_with)
-        if latest is None:
+        if not resumed:
             keep()
         if worker.rank == 0:
-            _say_where(cfg, kept, "resumed" if latest else "continued" if first else None, progress, recorder)
+            _say_where(cfg, kept, "resumed" if resumed else "continued" if first else None, progress, recorder)
         began, began_at = time.perf_counter(), progress.step
 
         while progress.step < cfg.steps:
@@ -188,8 +202,8 @@ def train(
                 at, before = progress.step, progress
                 said.forget()
                 say(kept.settle())
-                good = _chosen(kept, worker, recorder, good=True)
-                if good is None:
+                found, good = _chosen(kept, worker, recorder, good=True)
+                if not found:
                     raise StyleBlendError(f"{folder} has lost its checkpoints while training: start again") from None
                 progress = restore(good)
                 progress.rollbacks, progress.strikes = before.rollbacks + 1, before.strikes + 1
@@ -210,30 +224,23 @@ def train(
     return progress
 
 
-def _chosen(kept: checkpoint.Checkpoints, worker: Worker, recorder: Recorder, *, good: bool = False) -> Path | None:
-    """The newest whole checkpoint, which rank 0 looks for and all workers take; names damaged ones.
+def _chosen(
+    kept: checkpoint.Checkpoints, worker: Worker, recorder: Recorder, *, good: bool = False
+) -> tuple[bool, Path | None]:
+    """Whether there is a whole checkpoint, and on rank 0, which alone looks, the newest one; names damaged ones.
 
     Raises:
-        StyleBlendError: all are damaged, or this worker does not see the one that rank 0 has chosen.
+        StyleBlendError: all are damaged.
     """
-    choice = torch.zeros(3, dtype=torch.float64, device=worker.device)
+    path = None
     if worker.rank == 0:
         found, lines = kept.choose(good=good)
         for line in lines:
             recorder.line(line)
-        if found is not None:
-            choice[:] = torch.tensor([1.0, found.attempt, found.step])
-    worker.average([choice])
-    there, attempt, step = (choice * worker.world_size).round().long().tolist()
-    if not there:
-        return None
-    for each in reversed(kept.own()):
-        if (each.attempt, each.step) == (attempt, step):
-            return each.path
-    raise StyleBlendError(
-        f"worker {worker.rank} does not see the checkpoint of step {step} in {kept.folder}: the folder must be one that"
-        " all machines share"
-    )
+        path = None if found is None else found.path
+    there = torch.tensor([float(path is not None)], device=worker.device)
+    worker.average([there])
+    return bool(there), path
 
 
 def _say_where(
@@ -243,7 +250,7 @@ def _say_where(
     if goes_on:
         recorder.line(f"{goes_on} at step {progress.step} of {cfg.steps}")
     own = {each.path for each in kept.own()}
-    for each in checkpoint.kept(kept.folder):
+    for each in kept.all():
         if each.step > progress.step and each.path not in own:
             why = "this one has fewer" if each.step > cfg.steps else "its rate had fallen by then"
             recorder.line(f"not used: the checkpoint of step {each.step}, of a training of {each.planned} steps; {why}")

@@ -38,7 +38,7 @@ def started(stage: str, cfg: Training, state: Path, say: Callable[[str], None]) 
     """Ray, with room for the workers; yields the folder for what Ray Train keeps. At the end the cluster goes.
 
     Args:
-        state: folder that outlives a kill, which all machines see. say: takes lines while a cluster has no room yet.
+        state: folder on this machine that outlives a kill. say: takes lines while a cluster has no room yet.
     Raises:
         StyleBlendError: the machine or cluster has no room for the workers, or nobody answers at ray_address.
     """
@@ -175,7 +175,7 @@ def _lack(stage: str, cfg: Training) -> str | None:
     if problem is not None:
         return problem
     free = ray.available_resources()
-    wanted = {kind: cfg.workers * each for kind, each in resources.of_a_worker(cfg).items()}
+    wanted = {kind: cfg.fewest_workers * each for kind, each in resources.of_a_worker(cfg).items()}
     short = [kind for kind, amount in wanted.items() if free.get(kind, 0) + 1e-6 < amount]
     if not short:
         return None

@@ -1,8 +1,8 @@
-"""Both training stages on Ray Train, which this module and `ray_cluster` alone know.
+"""Both training stages on Ray Train, which this module, `ray_cluster` and `ray_mailbox` alone know.
 
-Every state that matters is in the state folder, written by the loop itself, so one rule serves a lost worker, a killed
-stage and a stopped machine: start again, read the newest checkpoint. Ray's own checkpoints are not used. On several
-machines the state folder, the inputs and the MLflow store must be visible to all of them.
+Every state that matters is written by the loop itself, into the state folder or the setting `storage`, so one rule
+serves a lost worker, a killed stage and a stopped machine: start again, read the newest checkpoint. Ray's own
+checkpoints are not used.
 """
 
 from __future__ import annotations
@@ -11,62 +11,46 @@ import json
 import math
 import os
 import shutil
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from styleblend.config.model import Model
-from styleblend.config.tracking import Tracking
-from styleblend.config.training import Training
 from styleblend.errors import StyleBlendError, TransientError
 from styleblend.model import save
 from styleblend.model.swapper import DESCRIPTION_FILE
 from styleblend.perception import bending
-from styleblend.provenance import save_picture
-from styleblend.registry import outbox
 from styleblend.system.files import whole_file, whole_folder
 from styleblend.system.lock import hold
 from styleblend.system.process import exit_on_sigterm
-from styleblend.training import beginning, checkpoint, inputs, loop, ray_cluster, ray_errors, record, resources
-from styleblend.training.steps import Stage
+from styleblend.training import (
+    beginning,
+    checkpoint,
+    inputs,
+    loop,
+    ray_cluster,
+    ray_errors,
+    ray_mailbox,
+    record,
+    resources,
+    shared,
+)
+from styleblend.training.job import CHECKPOINTS, ERROR, RESULT, Job
+from styleblend.training.recording import PROGRESS, recorded, say, shown
+from styleblend.training.repeatable import repeatable
 from styleblend.weights import frozen
 
-RESULT, CHECKPOINTS, TRAINER_LOCK = "result", "checkpoints", "trainer.lock"
-_ERROR = "error.txt"
-_PROGRESS = "progress.log"
+TRAINER_LOCK = "trainer.lock"
+RESIZE_S = 60.0
+"""So often Ray looks whether machines have come, for a training that may have more workers than it has."""
 _LOCK_SECONDS = 60.0
 """What a killed run left, a trainer that ends its cluster or a worker that writes, is gone within seconds."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """All that a worker needs; paths are absolute, for workers run in a folder of their own."""
-
-    stage: Stage
-    fingerprint: str
-    model: Model
-    training: Training
-    tracking: Tracking
-    parent_run_id: str
-    state: Path
-    splits: Path
-    faces: Path
-    perceived: Path
-    networks: Path
-    encoder: Path | None = None
-    """Folder of the first stage's model; None in the first stage."""
-    origin: beginning.Origin | None = None
-    """What continue_from names."""
 
 
 def run(job: Job) -> Path:
@@ -77,11 +61,21 @@ def run(job: Job) -> Path:
     """
     result = job.state / RESULT
     with lock(job.state / TRAINER_LOCK, wait_s=_LOCK_SECONDS), exit_on_sigterm():
-        (job.state / _ERROR).unlink(missing_ok=True)
+        (job.state / ERROR).unlink(missing_ok=True)
         if not _is_finished(job):
-            with _shown(job.state / _PROGRESS), ray_errors.told(job.training.ray_address):
-                _fit_in_spite_of_failures(job)
+            with shown(job.state / PROGRESS), ray_errors.told(job.training.ray_address):
+                _fit_in_spite_of_failures(_prepared(job))
     return result
+
+
+def _prepared(job: Job) -> Job:
+    """With a storage: all that workers read is sent there."""
+    if job.training.storage is None:
+        return job
+    job = shared.begin(job)
+    count = shared.send(job)
+    say(job, f"faces are in {count} shards in {shared.place_of(job).shown}")
+    return job
 
 
 def _is_finished(job: Job) -> bool:
@@ -105,46 +99,67 @@ def _fit_in_spite_of_failures(job: Job) -> None:
             raise
         # Whatever Ray raises for workers, nodes and its own processes: it has no common base.
         except Exception as error:
-            own = loop.checkpoints(job.training, job.state / CHECKPOINTS).own()
+            own = shared.checkpoints(job).own()
             done = (own[-1].attempt, own[-1].step) if own else (0, -1)
             failures, before = (1 if done > before else failures + 1), done
             if failures > job.training.max_failures:
                 raise
             reason = " ".join(str(error).split())[:200]
             since = f"failure {failures} of {job.training.max_failures} since step {max(0, done[1])}"
-            _say(job, f"{since}, starting again: {reason}")
+            say(job, f"{since}, starting again: {reason}")
 
 
 def _fit(job: Job) -> None:
-    cfg = job.training
-    with ray_cluster.started(job.stage, cfg, job.state, partial(_say, job)) as storage:
-        from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchTrainer
+    with ray_cluster.started(job.stage, job.training, job.state, partial(say, job)) as storage:
+        if job.training.storage is None:
+            _fit_on(job, {"job": job}, str(storage))
+            return
+        filesystem, path = shared.place_of(job).below("ray").opened()
+        with recorded(job) as recorder, ray_mailbox.emptied_into(recorder) as box:
+            _fit_on(job, {"job": job, "box": box}, path, filesystem)
+        shared.receive_result(job, recorder.kept.run_id)
 
-        trainer = TorchTrainer(
-            _work,
-            train_loop_config={"job": job},
-            scaling_config=ScalingConfig(
-                num_workers=cfg.workers,
-                use_gpu=cfg.gpus_per_worker > 0,
-                resources_per_worker=resources.of_a_worker(cfg),
-            ),
-            run_config=RunConfig(
-                # A name that was used would bring back Ray's own idea of that run.
-                name=f"{job.state.name}-{time.time_ns()}",
-                storage_path=str(storage),
-                failure_config=FailureConfig(max_failures=0),
-            ),
-        )
-        try:
-            # Once more, for Ray's start put a handler of its own in place that aborts the process.
-            with exit_on_sigterm():
-                trainer.fit()
-        except Exception as error:
-            message = job.state / _ERROR
-            if message.exists():
-                raise StyleBlendError(message.read_text()) from error
-            raise
+
+def _fit_on(job: Job, settings: dict[str, Any], storage: str, filesystem: Any = None) -> None:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    cfg = job.training
+    # Ray's types are those of an older version of this class.
+    scaling: dict[str, Any] = {
+        "num_workers": cfg.workers if cfg.min_workers is None else (cfg.min_workers, cfg.workers),
+        "elastic_resize_monitor_interval_s": RESIZE_S,
+        "use_gpu": cfg.gpus_per_worker > 0,
+        "resources_per_worker": resources.of_a_worker(cfg),
+    }
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config=settings,
+        scaling_config=ScalingConfig(**scaling),
+        run_config=RunConfig(
+            # A name that was used would bring back Ray's own idea of that run.
+            name=f"{job.state.name}-{time.time_ns()}",
+            storage_path=storage,
+            storage_filesystem=filesystem,
+            failure_config=FailureConfig(max_failures=0),
+        ),
+    )
+    try:
+        # Once more, for Ray's start put a handler of its own in place that aborts the process.
+        with exit_on_sigterm():
+            trainer.fit()
+    except Exception as error:
+        if (told := _error_of(job)) is not None:
+            raise StyleBlendError(told) from error
+        raise
+
+
+def _error_of(job: Job) -> str | None:
+    """What a worker has left for the user."""
+    if job.training.storage is not None:
+        return shared.error_of(job)
+    message = job.state / ERROR
+    return message.read_text() if message.exists() else None
 
 
 def _work(settings: dict[str, Any]) -> None:
@@ -153,28 +168,53 @@ def _work(settings: dict[str, Any]) -> None:
     import ray.train.torch
 
     job: Job = settings["job"]
-    message = job.state / _ERROR
-    if message.exists():
+    told = _error_of(job)
+    if told is not None:
         # Ray starts workers again after any error; this one will not go away.
-        raise StyleBlendError(message.read_text())
+        raise StyleBlendError(told)
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     device = ray.train.torch.get_device()
     if device.type == "cpu":
         torch.set_num_threads(max(1, math.floor(job.training.cpus_per_worker)))
-    worker = loop.Worker(rank, world_size, device, mean_over_workers if world_size > 1 else loop.alone)
+    group, count = among(job.training.batch_size, world_size)
+    if rank >= count:
+        # Ray gives the run what there is; a batch is shared evenly. It waits, with its machine, for more to come.
+        return
+    together = (partial(mean_over_workers, group=group), partial(from_the_first, group=group)) if count > 1 else ()
+    worker = loop.Worker(rank, count, device, *together)
     try:
-        train_job(job, worker)
+        if job.training.storage is None:
+            train_job(job, worker)
+        else:
+            recorder = ray_mailbox.Sender(settings["box"]) if rank == 0 else loop.Recorder()
+            idle = f", {world_size - count} more wait" if count < world_size else ""
+            recorder.line(f"{count} of {job.training.workers} workers learn{idle}")
+            _train_elsewhere(job, worker, recorder)
     except TransientError:
         # The trainer starts again, as often as max_failures says.
         raise
     except StyleBlendError as error:
-        with whole_file(message) as partial:
-            partial.write_text(str(error))
+        if job.training.storage is not None:
+            shared.tell_error(job, str(error))
+            raise
+        with whole_file(job.state / ERROR) as partly:
+            partly.write_text(str(error))
         raise
 
 
-def mean_over_workers(tensors: Sequence[Tensor]) -> None:
+def among(batch_size: int, world_size: int) -> tuple[Any, int]:
+    """How many of the workers share a batch evenly, and torch's group of them (None: it is the default one).
+
+    The others hold their machines for the time when more have come. All workers must call it.
+    """
+    count = max(each for each in range(1, world_size + 1) if batch_size % each == 0)
+    if count == world_size:
+        return None, count
+    return torch.distributed.new_group(list(range(count))), count
+
+
+def mean_over_workers(tensors: Sequence[Tensor], group: Any = None) -> None:
     """Replace tensors by their mean over the workers of torch.distributed, all in one exchange.
 
     Not DistributedDataParallel: a step uses each network three times and not every parameter at every step, which DDP
@@ -182,10 +222,20 @@ def mean_over_workers(tensors: Sequence[Tensor]) -> None:
     sending does not overlap with the backward pass.
     """
     flat = torch.cat([tensor.flatten() for tensor in tensors])
-    torch.distributed.all_reduce(flat)
-    flat /= torch.distributed.get_world_size()
+    torch.distributed.all_reduce(flat, group=group)
+    flat /= torch.distributed.get_world_size(group)
     for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
         tensor.copy_(mean.view_as(tensor))
+
+
+def from_the_first(tensors: Sequence[Tensor], group: Any = None) -> None:
+    """Replace tensors by those of rank 0. Those on the CPU go by way of the GPU, where the exchange knows no other."""
+    by_gpu = torch.distributed.get_backend(group) == "nccl"
+    for tensor in tensors:
+        sent = tensor.cuda() if by_gpu and not tensor.is_cuda else tensor
+        torch.distributed.broadcast(sent, src=0, group=group)
+        if sent is not tensor:
+            tensor.copy_(sent)
 
 
 def train_job(job: Job, worker: loop.Worker) -> None:
@@ -194,32 +244,56 @@ def train_job(job: Job, worker: loop.Worker) -> None:
     Raises:
         StyleBlendError: an input is wrong, or the run collapsed.
     """
-    learner = beginning.learner(
-        job.stage, job.model, job.training, job.networks, job.encoder, job.origin, worker.device
-    )
-    places = (job.networks, job.splits, job.faces, job.perceived)
-    read = inputs.read(job.training, learner, *places, worker.device)
-    before = record.read(job.encoder) if job.encoder is not None else record.Record()
-    everything = (job.training, learner, *read, job.state / CHECKPOINTS, worker)
-    first = _first(job)
     if worker.rank:
-        loop.train(*everything, loop.Recorder(), before.began_with, first)
+        _train(job, worker, loop.Recorder())
         return
     # A worker that outlived a killed stage for a moment may still be writing.
-    with lock(job.state / "writer.lock", wait_s=_LOCK_SECONDS), _recorded(job) as recorder:
-        progress = loop.train(*everything, recorder, before.began_with, first)
-        recorder.kept.end("FINISHED", job.tracking.patience_s)
-        with whole_folder(job.state / RESULT) as folder:
-            facts: dict[str, Any] = {"stage": job.stage, "step": job.training.steps, "fingerprint": job.fingerprint}
-            save(learner.averaged, job.model, folder, **facts)
-            if job.model.prior == "warp":
-                shutil.copyfile(frozen.foreign(job.networks, "landmarks") or "", folder / bending.MESH_FILE)
-            weights = {name: value.cpu().contiguous() for name, value in learner.discriminator.state_dict().items()}
-            save_file(weights, folder / beginning.DISCRIMINATOR)
-            (folder / "history.json").write_text(json.dumps(progress.history, indent=1) + "\n")
-            record.write(folder, before, job.stage, progress, job.origin.words if job.origin else None)
-            runs = {"parent_run_id": job.parent_run_id, "run_id": recorder.kept.run_id}
-            (folder / "run.json").write_text(json.dumps(runs, indent=1) + "\n")
+    with lock(job.state / "writer.lock", wait_s=_LOCK_SECONDS), recorded(job) as recorder:
+        _train(job, worker, recorder)
+
+
+def _train_elsewhere(job: Job, worker: loop.Worker, recorder: loop.Recorder) -> None:
+    """The same where this machine has the storage alone; rank 0 leaves the result there."""
+    mirror = shared.Mirror(job)
+    there, faces = shared.receive(job)
+    _train(there, worker, recorder, faces.bring, mirror)
+    if worker.rank == 0:
+        shared.send_result(there)
+    worker.wait()
+    # Pictures of people stay on no machine.
+    shutil.rmtree(there.state, ignore_errors=True)
+
+
+def _train(
+    job: Job,
+    worker: loop.Worker,
+    recorder: loop.Recorder,
+    bring: Callable[[Path], None] | None = None,
+    mirror: checkpoint.Mirror | None = None,
+) -> None:
+    with repeatable(job.training.deterministic):
+        learner = beginning.learner(
+            job.stage, job.model, job.training, job.networks, job.encoder, job.origin, worker.device
+        )
+        places = (job.networks, job.splits, job.faces, job.perceived)
+        read = inputs.read(job.training, learner, *places, worker.device, bring)
+        before = record.read(job.encoder) if job.encoder is not None else record.Record()
+        everything = (job.training, learner, *read, job.state / CHECKPOINTS, worker, recorder)
+        progress = loop.train(*everything, before.began_with, _first(job), mirror)
+    if worker.rank:
+        return
+    run_id = recorder.finish()
+    with whole_folder(job.state / RESULT) as folder:
+        facts: dict[str, Any] = {"stage": job.stage, "step": job.training.steps, "fingerprint": job.fingerprint}
+        save(learner.averaged, job.model, folder, **facts)
+        if job.model.prior == "warp":
+            shutil.copyfile(frozen.foreign(job.networks, "landmarks") or "", folder / bending.MESH_FILE)
+        weights = {name: value.cpu().contiguous() for name, value in learner.discriminator.state_dict().items()}
+        save_file(weights, folder / beginning.DISCRIMINATOR)
+        (folder / "history.json").write_text(json.dumps(progress.history, indent=1) + "\n")
+        record.write(folder, before, job.stage, progress, job.origin.words if job.origin else None)
+        runs = {"parent_run_id": job.parent_run_id, "run_id": run_id}
+        (folder / "run.json").write_text(json.dumps(runs, indent=1) + "\n")
 
 
 def _first(job: Job) -> checkpoint.Kept | None:
@@ -233,73 +307,6 @@ def _first(job: Job) -> checkpoint.Kept | None:
             " training gave it, step-...pt"
         )
     return first
-
-
-class OutboxRecorder(loop.Recorder):
-    """A loop.Recorder that keeps what MLflow is to get, and writes lines for the stage to show."""
-
-    def __init__(self, kept: outbox.Outbox, job: Job) -> None:
-        self.kept, self.job = kept, job
-
-    def begins(self, attempt: int) -> None:
-        self.kept.begins(attempt)
-
-    def metrics(self, step: int, values: dict[str, float]) -> None:
-        self.kept.metrics(step, values)
-
-    def picture(self, step: int, pixels: Tensor) -> None:
-        grid, model = Image.fromarray(pixels.numpy()), f"styleblend {self.job.stage}"
-        save = partial(save_picture, grid, model=model, kind="grid")
-        self.kept.picture(f"step-{step:07d}.png", "probe", save)
-
-    def tags(self, values: dict[str, str]) -> None:
-        self.kept.tags(values)
-
-    def line(self, text: str) -> None:
-        _say(self.job, text)
-
-
-def outbox_of(job: Job) -> Path:
-    """The folder with what MLflow is to get: beside the state, for it may outlive that."""
-    return job.state.parent / outbox.PLACE.name / job.state.name
-
-
-@contextmanager
-def _recorded(job: Job) -> Iterator[OutboxRecorder]:
-    params = {"model": job.model.model_dump(mode="json"), job.stage: job.training.model_dump(mode="json")}
-    address = outbox.Address(job.parent_run_id, job.stage, job.fingerprint, params)
-    say = partial(_say, job)
-    with outbox.opened(outbox_of(job), job.tracking, address, say, job.tracking.patience_s) as kept:
-        yield OutboxRecorder(kept, job)
-
-
-def _say(job: Job, text: str) -> None:
-    """A line of progress for people, from whichever process."""
-    with (job.state / _PROGRESS).open("a") as stream:
-        stream.write(f"{job.stage}: {text}\n")
-
-
-@contextmanager
-def _shown(path: Path) -> Iterator[None]:
-    """Print what workers write into a new file `path`, while the block runs and what is left at its end."""
-    path.write_text("")
-    done = threading.Event()
-
-    def follow() -> None:
-        with path.open() as stream:
-            ended = False
-            while not ended:
-                ended = done.wait(0.2)
-                if text := stream.read():
-                    print(text, end="", flush=True)
-
-    thread = threading.Thread(target=follow, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
 
 
 def lock(file: Path, wait_s: float) -> AbstractContextManager[int]:

@@ -35,7 +35,7 @@ def lack(stage: str, cfg: Training, nodes: Iterable[Resources], place: str) -> s
     """What a place lacks for the workers of a stage, in one line with the remedy; None if they fit."""
     nodes = list(nodes)
     fit = workers_that_fit(cfg, nodes)
-    if fit >= cfg.workers:
+    if fit >= cfg.fewest_workers:
         return None
     cpus, gpus = (math.floor(sum(node.get(kind, 0) for node in nodes)) for kind in ("CPU", "GPU"))
     each = f"{cfg.cpus_per_worker:g} CPUs" + (f" and {cfg.gpus_per_worker:g} GPUs" if cfg.gpus_per_worker else "")
@@ -43,6 +43,6 @@ def lack(stage: str, cfg: Training, nodes: Iterable[Resources], place: str) -> s
     if cfg.gpus_per_worker and not gpus:
         remedy = f"set {stage}.gpus_per_worker to 0 to train on CPUs, or run where there are GPUs"
     return (
-        f"{stage}: {cfg.workers} workers of {each} are wanted, and {place} has room for {fit}"
+        f"{stage}: {cfg.fewest_workers} workers of {each} are wanted, and {place} has room for {fit}"
         f" ({cpus} CPUs and {gpus} GPUs): {remedy}"
     )

@@ -17,8 +17,9 @@ from styleblend.system.code import code_fingerprint
 from styleblend.system.files import fingerprint, sha256, whole_folder
 from styleblend.system.kept import is_guest
 from styleblend.system.lock import Locked
-from styleblend.training import checkpoint, loop, ray_trainer
+from styleblend.training import checkpoint, ray_trainer, shared
 from styleblend.training.beginning import Origin
+from styleblend.training.job import CHECKPOINTS, Job
 from styleblend.training.steps import Stage
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ CODE = (
     "training/jitter.py",
     "training/losses.py",
     "training/ready.py",
+    "training/repeatable.py",
     "training/samples.py",
     "training/steps.py",
     "training/stream.py",
@@ -96,7 +98,7 @@ def train_stage(
     # What a run that goes on has recorded names its parent, also while MLflow does not answer.
     known = outbox.address_of(outbox.PLACE / state.name)
     parent_run_id = parent_run_id or (known.parent_run_id if known else None)
-    job = ray_trainer.Job(
+    job = Job(
         stage=stage,
         fingerprint=key,
         model=cfg.model,
@@ -105,6 +107,7 @@ def train_stage(
         parent_run_id=parent_run_id or runs.start_pipeline(store, key, cfg.model_dump(mode="json")),
         state=state,
         origin=origin,
+        ticket=None,
         **{name: path.resolve() for name, path in inputs.items()},
     )
     result = ray_trainer.run(job)
@@ -124,10 +127,12 @@ def state_key(
         encoder: folder of the first stage's model. origin: what continue_from names.
     """
     package = Path(styleblend.__file__).parent
+    # Off, it is as it was before there was such a setting.
+    unsaid = _WHAT_THEY_SAY if training.deterministic else _WHAT_THEY_SAY | {"deterministic"}
     return fingerprint(
         stage,
         cfg.model.model_dump_json(),
-        training.model_dump_json(exclude=set(_WHAT_THEY_SAY)),
+        training.model_dump_json(exclude=set(unsaid)),
         *data,
         *(_weights(encoder) if encoder else ()),
         *(_weights(origin.path) if origin else ()),
@@ -172,7 +177,7 @@ def _state(name: str) -> Path:
     return state
 
 
-def _retire(job: ray_trainer.Job) -> None:
+def _retire(job: Job) -> None:
     """Leave of a finished training what a longer one begins from, and nothing of the stage's earlier finished ones.
 
     A kill before DVC has seen the output costs nothing so: the next call is at the end at once. In a working copy of
@@ -180,16 +185,19 @@ def _retire(job: ray_trainer.Job) -> None:
     """
     guest = is_guest(job.state.parent)
     stay = {ray_trainer.TRAINER_LOCK, *([_MADE_BY_GUEST] if guest else [])}
-    loop.checkpoints(job.training, job.state / ray_trainer.CHECKPOINTS).finish()
+    if job.training.storage is None:
+        shared.checkpoints(job).finish()
+    else:
+        shared.retire(job)
     for entry in job.state.iterdir():
-        if entry.is_dir() and entry.name != ray_trainer.CHECKPOINTS:
+        if entry.is_dir() and entry.name != CHECKPOINTS:
             shutil.rmtree(entry)
         elif entry.is_file() and entry.name not in stay:
             entry.unlink()
     for other in job.state.parent.glob(f"{job.stage}-*"):
         if guest and not (other / _MADE_BY_GUEST).exists():
             continue
-        found = checkpoint.kept(other / ray_trainer.CHECKPOINTS)
+        found = checkpoint.kept(other / CHECKPOINTS)
         finished = {each.planned for each in found if each.step == each.planned}
         if other != job.state and found and all(each.planned in finished for each in found):
             # Not one that another run is at: runs with settings of their own share the folder.
