@@ -74,7 +74,7 @@ def test_every_variant_changes_what_it_says_and_is_valid(root: Path) -> None:
         assert (own == full) == (name == ablations.FULL), name
         assert name == variant.against or own != ablations.settings(values, plan, variant.against), name
         assert variant.figure is None or variant.figure in keys
-    for name in ("no_swap_consistency", "no_landmarks"):
+    for name in ("swap_consistency", "no_landmarks"):
         assert plan.variants[name].paper, "the paper reports on it"
 
 
@@ -206,7 +206,7 @@ def test_table_says_what_is_worse_and_what_cannot_be_told(project: Path) -> None
     rows = {line.split("|")[1].strip(): line for line in report.splitlines() if line.startswith("| no_")}
     assert "pose_error_deg: worse" in rows["no_landmarks"] and "not preserved" in rows["no_landmarks"]
     assert "outside_l1: no clear difference" in rows["no_pathway"]
-    assert "9 (8 to 10)" in report and "Not run yet: no_swap_consistency" in report
+    assert "9 (8 to 10)" in report and "Not run yet: swap_consistency" in report
 
 
 def test_profile_variants_differ_from_profile_and_are_shown_by_yaw(project: Path) -> None:
