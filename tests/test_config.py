@@ -376,6 +376,7 @@ def test_what_a_mesh_makes_possible_is_possible(root: Path) -> None:
     values = yaml.safe_load((root / "params.yaml").read_text())
     values["model"] |= {"prior": "warp", "join": "mask"}
     values["split"]["true_swaps"] = False
+    values["train_encoder"]["loss"]["swap_consistency"] = 2
     values["pretrained"] |= {"landmarks": "mediapipe_face_mesh", "detector": "mediapipe_face_detector"}
     values["align"]["detector"] = "mediapipe"
     with pytest.raises(ConfigError, match=r"train_encoder\.loss\.swap_consistency is 2, but Eq\. 12 .*: set it to 0"):
