@@ -392,15 +392,3 @@ def test_what_a_mesh_makes_possible_is_possible(root: Path) -> None:
     values["model"]["prior"], values["align"]["detector"] = "none", "annotations"
     with pytest.raises(ConfigError, match=r"train_encoder\.worn_faces is 0\.5, which needs a face mesh"):
         parse_params(values, "params.yaml")
-
-
-def test_true_swaps_are_of_rendered_faces_alone(root: Path) -> None:
-    """A photograph's true swap nobody knows: refused before anything is read."""
-    values = yaml.safe_load((root / "params.yaml").read_text())
-    values["download"]["sources"] = [
-        {"kind": "folder", "path": "photographs", "label": "none", "licence": "own", "terms": "consent"}
-    ]
-    values["download"]["origin"] = "photographs"
-    values["pretrained"]["detector"], values["align"]["detector"] = "yunet", "yunet"
-    with pytest.raises(ConfigError, match=r"split\.true_swaps is true, but download\.sources has no rendered .*folder"):
-        parse_params(values, "params.yaml")

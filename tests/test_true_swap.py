@@ -16,7 +16,7 @@ from styleblend.data.true_swaps import FOLDER, write_true_swaps
 from styleblend.evaluation import baselines, protocol, true_swap
 from styleblend.faces import pixels
 from styleblend.training import samples
-from styleblend.training.batches import as_images, draw, read_faces
+from styleblend.training.batches import Faces, as_images, draw, read_faces
 
 SOURCES = {"rendered": tiny_project.SOURCE}
 
@@ -119,6 +119,17 @@ def test_faces_without_a_true_swap_are_left_as_they_are(tmp_path: Path) -> None:
     assert faces.true_swaps is not None and (faces.true_swaps.identity < 0).sum() == len(train) // 2
     cfg = tiny.training(curriculum_start=0.5, curriculum_end=0.5, worn_faces=1, known_swaps=1)
     drawn = draw(cfg, faces.persons, 0, range(64), true_swaps=faces.true_swaps.identity)
+    nobody = read_faces_of(tmp_path / "none", train, manifest.assign(source="photographs"), data)
+    assert nobody.true_swaps is not None and (nobody.true_swaps.identity == -1).all()
+    assert (draw(cfg, nobody.persons, 0, range(64), true_swaps=nobody.true_swaps.identity).worn < 0).all()
     plain = faces.true_swaps.identity[drawn.target] < 0
     assert plain.any() and (drawn.worn[plain] < 0).all()
     assert np.array_equal(drawn.answered[plain], drawn.same_person[plain])
+
+
+def read_faces_of(splits: Path, train: pd.DataFrame, manifest: pd.DataFrame, data: Path) -> Faces:
+    """Faces of a split that is written to `splits`, none of which is rendered."""
+    splits.mkdir()
+    train.to_parquet(splits / "train.parquet")
+    assert write_true_swaps(train, manifest, SOURCES, 0, splits / FOLDER, workers=1) == 0
+    return read_faces(splits / "train.parquet", data / "faces", data / "perceived.parquet", tiny.SIDE_PX)

@@ -147,7 +147,7 @@ def machine(cfg: Config, project: Path, listed: dict[str, Listing]) -> Iterator[
     Args:
         listed: as `listings` gives them.
     """
-    needs = {need.stage: need for need in describe(cfg).stages}
+    needs = {need.stage: need for need in describe(cfg, project=project).stages}
     for stage, need in needs.items():
         training: Training = getattr(cfg, stage)
         if training.storage is not None:

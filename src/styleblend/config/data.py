@@ -89,7 +89,9 @@ class Split(Section):
     cluster_similarity: float = Field(0.5, gt=-1, lt=1, description="unlabelled faces more alike are one person")
     test_pairs: int = Field(240, ge=1, description="(source, target) pairs of the evaluation, of different persons")
     val_pairs: int = Field(32, ge=1, description="pairs of the validation probe")
-    true_swaps: bool = Field(False, description="render the true swap of each rendered training face, for worn_faces")
+    true_swaps: bool = Field(
+        False, description="render a true swap of each rendered training face; photographs have none"
+    )
     workers: Workers = None
     seed: int = Field(0, ge=0)
 

@@ -74,12 +74,6 @@ class Config(Section):
         unannotated = [source.name for source in self.download.sources if not source.annotated]
         if self.align.detector == "annotations" and unannotated:
             raise ValueError(f"align.detector 'annotations' cannot serve {unannotated}: set it to 'yunet'")
-        if self.split.true_swaps and not any(source.kind == "rendered" for source in self.download.sources):
-            kinds = ", ".join(sorted({source.kind for source in self.download.sources}))
-            raise ValueError(
-                f"split.true_swaps is true, but download.sources has no rendered faces ({kinds}), of which alone a true"
-                " swap is known: set it to false"
-            )
         for name in ("train_encoder", "finetune_decoder"):
             expect_for_training(name, getattr(self, name), self.model, self.pretrained, info, self.split.true_swaps)
             expect_device(name, getattr(self, name))

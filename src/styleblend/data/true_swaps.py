@@ -45,7 +45,7 @@ def write_true_swaps(
     folder: Path,
     workers: int | None = None,
 ) -> int:
-    """Render the true swap of each rendered face of `train` with a random face of another person.
+    """Render the true swap of each rendered face of `train` with a random face of another person, if there is one.
 
     Args:
         train: face_id and person. manifest: of all faces. settings: of each rendered source by its name.
@@ -56,6 +56,8 @@ def write_true_swaps(
     folder.mkdir(parents=True)
     faces = train.merge(manifest.drop(columns="person"), on="face_id")
     faces = faces[faces["source"].isin(list(settings))].sort_values("face_id", ignore_index=True)
+    if faces["person"].nunique() < 2:
+        faces = faces.iloc[:0]
     persons, random = faces["person"].to_numpy(), np.random.default_rng(seed)
     chosen = [int(random.choice(np.flatnonzero(persons != person))) for person in persons]
     starts = range(0, len(faces), TOGETHER)
