@@ -144,8 +144,8 @@ SAVING = {
     "pretraining/loop.py",
     "pretraining/recipe.py",
     "provenance/marking.py",
+    "training/alike.py",
     "training/checkpoint.py",
-    "training/ray_trainer.py",
 }
 
 
