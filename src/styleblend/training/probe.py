@@ -127,7 +127,7 @@ def look(
     Args:
         discriminator: V, where an adversarial term trains it.
     """
-    mine = torch.arange(rank, len(pairs.source), world_size, device=pairs.source.device)
+    mine = torch.arange(len(pairs.source), device=pairs.source.device)[rank::world_size]
     # A worker without a pair of its own brings as many figures as the others, and they weigh nothing.
     weight = 1.0 if len(mine) else 0.0
     sums: dict[str, Tensor] = {}
