@@ -36,7 +36,7 @@ from faults_project import Nodes, Project, newest_step, strike
 from styleblend.system.files import sha256
 
 import tiny_training as tiny  # isort: skip
-from local_servers import answers, free_port, wait_for  # isort: skip
+from local_servers import mlflow_served  # isort: skip
 
 KINDS = ("worker", "trainer", "dvc", "group", "node", "loop")
 MOMENTS = ("start", "step", "writing")
@@ -167,8 +167,10 @@ def finished(project: Project) -> str:
 @contextmanager
 def made(steps: int, ray_address: str | None = None) -> Iterator[Project]:
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
-        server = tracked(Path(folder)) if ray_address else nullcontext(None)
-        with server as tracking:
+        kept = Path(folder) / "tracked"
+        kept.mkdir()
+        server = mlflow_served(kept, 300) if ray_address else nullcontext((None, None))
+        with server as (tracking, _):
             project = Project(Path(folder), steps, ray_address, tracking)
             try:
                 yield project
@@ -181,23 +183,6 @@ def end(project: Project) -> None:
     if not project.ended():
         assert project.process is not None
         os.killpg(project.process.pid, signal.SIGKILL)
-
-
-@contextmanager
-def tracked(folder: Path) -> Iterator[str]:
-    """MLflow's server on this machine; yields its address."""
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/tracked.db"]
-    command += ["--artifacts-destination", str(folder / "tracked"), "--host", "127.0.0.1", "--port", str(port)]
-    with (folder / "tracked.log").open("wb") as log:
-        process = subprocess.Popen([*command, "--workers", "1"], stdout=log, stderr=log, start_new_session=True)
-        try:
-            wait_for(lambda: answers(f"{url}/health") or process.poll() is not None, 300)
-            yield url
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
 
 
 def main() -> None:

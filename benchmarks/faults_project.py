@@ -27,7 +27,7 @@ import tiny_training as tiny  # noqa: E402
 from styleblend.training import checkpoint  # noqa: E402
 
 PATIENCE_S = 1800.0
-MAY_PASS = 75
+MAY_PASS = os.EX_TEMPFAIL
 """Exit code of a stage that found the machine too busy for Ray: the fault of a series beside other work."""
 
 

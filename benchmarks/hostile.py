@@ -58,6 +58,8 @@ def main() -> None:
     if args.detector is None and (args.mesh or args.faces):
         parser.error("--mesh and --faces need --detector")
     faces = [] if args.faces is None else photographed(args.faces, args.detector)
+    if args.faces is not None and not faces:
+        parser.error(f"--faces {args.faces} has no .jpg with one face that the detector sees")
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="hostile-") as work:
         # Two workers are processes of their own, whose memory the system counts apart from this one's.

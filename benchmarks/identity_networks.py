@@ -19,6 +19,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from scipy.stats import rankdata
 from torch import Tensor
@@ -72,6 +73,12 @@ def face_of(picture: Image.Image, side: int, detector: Yunet) -> np.ndarray | No
     return np.asarray(align_face(picture, nearest.points_px, side).picture)
 
 
+def auc(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
+    """How often one of the first is larger than one of the second."""
+    ranks = rankdata(np.concatenate([first, second]))[: len(first)].sum()
+    return float((ranks - len(first) * (len(first) + 1) / 2) / (len(first) * len(second)))
+
+
 @torch.no_grad()
 def figures(seeing: FaceNetwork, faces: Tensor) -> dict[str, object]:
     """Mean and standard deviation of same and different, AUC, rank 1 and the CPU's seconds a face."""
@@ -82,14 +89,12 @@ def figures(seeing: FaceNetwork, faces: Tensor) -> dict[str, object]:
     likeness = -torch.cdist(first, second) if seeing.metric == "distance" else first @ second.T
     alike = likeness.numpy().astype(np.float64)
     same, different = np.diag(alike), alike[~np.eye(len(alike), dtype=bool)]
-    ranks = rankdata(np.concatenate([same, different]))[: len(same)].sum()
-    auc = (ranks - len(same) * (len(same) + 1) / 2) / (len(same) * len(different))
     sign = -1 if seeing.metric == "distance" else 1
     return {
         "metric": seeing.metric,
         "same": [round(sign * same.mean(), 3), round(same.std(), 3)],
         "different": [round(sign * different.mean(), 3), round(different.std(), 3)],
-        "auc": round(auc, 4),
+        "auc": round(auc(same, different), 4),
         "rank_1": round(float((alike.argmax(0) == np.arange(len(alike))).mean()), 3),
         "persons": len(faces),
         "cpu_s_per_face": round(seconds, 4),

@@ -26,9 +26,8 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from identity_networks import face_of
+from identity_networks import auc, face_of
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from styleblend.data import quality
 from styleblend.face_detector.detection import Yunet
@@ -136,12 +135,6 @@ MIRRORED = (
     41, 40, 54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55, 64, 63, 62, 61, 60, 67, 66, 65,
 )  # fmt: skip
 """iBUG's points as they are named in a mirrored face."""
-
-
-def auc(covered: NDArray[np.float64], plain: NDArray[np.float64]) -> float:
-    """How often one of the first is larger than one of the second."""
-    ranks = rankdata(np.concatenate([covered, plain]))[: len(covered)]
-    return float((ranks.sum() - len(covered) * (len(covered) + 1) / 2) / (len(covered) * len(plain)))
 
 
 def figures(faces: list[Pixels], seeing: FaceMesh, seed: int) -> dict[str, Any]:

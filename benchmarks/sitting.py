@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from step_cases import SIZES, Case, settings
+from step_cases import SIZES, Case, given_settings, settings
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -123,9 +122,12 @@ def sitting(case: Case, before: Case, minutes: float, out: Path) -> dict[str, An
     """Measure a stage; `before` has the settings without --set."""
     on_gpu, name = case.device.type == "cuda", f"{case.size}-{case.stage}"
     found: dict[str, Any] = {"size": case.size, "stage": case.stage, "batch": case.training.batch_size}
-    counted = FlopCounterMode(display=False)
+    # A mean over as many steps as Eq. 12 is taken once in.
+    counted, learner = FlopCounterMode(display=False), case.learner()
     with counted:
-        a_step(case, case.learner(), 1)
+        for number in range(case.training.swap_every):
+            a_step(case, learner, number)
+    flops = counted.get_total_flops() / case.training.swap_every
     profiled(before, out / f"{name}-before.txt")
     profiled(case, out / f"{name}-after.txt")
     if on_gpu:
@@ -141,8 +143,8 @@ def sitting(case: Case, before: Case, minutes: float, out: Path) -> dict[str, An
     dtype = torch.bfloat16 if case.training.precision == "bfloat16" else torch.float32
     with steps.arithmetic(case.training, case.device):
         rate = products_a_second(case.device, dtype, 8192 if on_gpu else 1024)
-    found["flops_a_step"], found["card_flops"] = counted.get_total_flops(), rate
-    found["share_of_the_card"] = counted.get_total_flops() / second.seconds_per_step / rate
+    found["flops_a_step"], found["card_flops"] = flops, rate
+    found["share_of_the_card"] = flops / second.seconds_per_step / rate
     if on_gpu:
         found["device"] = torch.cuda.get_device_name()
         found["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
@@ -169,7 +171,7 @@ def main() -> None:
     fixed: dict[str, Any] = {"steps": FOR_EVER, "log_every": every, "checkpoint_every": every, "probe_every": 5 * every}
     fixed |= {"cool_down": 0, "cpus_per_worker": given.cpus}
     fixed |= {} if given.batch is None else {"batch_size": given.batch}
-    changes = {name: yaml.safe_load(value) for name, _, value in (each.partition("=") for each in given.set)}
+    changes = given_settings(given.set)
     for stage in given.stages:
         with tempfile.TemporaryDirectory() as folder:
             place = (torch.device(given.device), given.networks, Path(folder))

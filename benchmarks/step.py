@@ -30,9 +30,8 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-import yaml
 from plain_step import plain_step
-from step_cases import SIZES, Case, like, settings
+from step_cases import SIZES, Case, given_settings, settings
 from torch import Tensor
 
 from styleblend.config.tracking import Tracking
@@ -110,7 +109,7 @@ def measure(ours: Case, plain: Case, repeats: int) -> dict[str, Any]:
     """Seconds of both steps, by part for ours, and whether they compute the same."""
     device = ours.device
     first = ours.learner()
-    other = like(plain.learner())
+    other = plain.learner()
     found: dict[str, Any] = {"size": ours.size, "stage": ours.stage, "batch": ours.training.batch_size}
     found |= {"input_px": ours.model.input_px, "decoder_px": ours.model.resolution}
 
@@ -259,7 +258,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    changes = {name: yaml.safe_load(value) for name, _, value in (each.partition("=") for each in given.set)}
+    changes = given_settings(given.set)
     shared = {} if given.batch is None else {"batch_size": given.batch}
     rows = []
     with tempfile.TemporaryDirectory() as folder:

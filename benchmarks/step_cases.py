@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate
 
 from styleblend.config.model import Model
 from styleblend.config.params import Config, load_params, parse_params
-from styleblend.config.training import Training
+from styleblend.config.training import LossWeights, Training
 from styleblend.experiments import presets
 from styleblend.faces.pixels import from_8bit, to_8bit
 from styleblend.model import build, build_discriminator
@@ -30,10 +30,16 @@ from styleblend.training.stream import Batches
 SIZES = ("demo", "128", "256", "paper", "gpu")
 PERSONS, PICTURES = 12, 4
 
+LOSS = {
+    "adversarial": 0.02, "identity": 16, "contrastive": 0.5, "reconstruction": 15, "landmarks": 2000,
+    "swap_consistency": 2, "outside": 20, "attributes": 75,
+}  # fmt: skip
+"""Of the sizes that are no preset: terms that plain_step.py has, and none for answers that a renderer must know."""
+
 
 def settings(size: str, stage: Stage, params: Path, changes: dict[str, Any]) -> tuple[Model, Training]:
     """Networks and training of a size: the demo's; the starter's without its prior at 128 px, and with another block at
-    256 px, with the demo's losses; or a preset's. One worker."""
+    256 px, all three with LOSS; or a preset's. One worker."""
     base: Config = load_params(params)
     if size in ("paper", "gpu"):
         values = presets.merged(
@@ -50,7 +56,15 @@ def settings(size: str, stage: Stage, params: Path, changes: dict[str, Any]) -> 
     training: Training = getattr(base, stage)
     # What one worker of it has.
     own = {"workers": 1, "batch_size": max(2, training.batch_size // training.workers), "continue_from": None}
+    if size not in ("paper", "gpu"):
+        own |= {"worn_faces": 0, "known_swaps": 0, "same_person": 0.7, "swap_every": 3}
+        own |= {"loss": dict.fromkeys(LossWeights.model_fields, 0.0) | LOSS}
     return model, Training.model_validate(training.model_dump() | own | changes)
+
+
+def given_settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """What --set names, as precision=bfloat16."""
+    return {name: yaml.safe_load(value) for name, _, value in (each.partition("=") for each in pairs)}
 
 
 @dataclass
@@ -114,8 +128,3 @@ class Case:
         """As the loop reads them."""
         resolutions = tuple(sorted(self.model.decoder_widths))
         return Batches(self.training, self.faces, 0, 1, resolutions=resolutions, device=self.device)
-
-
-def like(learner: Learner) -> Learner:
-    """A copy that learns by itself."""
-    return copy.deepcopy(learner)

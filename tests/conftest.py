@@ -27,17 +27,15 @@ os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="prefect-")
 atexit.register(shutil.rmtree, os.environ["PREFECT_HOME"], ignore_errors=True)
 
 import ipaddress  # noqa: E402
-import signal  # noqa: E402
 import socket  # noqa: E402
 import subprocess  # noqa: E402
-import sys  # noqa: E402
 from collections.abc import Callable, Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 import pytest  # noqa: E402
 
-from local_servers import answers, free_port, wait_for  # noqa: E402
+from local_servers import mlflow_served  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -181,23 +179,5 @@ def _shared(name: str) -> Path:
 @pytest.fixture
 def mlflow_server(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """MLflow's server, as `make ui` starts it."""
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    command = ["mlflow", "server", "--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db", "--workers", "1"]
-    command += ["--artifacts-destination", str(tmp_path / "mlruns"), "--host", "127.0.0.1", "--port", str(port)]
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *command],
-            stdout=log,
-            stderr=log,
-            env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-            start_new_session=True,
-        )
-        try:
-            wait_for(lambda: answers(f"{url}/health") or process.poll() is not None, 120)
-            assert process.poll() is None, (tmp_path / "log").read_text()
-            yield url, process
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+    with mlflow_served(tmp_path) as served:
+        yield served

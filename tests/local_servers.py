@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import http.server
+import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -91,3 +95,28 @@ def files_served(folder: Path) -> Iterator[Files]:
         finally:
             server.shutdown()
             thread.join()
+
+
+@contextmanager
+def mlflow_served(folder: Path, patience_s: float = 120) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """MLflow's server with its store in a folder, until the block ends; yields its address and its process."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = ["mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--workers", "1"]
+    command += ["--artifacts-destination", str(folder / "mlruns"), "--host", "127.0.0.1", "--port", str(port)]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command],
+            stdout=log,
+            stderr=log,
+            env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            start_new_session=True,
+        )
+        try:
+            wait_for(lambda: answers(f"{url}/health") or process.poll() is not None, patience_s)
+            assert process.poll() is None, (folder / "log").read_text()
+            yield url, process
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()

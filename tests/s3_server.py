@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,8 +39,3 @@ def s3_server() -> Iterator[str]:
 def at(folder: str, options: str) -> str:
     """The URL of a folder of the bucket."""
     return f"s3://{BUCKET}/{folder}?{options}"
-
-
-def environment() -> dict[str, str]:
-    """What a process needs to use it."""
-    return {**os.environ, **KEYS}

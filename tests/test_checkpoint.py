@@ -124,24 +124,15 @@ def test_a_resumed_run_goes_back_over_a_damaged_checkpoint(tmp_path: Path) -> No
             if text.startswith("step 3/"):
                 raise KeyboardInterrupt
 
-    class Lines(loop.Recorder):
-        def __init__(self) -> None:
-            self.lines: list[str] = []
-
-        def line(self, text: str) -> None:
-            self.lines.append(text)
-
     whole = run(tmp_path / "whole", loop.Recorder()).averaged.state_dict()
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "parts", Stop())
     newest = checkpoint.kept(tmp_path / "parts")[-1].path
     assert newest is not None
     newest.write_bytes(newest.read_bytes()[:1000])
-    lines = Lines()
+    lines = tiny.Lines()
     again = run(tmp_path / "parts", lines).averaged.state_dict()
-    assert (
-        f"checkpoint {newest} is damaged: 1000 bytes" in lines.lines[0] and lines.lines[1] == "resumed at step 1 of 4"
-    )
+    assert f"checkpoint {newest} is damaged: 1000 bytes" in lines.said[0] and lines.said[1] == "resumed at step 1 of 4"
     assert all(torch.equal(value, again[name]) for name, value in whole.items())
 
 

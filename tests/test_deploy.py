@@ -45,10 +45,7 @@ CONTAINERS = {"type": "array", "minItems": 1, "items": CONTAINER}
 TEMPLATE = object_of(
     {"spec"},
     metadata={"type": "object"},
-    spec=object_of(
-        {"containers"},
-        **{name: {} for name in POD} | {"containers": {"type": "array", "minItems": 1, "items": CONTAINER}},
-    ),
+    spec=object_of({"containers"}, **{name: {} for name in POD} | {"containers": CONTAINERS}),
 )
 RAYJOB = object_of(
     {"apiVersion", "kind", "metadata", "spec"},

@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import tiny_training as tiny
 from styleblend import model
-from styleblend.commands import cli, frozen_on_paper
+from styleblend.commands import cli, frozen_on_paper, step_memory
 from styleblend.commands.cost import Cost, hours, largest_batches
 from styleblend.commands.describe import Description, Row, describe, modules, short, text
 from styleblend.commands.frozen_on_paper import Seeing
@@ -189,7 +189,7 @@ def test_activations_are_those_of_a_real_step(weights: dict[str, float]) -> None
 def test_frozen_networks_count_where_a_stage_loads_them() -> None:
     """Three are always there and one comes with its term, which has products; without networks it is left out."""
     networks = tiny.perception()._asdict()
-    size = {role: frozen_on_paper.bytes_of({role: networks[role]}) for role in tiny.NETWORKS}
+    size = {role: step_memory.bytes_of(networks[role]) for role in tiny.NETWORKS}
     assert size["identity"] == sum(4 * value.numel() for value in networks["identity"].state_dict().values())
     weights = dict.fromkeys(LossWeights.model_fields, 0.0) | {"adversarial": 1.0, "landmarks": 1.0}
     without, looking = (of_stage(tiny.training(loss=weights), 4, frozen) for frozen in (False, True))
@@ -229,7 +229,7 @@ def test_forms_of_others_networks_are_those_of_their_files(tmp_path: Path, root:
     for name, blocks in frozen_on_paper.IRESNETS.items():
         with FakeTensorMode():
             network = frozen_on_paper.iresnet((64, 64, 128, 256, 512), blocks, 512)
-            size = frozen_on_paper.bytes_of({name: network})
+            size = step_memory.bytes_of(network)
         assert size == pytest.approx(catalogue.load(None, root).get(name).size_bytes, rel=0.01)
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from s3_server import at, environment, s3_server
+from s3_server import at, s3_server
 from styleblend.system.storage import Storage
 
 
@@ -25,7 +25,7 @@ def test_eight_workers_learn_both_stages_from_a_bucket(root: Path, tmp_path: Pat
     with s3_server() as options:
         storage = at("runs", options)
         command = [sys.executable, str(root / "tests" / "many_workers.py"), str(tmp_path), storage, "8"]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=tmp_path)
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
         for stage in ("train_encoder", "finetune_decoder"):
             assert f"{stage}: 8 of 8 workers learn" in done.stdout and f"{stage}: step 2/2" in done.stdout

@@ -150,15 +150,8 @@ def run(inputs: dict[str, Path]) -> Callable[..., tuple[dict[str, torch.Tensor],
     pairs = probe.read_pairs(inputs["splits"] / "val_pairs.parquet", val, torch.device("cpu"))
     perception = tiny.perception()
 
-    class Lines(loop.Recorder):
-        def __init__(self) -> None:
-            self.said: list[str] = []
-
-        def line(self, text: str) -> None:
-            self.said.append(text)
-
     def trained(folder: Path, first: checkpoint.Kept | None = None, **changes: Any):
-        cfg, lines = tiny.training(**{"probe_every": 100, "log_every": 100} | changes), Lines()
+        cfg, lines = tiny.training(**{"probe_every": 100, "log_every": 100} | changes), tiny.Lines()
         learner = tiny.learner(cfg)
         progress = loop.train(cfg, learner, perception, train, pairs, folder, loop.Worker(), lines, first=first)
         loop.checkpoints(cfg, folder).finish()

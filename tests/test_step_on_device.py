@@ -277,7 +277,7 @@ def test_what_comes_with_a_batch_is_what_a_step_would_make(faces: Faces) -> None
     """Noise, mask, jitter and rows of a batch that was read ahead, bit for bit; its shares have their own samples'."""
     cfg = tiny.training(saturation_jitter=0.5, accumulate=2)
     batch, learner = batch_of(cfg, faces, 3), tiny.learner(cfg, noise=0.1)
-    assert batch.ready is not None and batch.ready.noise is not None
+    assert batch.ready is not None
     maps = learner.swapper.decoder.make_noise(batch.noise_seeds)
     for one, other in zip(learner.swapper.decoder.noise_maps(batch.ready.noise), maps, strict=True):
         assert torch.equal(one, other)
@@ -290,7 +290,7 @@ def test_what_comes_with_a_batch_is_what_a_step_would_make(faces: Faces) -> None
     first, second = batch._replace(ready=made).shares(2)
     assert first.ready is not None and second.ready is not None
     assert (first.ready.swaps, second.ready.swaps) == ((0,), (1,))
-    assert torch.equal(second.ready.noise, batch.ready.noise[2:]) and torch.equal(second.source, batch.source[2:])  # type: ignore[arg-type]
+    assert torch.equal(second.ready.noise, batch.ready.noise[2:]) and torch.equal(second.source, batch.source[2:])
     assert first.noise_seeds + second.noise_seeds == batch.noise_seeds
 
 

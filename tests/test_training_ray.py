@@ -83,6 +83,13 @@ class Running:
                 return read
         raise AssertionError(f"it ended without '{text}':\n{read}")
 
+    def read_to_step(self, least: int) -> int:
+        """The first step of at least `least` that a line of figures names."""
+        step = 0
+        while step < least:
+            step = int(self.read_until(": step ").rpartition(": step ")[2].split("/")[0])
+        return step
+
     def rest(self) -> str:
         """The output until the end."""
         return self.process.communicate()[0]
@@ -141,7 +148,7 @@ def test_a_stage_that_is_killed_in_every_way_ends_as_if_undisturbed(tmp_path: Pa
     After a worker nothing is to be done, after the others one `dvc repro`. `benchmarks/faults.py` does many more.
     """
     inputs = tiny.write_inputs(tmp_path)
-    settings = {"steps": 40, "probe_every": 20, "checkpoint_every": 2, "log_every": 2}
+    settings = {"steps": 60, "probe_every": 20, "checkpoint_every": 2, "log_every": 2}
     write_params(tmp_path, **settings, max_failures=1)
     paths = {name: path.relative_to(tmp_path) for name, path in inputs.items()}
     stage = {"cmd": shlex.join(command(paths)), "deps": [str(path) for path in paths.values()], "outs": ["encoder"]}
@@ -149,15 +156,17 @@ def test_a_stage_that_is_killed_in_every_way_ends_as_if_undisturbed(tmp_path: Pa
     dvc = [sys.executable, "-m", "dvc"]
     subprocess.run([*dvc, "init", "--no-scm", "--quiet"], cwd=tmp_path, check=True)
     with Running(tmp_path, [*dvc, "repro"]) as killed:
-        killed.read_until("step 8/40")
+        killed.read_until("step 8/60")
     assert not (tmp_path / "encoder").exists()
 
     with Running(tmp_path, [*dvc, "repro"]) as again:
-        assert int(again.read_until("resumed at step ").split("resumed at step ")[1].split()[0]) >= 6
-        again.read_until("step 14/40")
+        resumed = int(again.read_until("resumed at step ").split("resumed at step ")[1].split()[0])
+        # Workers outlive the group that was killed by some steps.
+        assert 6 <= resumed < 50
+        again.read_to_step(resumed + 2)
         os.kill(again.pids("RayTrainWorker")[0], signal.SIGKILL)
         again.read_until("failure 1 of 1 since step 1")
-        again.read_until("step 24/40")
+        reached = again.read_to_step(resumed + 4)
         # Its stage ends by itself, and the next one waits for that.
         again.process.kill()
         # As a shell does: DVC takes a process that nobody has waited for as one that is at work.
@@ -165,15 +174,15 @@ def test_a_stage_that_is_killed_in_every_way_ends_as_if_undisturbed(tmp_path: Pa
         with Running(tmp_path, [*dvc, "repro"]) as last:
             output = last.rest()
     assert last.process.returncode == 0, output
-    assert int(output.split("resumed at step ")[1].split()[0]) >= 22 and "step 40/40" in output
+    assert int(output.split("resumed at step ")[1].split()[0]) >= reached - 2 and "step 60/60" in output
     facts = json.loads((tmp_path / "encoder" / "model.json").read_text())
-    assert facts["stage"] == "train_encoder" and facts["step"] == 40
+    assert facts["stage"] == "train_encoder" and facts["step"] == 60
     assert facts["alignment"]["template"] == "ffhq" and facts["alignment"]["size_px"] == 32
-    assert [row["step"] for row in json.loads((tmp_path / "encoder" / "history.json").read_text())] == [0, 20, 40]
+    assert [row["step"] for row in json.loads((tmp_path / "encoder" / "history.json").read_text())] == [0, 20, 40, 60]
     # What a longer training would begin from is kept, and nothing else.
     (state,) = (tmp_path / ".state").glob("train_encoder-*")
     assert {path.name for path in state.iterdir()} == {"checkpoints", "trainer.lock"}
-    assert [each.step for each in checkpoint.kept(state / "checkpoints")] == [40]
+    assert [each.step for each in checkpoint.kept(state / "checkpoints")] == [60]
     model.load(tmp_path / "encoder")
     weights, wanted = load_file(tmp_path / "encoder" / "swapper.safetensors"), undisturbed(inputs, tmp_path, settings)
     assert weights.keys() == wanted.keys()

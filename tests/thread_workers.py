@@ -38,7 +38,8 @@ class Together:
         return loop.Worker(rank, self.count, torch.device("cpu"), average, broadcast)
 
     def run(self, work: Callable[[loop.Worker], Found]) -> list[Found]:
-        """Do `work` as each of the workers, at the same time. One that raises ends the waiting of the others."""
+        """Do `work` as each of the workers, at the same time. One that raises ends the waiting of the others, and
+        is what is raised here: another may find the meeting broken that it was about to leave."""
 
         def one(rank: int) -> Found:
             try:
@@ -48,7 +49,11 @@ class Together:
                 raise
 
         with ThreadPoolExecutor(self.count) as pool:
-            return list(pool.map(one, range(self.count)))
+            begun = [pool.submit(one, rank) for rank in range(self.count)]
+            errors = [error for each in begun if (error := each.exception()) is not None]
+        if errors:
+            raise next((each for each in errors if not isinstance(each, threading.BrokenBarrierError)), errors[0])
+        return [each.result() for each in begun]
 
     def _all(self, rank: int, tensors: Sequence[Any]) -> list[list[Tensor]]:
         self._given[rank] = [tensor.detach().clone() for tensor in tensors]

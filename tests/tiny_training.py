@@ -19,7 +19,7 @@ from styleblend.config.model import Model
 from styleblend.config.training import LossWeights, Training
 from styleblend.perception import attributes, identity, landmarks, shape
 from styleblend.synthetic.renderer import average_shape
-from styleblend.training import steps
+from styleblend.training import loop, steps
 from styleblend.training.batches import Batch, Faces, read_faces
 from styleblend.training.generated import Perception
 from styleblend.training.steps import Learner, Stage
@@ -27,6 +27,17 @@ from styleblend.training.stream import Batches
 from tiny_model import MODEL, SIDE_PX
 
 __all__ = ["MODEL", "SIDE_PX"]
+
+
+class Lines(loop.Recorder):
+    """Keeps what was said to people, in `said`."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def line(self, text: str) -> None:
+        self.said.append(text)
+
 
 NEEDS_MORE = ("mask", "mesh", "identity_second", "chroma")
 """Terms that need more than the smallest job has: a mask, a mesh, a second identity network, a prior."""

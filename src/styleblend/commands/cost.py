@@ -86,7 +86,7 @@ def largest_batches(described: Needs, count: Callable[[int], Needs]) -> dict[int
     one = described if described.pictures_per_gpu == _FEWEST_PAIRS else count(_FEWEST_PAIRS)
     few = count(_FEWEST_PAIRS + 1) if one is described else described
     each = max((few.activations - one.activations) / (few.pictures_per_gpu - _FEWEST_PAIRS), 1.0)
-    room = max(budgets.values()) - one.memory + max(one.activations, one.exchange, one.scratch)
+    room = max(budgets.values()) - one.held
     most = max(few.pictures_per_gpu + 1, _FEWEST_PAIRS + int((room - one.activations) / each) + 1)
     many = count(most)
     slope = (many.memory - one.memory) / (most - _FEWEST_PAIRS)

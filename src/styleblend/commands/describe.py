@@ -111,15 +111,14 @@ def describe(
             "V": modules(discriminator.eval(), (picture,), depth),
         }
 
-        def of(stage: Stage, gpus: int | None, pairs: int | None) -> Needs:
-            return needs(stage, getattr(cfg, stage), swapper, discriminator, gpus, pairs, seen)
-
         def memory(stage: Stage, pairs: int) -> Needs:
             # The step that holds most, alone: its products are not asked for.
             training = getattr(cfg, stage).model_copy(update={"swap_every": 1})
             return needs(stage, training, swapper, discriminator, 2, pairs, seen)
 
-        stages = tuple(of(stage, gpus, pictures_per_gpu) for stage in STAGES)
+        stages = tuple(
+            needs(stage, getattr(cfg, stage), swapper, discriminator, gpus, pictures_per_gpu, seen) for stage in STAGES
+        )
         batches = tuple(largest_batches(each, partial(memory, each.stage)) for each in stages) if cost else ()
     return Description(model, networks, stages, seen.absent, batches, cost)
 
@@ -225,7 +224,8 @@ def text(found: Description) -> str:
     lines += ["", _HOW]
     if found.absent:
         lines.append(
-            f"Not counted, for their files are not here (styleblend weights fetch): {', '.join(found.absent)}."
+            "Not counted, for their files are not here, or damaged (styleblend weights fetch):"
+            f" {', '.join(found.absent)}."
         )
     if found.cost is not None:
         lines += ["", *cost_lines(found.stages, found.batches, found.cost)]

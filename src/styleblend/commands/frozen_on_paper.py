@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from styleblend.config import catalogue
 from styleblend.config.params import Config
 from styleblend.config.training import LossWeights
+from styleblend.errors import StyleBlendError
 from styleblend.perception import attributes, identity, landmarks, shape
 from styleblend.perception.fan import FanLandmarks
 from styleblend.training.generated import Perception
@@ -99,7 +100,11 @@ def seeing(cfg: Config, mode: FakeTensorMode, project: Path = Path()) -> Seeing:
         name = str(getattr(cfg.pretrained, role))
         if name == "none":
             continue
-        network = _of_form(role, name, mode, project / SMALL) or _of_file(role, name, load, cfg, mode, project)
+        try:
+            network = _of_form(role, name, mode, project / SMALL) or _of_file(role, name, load, cfg, mode, project)
+        except StyleBlendError:
+            # Missing or damaged: doctor says which, and the stage that needs it ends there.
+            network = None
         if network is None:
             absent.append(f"{role} ({name})")
         else:
@@ -163,9 +168,3 @@ def iresnet(widths: Sequence[int], blocks: Sequence[int], embedding: int) -> Arc
     values = channels * (SIDE_PX // 2 ** len(blocks)) ** 2
     head = nn.Sequential(nn.Flatten(), nn.Linear(values, embedding), nn.BatchNorm1d(embedding))
     return ArcFaceBody("IResNet", nn.Sequential(*layers, nn.BatchNorm2d(channels)), head, embedding)
-
-
-def bytes_of(networks: Mapping[str, nn.Module]) -> int:
-    """Of all parameters and buffers."""
-    parts = [value for network in networks.values() for value in (*network.parameters(), *network.buffers())]
-    return sum(value.numel() * value.element_size() for value in parts)

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from styleblend.commands.frozen_on_paper import Seeing, bytes_of
+from styleblend.commands.frozen_on_paper import Seeing
 from styleblend.config.training import Training
 from styleblend.errors import StyleBlendError
 from styleblend.model import Discriminator, Swapper
@@ -59,8 +59,12 @@ class Needs:
     def memory(self) -> int:
         """Bytes on one GPU at the fullest moment; activations are gone when gradients are exchanged, as these copies
         are when Adam moves the weights."""
-        always = self.weights + self.frozen + self.average + self.gradients + self.optimiser
-        return always + max(self.activations, self.exchange, self.scratch)
+        return self.held + max(self.activations, self.exchange, self.scratch)
+
+    @property
+    def held(self) -> int:
+        """Bytes that are there all the time."""
+        return self.weights + self.frozen + self.average + self.gradients + self.optimiser
 
 
 class Followed(TorchDispatchMode):
@@ -126,11 +130,15 @@ def needs(
     loaded = seeing.of_stage(training.loss)
     frozen = [value for network in seeing.networks.values() for value in _state(network)]
     there = [*_state(swapper), *_state(discriminator), *gradients, *frozen]
+    side = swapper.encoder.input_px
+    with torch.no_grad():
+        # Before a step is followed: no part of one.
+        embedding = seeing.embedding(torch.empty(2, 3, side, side))
     taken: list[Followed] = []
     # With Eq. 12 and, where it is not taken at every step, without.
     for step in (0, 1)[: training.swap_every]:
         with sdpa_kernel(SDPBackend.MATH), Followed(there) as followed:
-            _step(training, swapper, discriminator, pictures_per_gpu, seeing, step)
+            _step(training, swapper, discriminator, pictures_per_gpu, seeing, embedding, step)
         taken.append(followed)
     products = taken[0].multiply_adds + (training.swap_every - 1) * taken[-1].multiply_adds
     for parameter in (*learning, *judge):
@@ -145,25 +153,29 @@ def needs(
         learning=sum(parameter.numel() for parameter in learning),
         judge=sum(parameter.numel() for parameter in judge),
         multiply_adds=products // training.swap_every,
-        weights=sum(map(_size, (*_state(swapper), *_state(discriminator)))),
-        average=sum(map(_size, _state(swapper))),
+        weights=bytes_of(swapper, discriminator),
+        average=bytes_of(swapper),
         gradients=of_g + of_v,
         optimiser=2 * (of_g + of_v),
         activations=taken[0].peak,
         exchange=max(of_g, of_v) if gpus > 1 else 0,
-        frozen=bytes_of(loaded),
+        frozen=bytes_of(*loaded.values()),
         scratch=max(of_g, of_v),
     )
 
 
 def _step(
-    training: Training, swapper: Swapper, discriminator: Discriminator, size: int, seeing: Seeing, step: int
+    training: Training,
+    swapper: Swapper,
+    discriminator: Discriminator,
+    size: int,
+    seeing: Seeing,
+    embedding: int,
+    step: int,
 ) -> None:
     """Training's own forward of G with the terms that can be followed, all at their full weights, then V's; both
     backward."""
     side = swapper.encoder.input_px
-    with torch.no_grad():
-        embedding = seeing.embedding(torch.empty(2, 3, side, side))
     late = {"identity_from": 0, "identity_ramp": 0, "adversarial_from": 0}
     training = training.model_copy(update={"loss": seeing.followed(training.loss), **late})
     batch = Batch(
@@ -189,6 +201,11 @@ def _step(
     discriminator.requires_grad_(True).train()
     _, judged = discriminator_terms(discriminator, batch.source, swapped, training)
     judged.backward()
+
+
+def bytes_of(*networks: nn.Module) -> int:
+    """Of all parameters and buffers."""
+    return sum(_size(value) for network in networks for value in _state(network))
 
 
 def _state(network: nn.Module) -> list[Tensor]:

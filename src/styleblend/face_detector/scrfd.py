@@ -55,7 +55,7 @@ class Scrfd:
         self._network = network
         self._fixed: tuple[int, int] | None = network.static_input_size
         try:
-            self.detect(Image.new("RGB", (8, 8)))
+            self.detect_each([Image.new("RGB", (8, 8))])
         # ONNX Runtime's exceptions have no common class.
         except Exception as error:
             raise insightface_models.unusable(path, error) from None

@@ -84,8 +84,8 @@ class Storage:
                 shutil.copyfileobj(given, stream, _BLOCK)
             if expected is not None and not sha256(partial).startswith(expected):
                 raise StyleBlendError(
-                    f"{name} in {self.address} has another content than was sent there: start the training again, which"
-                    " sends it"
+                    f"{name} in {self.shown} has another content than was sent there: remove it, and start the training"
+                    " again, which sends it"
                 )
 
     def remove(self, name: str) -> None:

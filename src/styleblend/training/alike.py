@@ -10,7 +10,7 @@ import hashlib
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,25 +22,13 @@ from styleblend.training.batches import Faces
 from styleblend.training.checkpoint import Stateful
 from styleblend.training.generated import Perception
 
+if TYPE_CHECKING:
+    from styleblend.training.loop import Worker
+
 _COMPUTES = ("faces", "model", "perception", "training")
 
 
-class Meets(Protocol):
-    """What is needed of loop.Worker."""
-
-    @property
-    def rank(self) -> int: ...
-    @property
-    def world_size(self) -> int: ...
-    @property
-    def device(self) -> torch.device: ...
-    @property
-    def average(self) -> Callable[[Sequence[Tensor]], None]: ...
-    @property
-    def broadcast(self) -> Callable[[Sequence[Tensor]], None]: ...
-
-
-def share(parts: Mapping[str, Stateful], facts: Mapping[str, Any], worker: Meets) -> dict[str, Any]:
+def share(parts: Mapping[str, Stateful], facts: Mapping[str, Any], worker: Worker) -> dict[str, Any]:
     """Give rank 0's `parts` and plain `facts` to all workers; returns the facts. All must call it together.
 
     Raises:
@@ -70,14 +58,12 @@ def share(parts: Mapping[str, Stateful], facts: Mapping[str, Any], worker: Meets
     return dict(facts)
 
 
-def compare(things: Mapping[str, Any], worker: Meets) -> None:
+def compare(things: Mapping[str, Any], worker: Worker) -> None:
     """See that all workers have equal things: texts, networks, tensors, or mappings and sequences of such.
 
     Raises:
         StyleBlendError: on all workers alike, where one has another than rank 0; names it and the thing.
     """
-    if worker.world_size == 1:
-        return
     # A row of each worker, two numbers a thing; below 2^32, so that no mean of them loses a digit.
     table = torch.zeros(worker.world_size, len(things), 2, dtype=torch.float64)
     for column, thing in enumerate(things.values()):
@@ -101,7 +87,9 @@ def compare(things: Mapping[str, Any], worker: Meets) -> None:
 def read_by_each(cfg: Training, perception: Perception, faces: Faces) -> dict[str, Any]:
     """What every worker has read by itself, by its name for people, to be compared."""
     package = Path(__file__).parents[1]
-    known = (faces.face_ids, torch.from_numpy(faces.persons), faces.identity, faces.landmarks, faces.size_px)
+    swaps = None if faces.true_swaps is None else faces.true_swaps.identity
+    drawn = [None if each is None else torch.from_numpy(each) for each in (faces.persons, faces.chances, swaps)]
+    known = (faces.face_ids, faces.identity, faces.landmarks, faces.size_px, drawn)
     return {
         "version of this project": fingerprint(*(package / name for name in _COMPUTES)),
         "version of torch": torch.__version__,

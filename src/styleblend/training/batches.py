@@ -22,6 +22,8 @@ from styleblend.training.ready import Ready
 
 Indices = NDArray[np.int64]
 Pixels = NDArray[np.uint8]
+TRUE_SWAPS = "true_swaps"
+"""Folder of true swaps beside the splits."""
 Chances = NDArray[np.float64] | None
 """Running sum of weights [M + 1] of M faces; None: all weigh alike."""
 
@@ -110,7 +112,7 @@ def read_faces(split: Path, faces: Path, perceived: Path, size_px: int) -> Faces
     """
     rows = pd.read_parquet(split, columns=["face_id", "person"])
     manifest = pd.read_parquet(faces / "manifest.parquet", columns=["face_id", "path", "weight"])
-    swaps = split.with_name("true_swaps") / f"{split.stem}.parquet"
+    swaps = split.with_name(TRUE_SWAPS) / f"{split.stem}.parquet"
     known = pd.read_parquet(perceived)
     known = known[["face_id", "identity", "landmarks", *(("mesh",) if "mesh" in known else ())]]
     table = rows.merge(manifest, on="face_id").merge(known, on="face_id")
@@ -193,11 +195,11 @@ class Batch(NamedTuple):
         """The same batch with every tensor changed."""
 
         def changed(part: Any) -> Any:
+            if isinstance(part, Ready):
+                return Ready(*map(changed, part))
             return change(part) if isinstance(part, Tensor) else part
 
-        made = None if self.ready is None else Ready(*map(changed, self.ready))
-        parts: list[Any] = [changed(part) for part in self._replace(ready=None)]
-        return Batch(*parts)._replace(ready=made)
+        return Batch(*map(changed, self))
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device; from pinned memory without a wait."""
@@ -210,9 +212,11 @@ class Batch(NamedTuple):
         size = len(self.noise_seeds) // count
         found = []
         for first in range(0, size * count, size):
-            part = self._replace(ready=None).each(partial(torch.narrow, dim=0, start=first, length=size))
-            made = None if self.ready is None else self.ready.share(first, first + size)
-            found.append(part._replace(noise_seeds=self.noise_seeds[first : first + size], ready=made))
+            part = self.each(partial(torch.narrow, dim=0, start=first, length=size))
+            if part.ready is not None:
+                swaps = tuple(row - first for row in part.ready.swaps if first <= row < first + size)
+                part = part._replace(ready=part.ready._replace(swaps=swaps))
+            found.append(part._replace(noise_seeds=self.noise_seeds[first : first + size]))
         return found
 
 

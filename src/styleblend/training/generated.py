@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -94,7 +94,7 @@ class Generated:
         self.swapper, self.discriminator, self.perception = swapper, discriminator, perception
         self.batch, self.cfg = batch, cfg
         self.ready = batch.ready or self._made_now()
-        self._noise = swapper.decoder.noise_maps(beside(cast(Tensor, self.ready.noise), batch.source))
+        self._noise = swapper.decoder.noise_maps(beside(self.ready.noise, batch.source))
         with self._autocast():
             self._source, self._target = swapper.encoder(batch.source), swapper.encoder(batch.target)
         self.swapped, self.mask_logits = self._swap(

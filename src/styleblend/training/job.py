@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +40,11 @@ class Job:
     """What continue_from names."""
     ticket: str | None = None
     """With a storage: which trainer sent it there last; see shared."""
+
+    def write_runs(self, folder: Path, run_id: str | None) -> None:
+        """Write the ids of the runs beside a model; `run_id` is the training's, None where MLflow has not said it."""
+        runs = {"parent_run_id": self.parent_run_id, "run_id": run_id}
+        (folder / "run.json").write_text(json.dumps(runs, indent=1) + "\n")
 
     @property
     def outbox(self) -> Path:

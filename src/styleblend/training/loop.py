@@ -178,7 +178,7 @@ def train(
                 # What a GPU has said meanwhile, then figures, sparsely.
                 ends = progress.step == cfg.steps
                 due = progress.step % cfg.log_every == 0 or ends
-                if due or ends or progress.step % cfg.probe_every == 0 or progress.step % cfg.checkpoint_every == 0:
+                if due or progress.step % cfg.probe_every == 0 or progress.step % cfg.checkpoint_every == 0:
                     for bad in said.all():
                         _leave_out(cfg, worker, recorder, progress, bad)
                 if due and said.finite:

@@ -26,7 +26,7 @@ from styleblend.errors import StyleBlendError, TransientError
 from styleblend.model import save
 from styleblend.model.swapper import DESCRIPTION_FILE
 from styleblend.perception import bending
-from styleblend.system.files import whole_file, whole_folder
+from styleblend.system.files import whole_folder
 from styleblend.system.lock import hold
 from styleblend.system.process import exit_on_sigterm
 from styleblend.training import (
@@ -149,17 +149,9 @@ def _fit_on(job: Job, settings: dict[str, Any], storage: str, filesystem: Any = 
         with exit_on_sigterm():
             trainer.fit()
     except Exception as error:
-        if (told := _error_of(job)) is not None:
+        if (told := shared.error_of(job)) is not None:
             raise StyleBlendError(told) from error
         raise
-
-
-def _error_of(job: Job) -> str | None:
-    """What a worker has left for the user."""
-    if job.training.storage is not None:
-        return shared.error_of(job)
-    message = job.state / ERROR
-    return message.read_text() if message.exists() else None
 
 
 def _work(settings: dict[str, Any]) -> None:
@@ -168,7 +160,7 @@ def _work(settings: dict[str, Any]) -> None:
     import ray.train.torch
 
     job: Job = settings["job"]
-    told = _error_of(job)
+    told = shared.error_of(job)
     if told is not None:
         # Ray starts workers again after any error; this one will not go away.
         raise StyleBlendError(told)
@@ -177,7 +169,8 @@ def _work(settings: dict[str, Any]) -> None:
     device = ray.train.torch.get_device()
     if device.type == "cpu":
         torch.set_num_threads(max(1, math.floor(job.training.cpus_per_worker)))
-    group, count = among(job.training.batch_size, world_size)
+    # In units of what is learned from at once: a worker's share must divide into its parts, too.
+    group, count = among(job.training.batch_size // job.training.accumulate, world_size)
     if rank >= count:
         # Ray gives the run what there is; a batch is shared evenly. It waits, with its machine, for more to come.
         return
@@ -195,20 +188,16 @@ def _work(settings: dict[str, Any]) -> None:
         # The trainer starts again, as often as max_failures says.
         raise
     except StyleBlendError as error:
-        if job.training.storage is not None:
-            shared.tell_error(job, str(error))
-            raise
-        with whole_file(job.state / ERROR) as partly:
-            partly.write_text(str(error))
+        shared.tell_error(job, str(error))
         raise
 
 
-def among(batch_size: int, world_size: int) -> tuple[Any, int]:
-    """How many of the workers share a batch evenly, and torch's group of them (None: it is the default one).
+def among(units: int, world_size: int) -> tuple[Any, int]:
+    """How many of the workers share so many units of a batch evenly, and torch's group of them (None: the default one).
 
     The others hold their machines for the time when more have come. All workers must call it.
     """
-    count = max(each for each in range(1, world_size + 1) if batch_size % each == 0)
+    count = max(each for each in range(1, world_size + 1) if units % each == 0)
     if count == world_size:
         return None, count
     return torch.distributed.new_group(list(range(count))), count
@@ -255,8 +244,8 @@ def train_job(job: Job, worker: loop.Worker) -> None:
 def _train_elsewhere(job: Job, worker: loop.Worker, recorder: loop.Recorder) -> None:
     """The same where this machine has the storage alone; rank 0 leaves the result there."""
     mirror = shared.Mirror(job)
-    there, faces = shared.receive(job)
-    _train(there, worker, recorder, faces.bring, mirror)
+    there, bring = shared.receive(job)
+    _train(there, worker, recorder, bring, mirror)
     if worker.rank == 0:
         shared.send_result(there)
     worker.wait()
@@ -292,8 +281,7 @@ def _train(
         save_file(weights, folder / beginning.DISCRIMINATOR)
         (folder / "history.json").write_text(json.dumps(progress.history, indent=1) + "\n")
         record.write(folder, before, job.stage, progress, job.origin.words if job.origin else None)
-        runs = {"parent_run_id": job.parent_run_id, "run_id": run_id}
-        (folder / "run.json").write_text(json.dumps(runs, indent=1) + "\n")
+        job.write_runs(folder, run_id)
 
 
 def _first(job: Job) -> checkpoint.Kept | None:

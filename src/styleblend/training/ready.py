@@ -23,7 +23,7 @@ SEE_THE_FACE = ("pixels", "outside", "mask")
 class Ready(NamedTuple):
     """Of N samples; None is what nobody asks for."""
 
-    noise: Tensor | None
+    noise: Tensor
     """Of model.decoder.draw_noise."""
     face: Tensor | None
     """Soft mask of the target's face, [N, 1, S, S]."""
@@ -31,11 +31,6 @@ class Ready(NamedTuple):
     """Of jitter.draw_jitter."""
     swaps: tuple[int, ...]
     """Rows of the samples of two persons: to look for them on a device, the host would have to wait for it."""
-
-    def share(self, first: int, end: int) -> Ready:
-        """That of the samples from `first` to before `end`."""
-        noise, face, jitter = (part if part is None else part[first:end] for part in self[:3])
-        return Ready(noise, face, jitter, tuple(row - first for row in self.swaps if first <= row < end))
 
 
 def ready(
@@ -50,11 +45,11 @@ def ready(
     """All of it for a batch.
 
     Args:
-        resolutions: of the decoder; none needs no noise. side_px: of the data set. The others as in batches.Batch.
+        resolutions: of the decoder. side_px: of the data set. The others as in batches.Batch.
     """
     seen = any(getattr(cfg.loss, name) for name in SEE_THE_FACE)
     return Ready(
-        noise=draw_noise(resolutions, seeds) if resolutions else None,
+        noise=draw_noise(resolutions, seeds),
         face=soft_face(landmarks, mesh, side_px) if seen else None,
         jitter=draw_jitter(seeds) if cfg.saturation_jitter or cfg.crop_jitter else None,
         swaps=rows_of_swaps(same_person) if cfg.loss.mesh else (),

@@ -38,7 +38,12 @@ def drawn(splits: Path, faces: Path) -> list[str]:
 
 
 def send(splits: Path, faces: Path, place: Storage, shard_bytes: int | None = None) -> int:
-    """Send the pictures that a training reads, and last their index; returns how many shards there are.
+    """Send the faces that a training reads, see send_pictures."""
+    return send_pictures(drawn(splits, faces), faces, place, shard_bytes)
+
+
+def send_pictures(pictures: Sequence[str], folder: Path, place: Storage, shard_bytes: int | None = None) -> int:
+    """Send pictures, named below their folder, and last their index; returns how many shards there are.
 
     What was sent before, also by a run that was killed, is not sent again.
 
@@ -49,10 +54,10 @@ def send(splits: Path, faces: Path, place: Storage, shard_bytes: int | None = No
     """
     there = set(place.names())
     index: dict[str, list[str]] = {}
-    for paths in _groups(drawn(splits, faces), faces, shard_bytes or SHARD_BYTES):
-        with tempfile.TemporaryDirectory(prefix="sb-shard-") as folder:
-            shard = Path(folder) / "shard"
-            _pack(shard, paths, faces)
+    for paths in _groups(pictures, folder, shard_bytes or SHARD_BYTES):
+        with tempfile.TemporaryDirectory(prefix="sb-shard-") as scratch:
+            shard = Path(scratch) / "shard"
+            _pack(shard, paths, folder)
             name = f"{sha256(shard)}.tar"
             if name not in there:
                 place.send(shard, name)
@@ -72,7 +77,7 @@ class Shards:
         """
         index = place.read(INDEX)
         if index is None:
-            raise StyleBlendError(f"storage {place.address} has no faces for this training: start it again")
+            raise StyleBlendError(f"storage {place.shown} has no faces for this training: start it again")
         self._place, self._faces = place, faces
         self._shards: dict[str, list[str]] = json.loads(index)
         self._of = {path: name for name, paths in self._shards.items() for path in paths}
@@ -87,7 +92,7 @@ class Shards:
             return
         name = self._of.get(file.relative_to(self._faces).as_posix())
         if name is None:
-            raise StyleBlendError(f"{file.name} is in none of the shards in {self._place.address}: start again")
+            raise StyleBlendError(f"{file.name} is in none of the shards in {self._place.shown}: start again")
         # One worker of the machine fetches; the lock is a file of this machine.
         with hold(self._faces / f"{name}.lock", "another worker is fetching", self._faces, _WAIT_S):
             if not file.exists():

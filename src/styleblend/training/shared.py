@@ -1,9 +1,9 @@
 """A training on machines that share nothing but a storage: what is sent there, and what they get from it.
 
-Below the setting `storage` a training has a folder of its name: `inputs` by their SHA-256, `faces` in shards,
-`checkpoints`, and at the end `result`. No lock holds there. Instead each trainer that starts leaves a ticket of its
-own; a worker that outlived its trainer finds another ticket before it keeps a checkpoint, and ends. What it may have
-written between the two looks is a whole checkpoint of the same training, which harms nobody.
+Below the setting `storage` a training has a folder of its name: `inputs` by their SHA-256, `faces` and
+`true_swaps` in shards, `checkpoints`, and at the end `result`. No lock holds there. Instead each trainer that starts
+leaves a ticket of its own; a worker that outlived its trainer finds another ticket before it keeps a checkpoint, and
+ends. What it may have written between the two looks is a whole checkpoint of the same training, which harms nobody.
 """
 
 from __future__ import annotations
@@ -11,18 +11,20 @@ from __future__ import annotations
 import json
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from styleblend.errors import StyleBlendError
-from styleblend.system.files import files_below, sha256, whole_folder
+from styleblend.system.files import files_below, sha256, whole_file, whole_folder
 from styleblend.system.lock import hold
 from styleblend.system.storage import Storage, scratch_of_user
 from styleblend.training import checkpoint, loop, shards
+from styleblend.training.batches import TRUE_SWAPS
 from styleblend.training.job import CHECKPOINTS, ERROR, RESULT, Job
 
-_TICKET, _INPUTS, _FACES, _INDEX = "ticket", "inputs", "faces", "index.json"
+_TICKET, _INPUTS, _INDEX = "ticket", "inputs", "index.json"
+_FACES, _TRUE_SWAPS = "faces", "true_swaps"
 _WAIT_S = 3600.0
 
 
@@ -56,6 +58,10 @@ def send(job: Job) -> int:
             there.add(digest)
         index[name] = digest
     count = shards.send(job.splits, job.faces, place.below(_FACES))
+    if (swaps := job.splits / TRUE_SWAPS).is_dir():
+        count += shards.send_pictures(
+            sorted(each.name for each in swaps.glob("*.png")), swaps, place.below(_TRUE_SWAPS)
+        )
     inputs.write(_INDEX, json.dumps(index).encode())
     return count
 
@@ -68,23 +74,25 @@ def _small(job: Job) -> Iterator[tuple[str, Path]]:
     yield "faces/manifest.parquet", job.faces / "manifest.parquet"
     for name, path in named.items():
         if path is not None and path.is_dir():
-            yield from ((f"{name}/{file.relative_to(path).as_posix()}", file) for file in files_below(path))
+            files = (file for file in files_below(path) if file.suffix != ".png")
+            yield from ((f"{name}/{file.relative_to(path).as_posix()}", file) for file in files)
         elif path is not None:
             # A checkpoint's name says what it is.
             yield f"{name}/{path.name}", path
 
 
-def receive(job: Job) -> tuple[Job, shards.Shards]:
-    """The job as a worker on another machine has it, all small inputs fetched and checked, and its faces as they come.
+def receive(job: Job) -> tuple[Job, Callable[[Path], None]]:
+    """The job as a worker on another machine has it, small inputs fetched and checked, and what brings its pictures.
 
     Raises:
         StyleBlendError: something is not there, or damaged.
     """
     place = place_of(job)
     here = scratch_of_user(tempfile.gettempdir()) / job.state.name
-    inputs, listed = place.below(_INPUTS), place.below(_INPUTS).read(_INDEX)
+    inputs = place.below(_INPUTS)
+    listed = inputs.read(_INDEX)
     if listed is None:
-        raise StyleBlendError(f"storage {place.address} has no inputs for this training: start it again")
+        raise StyleBlendError(f"storage {place.shown} has no inputs for this training: start it again")
     with hold(here / "inputs.lock", "another worker is fetching", here, _WAIT_S):
         for name, digest in json.loads(listed).items():
             file = here / name
@@ -104,7 +112,13 @@ def receive(job: Job) -> tuple[Job, shards.Shards]:
         encoder=None if job.encoder is None else here / "encoder",
         origin=origin,
     )
-    return there, shards.Shards(place.below(_FACES), there.faces)
+    faces, swaps = shards.Shards(place.below(_FACES), there.faces), there.splits / TRUE_SWAPS
+    dressed = shards.Shards(place.below(_TRUE_SWAPS), swaps) if swaps.is_dir() else None
+
+    def bring(file: Path) -> None:
+        (dressed if dressed is not None and file.is_relative_to(swaps) else faces).bring(file)
+
+    return there, bring
 
 
 class Mirror:
@@ -125,7 +139,7 @@ class Mirror:
         if self._ticket is not None and (found := self._training.read(_TICKET)) != self._ticket.encode():
             since = "nobody's" if found is None else "another one's"
             raise checkpoint.Superseded(
-                f"this training is {since} now: a trainer that started later works on {self._training.address}"
+                f"this training is {since} now: a trainer that started later works on {self._training.shown}"
             )
         self._place.send(file)
 
@@ -150,6 +164,10 @@ def checkpoints(job: Job) -> checkpoint.Checkpoints:
 
 def tell_error(job: Job, text: str) -> None:
     """Leave a worker's last line for its trainer; for no other one, to which it says nothing."""
+    if job.training.storage is None:
+        with whole_file(job.state / ERROR) as partly:
+            partly.write_text(text)
+        return
     place = place_of(job)
     if place.read(_TICKET) == str(job.ticket).encode():
         place.write(ERROR, text.encode())
@@ -157,6 +175,9 @@ def tell_error(job: Job, text: str) -> None:
 
 def error_of(job: Job) -> str | None:
     """The last line that a worker has left."""
+    if job.training.storage is None:
+        message = job.state / ERROR
+        return message.read_text() if message.exists() else None
     found = place_of(job).read(ERROR)
     return None if found is None else found.decode()
 
@@ -181,16 +202,17 @@ def receive_result(job: Job, run_id: str | None) -> None:
     place = place_of(job).below(RESULT)
     listed = place.read(_INDEX)
     if listed is None:
-        raise StyleBlendError(f"storage {place.address} lacks the finished model: start the training again")
+        raise StyleBlendError(f"storage {place.shown} lacks the finished model: start the training again")
     with whole_folder(job.state / RESULT) as folder:
         for name, digest in json.loads(listed).items():
             place.fetch(folder / name, digest, digest)
-        runs = {"parent_run_id": job.parent_run_id, "run_id": run_id}
-        (folder / "run.json").write_text(json.dumps(runs, indent=1) + "\n")
+        job.write_runs(folder, run_id)
 
 
 def retire(job: Job) -> None:
-    """Leave in the storage what a longer training begins from: no picture, no network of others."""
+    """Leave of the checkpoints what a longer training begins from; in a storage no picture, no network of others."""
     checkpoints(job).finish()
-    for name in (_INPUTS, _FACES, RESULT, "ray"):
+    if job.training.storage is None:
+        return
+    for name in (_INPUTS, _FACES, _TRUE_SWAPS, RESULT, "ray"):
         place_of(job).below(name).clear()

@@ -185,10 +185,7 @@ def _retire(job: Job) -> None:
     """
     guest = is_guest(job.state.parent)
     stay = {ray_trainer.TRAINER_LOCK, *([_MADE_BY_GUEST] if guest else [])}
-    if job.training.storage is None:
-        shared.checkpoints(job).finish()
-    else:
-        shared.retire(job)
+    shared.retire(job)
     for entry in job.state.iterdir():
         if entry.is_dir() and entry.name != CHECKPOINTS:
             shutil.rmtree(entry)
