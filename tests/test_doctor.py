@@ -331,8 +331,8 @@ def test_missing_small_networks_are_found(project: Path, root: Path) -> None:
     found = failures(list(doctor.networks(load_params(project / "params.yaml").pretrained, project)))
     assert len(found) == 1 and "identity" in found[0] and found[0].endswith("`git checkout data/pretrained/small`")
     # What the machine has is still told.
-    told = machine(load_params(project / "params.yaml"), project)
-    assert any(finding.text.startswith("memory: ") for finding in told)
+    told = [found.text for found in machine(load_params(project / "params.yaml"), project)]
+    assert [text for text in told if text.startswith("disk: ")] and any("2 workers need about" in text for text in told)
 
 
 def test_small_networks_of_other_sizes_are_no_beginning(project: Path) -> None:
