@@ -74,7 +74,8 @@ def both_stages(folder: Path, storage: str, workers: int) -> None:
 def coming_and_going(folder: Path, storage: str) -> None:
     """Stage 1, endless, on one to two workers; a machine comes, and goes; ends once the rest has learned on."""
     parent = runs.start_pipeline(Tracking(uri=f"sqlite:///{folder}/mlflow.db"), "test", {})
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **NODE})
+    # A machine that comes in a thread may set no handler of signals; the cluster is shut down below.
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **NODE}, shutdown_at_exit=False)
     cluster.add_node(num_cpus=1, **NODE)
     ray_trainer.RESIZE_S = 2.0
     settings = {"workers": 2, "min_workers": 1, "steps": 10**6, "checkpoint_every": 5, "probe_every": 10**6}
@@ -82,12 +83,17 @@ def coming_and_going(folder: Path, storage: str) -> None:
     log = job.state / PROGRESS
 
     def act() -> None:
+        try:
+            come_and_go()
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def come_and_go() -> None:
         after = wait_until(log, 0, "1 of 2 workers learn", "step 7/")
         other = cluster.add_node(num_cpus=1, **NODE)
         after = wait_until(log, after, "2 of 2 workers learn", "resumed at step", "  discriminator")
         cluster.remove_node(other, allow_graceful=False)
         wait_until(log, after, "failure 1 of 2", "1 of 2 workers learn", "resumed at step", "  discriminator")
-        os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=act, daemon=True).start()
     try:

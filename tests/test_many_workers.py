@@ -15,7 +15,7 @@ from s3_server import at, s3_server
 from styleblend.system.storage import Storage
 
 
-@pytest.mark.many_workers
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_eight_workers_learn_both_stages_from_a_bucket(root: Path, tmp_path: Path) -> None:
     """Stage 1, then stage 2 from its model; the project's files are out of the workers' reach the whole time.
@@ -40,7 +40,7 @@ def test_eight_workers_learn_both_stages_from_a_bucket(root: Path, tmp_path: Pat
     assert facts["run_id"] and facts["parent_run_id"]
 
 
-@pytest.mark.many_workers
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_machine_that_comes_is_used_and_one_that_goes_is_done_without(root: Path, tmp_path: Path) -> None:
     """One to two workers on machines of one core: one learns, then two, and after a SIGKILL of a machine one again.

@@ -38,8 +38,11 @@ def emptied_into(recorder: loop.Recorder) -> Iterator[Any]:
         what a Sender needs.
     """
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    box: Any = ray.remote(num_cpus=0)(_Mailbox).remote()
+    # On the trainer's own machine: elsewhere it would be lost with another one, or begun on one that is lost already.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    box: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(_Mailbox).remote()
     over, trouble = threading.Event(), list[Exception]()
 
     def empty() -> None:
@@ -49,7 +52,7 @@ def emptied_into(recorder: loop.Recorder) -> Iterator[Any]:
             try:
                 for kind, given in ray.get(box.take.remote()):
                     getattr(recorder, kind)(*given)
-            # Ray's, for a mailbox that was lost with its machine, or the recorder's.
+            # Ray's, for its own end, or the recorder's.
             except Exception as error:
                 trouble.append(error)
                 return
