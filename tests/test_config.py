@@ -221,7 +221,36 @@ def start_of(params: dict[str, Any], start: str, **pretrained: str) -> dict[str,
     changed = with_value(params, "train_encoder.encoder_start", start)
     changed["model"] |= {"encoder_body": "ir_se50", "stem_stride": 1, "encoder_blocks": [3, 4, 14, 3]}
     changed["model"] |= {"encoder_widths": [64, 128, 256, 512]}
-    return changed | {"pretrained": pretrained}
+    # half_mask is measured with the small decoder and its inversion alone.
+    return with_value(changed, "register.gate.baselines", {}) | {"pretrained": pretrained}
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "why"),
+    [
+        ("half_mask", {"train_encoder.encoder_start": "new"}, "train_encoder.encoder_start 'new'"),
+        ("starter", {}, "train_encoder.encoder_start 'pretrained'"),
+        ("prior_alone", {}, "model.prior 'none'"),
+        ("shuffled_codes", {}, "model.prior 'none'"),
+        ("untrained_mixing", {}, None),
+        ("half_mask", {}, None),
+    ],
+)
+def test_a_gate_compares_with_what_is_measured(
+    params: dict[str, Any], method: str, changes: dict[str, Any], why: str | None
+) -> None:
+    """A method that the evaluation of these settings has not is refused before anything runs, and others are named."""
+    values = with_value(params, "register.gate.baselines", {"outside_l1": [method]})
+    for key, value in changes.items():
+        values = with_value(values, key, value)
+    if why is None:
+        assert parse_params(values, "params.yaml").register_.gate.baselines == {"outside_l1": (method,)}
+        return
+    message = (
+        f"gate.baselines.outside_l1 names '{method}', which is not measured with {why}: take it out, or choose from"
+    )
+    with pytest.raises(ConfigError, match=message):
+        parse_params(values, "params.yaml")
 
 
 FOREIGN = yaml.safe_dump(

@@ -78,6 +78,9 @@ def test_networks_that_hardly_count_are_no_reason_to_warn() -> None:
     networks = dict.fromkeys(weighty, other) | {"landmarks_3d": small, "attributes": small}
     assert caveat(photographs, networks) == ""
     assert "identity_judge learned from rendered faces" in caveat(photographs, networks | {"identity_judge": small})
+    decoder = networks | {"decoder": small, "encoder": small}
+    assert "encoder, decoder learned" in caveat(photographs, decoder)
+    assert caveat(photographs, decoder | {"starter": small}) == "", "a starter stands where these would"
 
 
 def test_tables_are_markdown_or_columns() -> None:

@@ -242,7 +242,7 @@ def test_one_weight_of_another_shape_is_refused(tmp_path: Path) -> None:
 def test_settings_of_a_start_agree(root: Path) -> None:
     """encoder_start 'starter' and pretrained.starter belong together."""
     values = yaml.safe_load((root / "params.yaml").read_text())
-    values["train_encoder"]["encoder_start"] = "starter"
+    values["train_encoder"]["encoder_start"], values["register"]["gate"] = "starter", {}
     with pytest.raises(StyleBlendError, match="encoder_start is 'starter', but pretrained.starter is 'none': set them"):
         parse_params(values, "params.yaml")
     values["pretrained"]["starter"] = "faces"

@@ -27,6 +27,7 @@ BASELINES = (
     "dense_warp",
     "half_mask",
     "untrained_mixing",
+    "starter",
     "prior_alone",
     "shuffled_codes",
 )

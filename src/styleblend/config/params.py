@@ -18,7 +18,14 @@ from styleblend.config.data import Align, Perceive, Split, Validate
 from styleblend.config.evaluation import Evaluate
 from styleblend.config.face_pretraining import PretrainFaces
 from styleblend.config.model import Model
-from styleblend.config.needs import expect_body, expect_detector, expect_device, expect_for_training, expect_reached
+from styleblend.config.needs import (
+    expect_body,
+    expect_detector,
+    expect_device,
+    expect_for_training,
+    expect_measured,
+    expect_reached,
+)
 from styleblend.config.pretrained import Pretrained, known_networks
 from styleblend.config.pretraining import Pretrain
 from styleblend.config.product import Follow, Serve, Swap
@@ -107,6 +114,12 @@ class Config(Section):
             raise ValueError(
                 "pretrained.encoder is 'none', but the small decoder's mean code stands there: set it to 'small'"
             )
+        return self
+
+    @model_validator(mode="after")
+    def gate_compares_with_what_is_measured(self) -> Config:
+        start = self.train_encoder.encoder_start
+        expect_measured(self.register_.gate.baselines, start, self.pretrained.decoder, self.model.prior)
         return self
 
 

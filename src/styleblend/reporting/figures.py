@@ -49,7 +49,10 @@ def caveat(manifest: pd.DataFrame, networks: Mapping[str, Mapping[str, Any]]) ->
     model learned from; else empty.
     """
     photographs = int(manifest["render_seed"].isna().sum())
-    small = [role for role in _WEIGHTY if "this project" in str(networks.get(role, {}).get("origin", ""))]
+    # A whole model to begin with stands where these would.
+    unused = ("encoder", "decoder") if "starter" in networks else ()
+    weighty = [role for role in _WEIGHTY if role not in unused]
+    small = [role for role in weighty if "this project" in str(networks.get(role, {}).get("origin", ""))]
     if not photographs or not small:
         return ""
     return f"""
