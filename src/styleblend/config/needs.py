@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationInfo
 
 from styleblend.config.data import Align
-from styleblend.config.figures import BASELINES
 from styleblend.config.model import Model
 from styleblend.config.pretrained import Pretrained, known_networks
 from styleblend.config.tracking import Tracking
@@ -131,32 +129,6 @@ def expect_body(start: str, model: Model, networks: Pretrained, info: Validation
             f"train_encoder.encoder_start is 'body', but pretrained.encoder_body is '{networks.encoder_body}': choose"
             f" {' or '.join(fitting)}, or set encoder_start to 'new'"
         )
-
-
-def expect_measured(baselines: Mapping[str, Sequence[str]], start: str, decoder: str, prior: str) -> None:
-    """Refuse a gate that compares with methods which an evaluation of these settings does not have.
-
-    Args:
-        baselines: of the gate: methods by the metric. start: of the encoder. decoder, prior: as pretrained and model
-            name them.
-    """
-    begins = f"train_encoder.encoder_start '{start}'"
-    absent = {"untrained_mixing" if start == "starter" else "starter": begins}
-    # Of the small decoder's codes alone is known which of their channels are identity's.
-    if start != "pretrained":
-        absent["half_mask"] = begins
-    elif decoder != "small":
-        absent["half_mask"] = f"pretrained.decoder '{decoder}'"
-    if prior == "none":
-        absent |= dict.fromkeys(("prior_alone", "shuffled_codes"), "model.prior 'none'")
-    for metric, methods in baselines.items():
-        for method in methods:
-            if method in absent:
-                there = ", ".join(each for each in BASELINES if each not in absent)
-                raise ValueError(
-                    f"register.gate.baselines.{metric} names '{method}', which is not measured with {absent[method]}:"
-                    f" take it out, or choose from {there}"
-                )
 
 
 def expect_mesh(what: str, networks: Pretrained, info: ValidationInfo) -> None:

@@ -18,19 +18,12 @@ from styleblend.config.data import Align, Perceive, Split, Validate
 from styleblend.config.evaluation import Evaluate
 from styleblend.config.face_pretraining import PretrainFaces
 from styleblend.config.model import Model
-from styleblend.config.needs import (
-    expect_body,
-    expect_detector,
-    expect_device,
-    expect_for_training,
-    expect_measured,
-    expect_reached,
-)
+from styleblend.config.needs import expect_body, expect_detector, expect_device, expect_for_training, expect_reached
 from styleblend.config.pretrained import Pretrained, known_networks
 from styleblend.config.pretraining import Pretrain
 from styleblend.config.product import Follow, Serve, Swap
 from styleblend.config.provenance import Provenance
-from styleblend.config.registry import Register
+from styleblend.config.registry import Register, expect_measured
 from styleblend.config.retraining import Retrain
 from styleblend.config.sources import AnySource, Download
 from styleblend.config.tracking import Tracking

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from pydantic import Field, model_validator
 
 from styleblend.config.base import Section
@@ -46,3 +48,31 @@ class Gate(Section):
 class Register(Section):
     gate: Gate = Gate()
     alias: str = Field("candidate", pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")
+
+
+def expect_measured(baselines: Mapping[str, Sequence[str]], start: str, decoder: str, prior: str) -> None:
+    """Refuse a gate that compares with methods which an evaluation of these settings does not have.
+
+    Args:
+        baselines: of the gate: methods by the metric. start: of the encoder. decoder, prior: as pretrained and model
+            name them.
+    Raises:
+        ValueError: names the method and those that there are.
+    """
+    begins = f"train_encoder.encoder_start '{start}'"
+    absent = {"untrained_mixing" if start == "starter" else "starter": begins}
+    # Of the small decoder's codes alone is known which of their channels are identity's.
+    if start != "pretrained":
+        absent["half_mask"] = begins
+    elif decoder != "small":
+        absent["half_mask"] = f"pretrained.decoder '{decoder}'"
+    if prior == "none":
+        absent |= dict.fromkeys(("prior_alone", "shuffled_codes"), "model.prior 'none'")
+    for metric, methods in baselines.items():
+        for method in methods:
+            if method in absent:
+                there = ", ".join(each for each in BASELINES if each not in absent)
+                raise ValueError(
+                    f"register.gate.baselines.{metric} names '{method}', which is not measured with {absent[method]}:"
+                    f" take it out, or choose from {there}"
+                )

@@ -42,7 +42,8 @@ def emptied_into(recorder: loop.Recorder) -> Iterator[Any]:
 
     # On the trainer's own machine: elsewhere it would be lost with another one, or begun on one that is lost already.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    box: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(_Mailbox).remote()
+    mailbox: Any = ray.remote(num_cpus=0)(_Mailbox)
+    box = mailbox.options(scheduling_strategy=here).remote()
     over, trouble = threading.Event(), list[Exception]()
 
     def empty() -> None:
