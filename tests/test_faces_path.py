@@ -80,7 +80,7 @@ def made_networks(mirror: Path) -> dict[str, str]:
 
 
 def made_photographs(folder: Path) -> None:
-    """Two red pictures of each person, whose green and blue are theirs."""
+    """Two red pictures of each person, no two alike."""
     for person in range(PERSONS):
         (folder / f"person-{person}").mkdir(parents=True)
         for number in range(2):
@@ -103,7 +103,7 @@ def faces_project(root: Path, folder: Path, photographs: Path, **networks: str) 
     return project
 
 
-def expect_a_version(project: Path, count: int) -> dict[str, Any]:
+def expect_a_version(project: Path, count: int) -> None:
     """`dvc repro` ends in a registered version whose evaluation has all figures; it swaps one of the photographs."""
     done = repro(project)
     assert done.returncode == 0, done.stdout[-5000:]
@@ -121,7 +121,6 @@ def expect_a_version(project: Path, count: int) -> dict[str, Any]:
     with Image.open(project / "out.png") as image, Image.open(target) as before:
         assert image.size == before.size
     assert provenance.read_marks(project / "out.png")["kind"] == "swap"
-    return registered
 
 
 def test_photographs_become_a_version_with_networks_made_here(root: Path, tmp_path: Path) -> None:
