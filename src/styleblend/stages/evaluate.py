@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from styleblend.config.evaluation import Evaluate
 from styleblend.config.provenance import Provenance
 from styleblend.config.tracking import Tracking
@@ -17,7 +19,11 @@ from styleblend.reporting import alarms, comparison, evaluation_report
 from styleblend.reporting.report_page import NAME, Beside
 from styleblend.stages.entry import Config, run
 from styleblend.system.files import fingerprint, whole_file
+from styleblend.system.parallel import cores
 from styleblend.training import record
+
+MOST_THREADS = 8
+"""Small pictures keep no more busy."""
 
 
 def evaluate(
@@ -68,6 +74,8 @@ def main(given: argparse.Namespace, cfg: Config) -> None:
         cfg.train_encoder.encoder_start,
     )  # fmt: skip
     outbox.deliver(cfg.tracking, print)
+    # OMP_NUM_THREADS is for stages of several processes; this is one.
+    torch.set_num_threads(min(cores(), MOST_THREADS))
     evaluate(inputs, given.out, given.metrics, cfg.evaluate, cfg.tracking, cfg.provenance)
 
 
