@@ -186,6 +186,14 @@ def test_activations_are_those_of_a_real_step(weights: dict[str, float]) -> None
     assert real < estimated < 1.3 * real
 
 
+def test_a_batch_in_parts_needs_the_room_of_one() -> None:
+    """With `accumulate` 2 eight pairs hold what four do, and have twice their products."""
+    parts, whole = of_stage(tiny.training(batch_size=8, accumulate=2), 8), of_stage(tiny.training(batch_size=4), 4)
+    assert (parts.pictures_per_gpu, parts.at_once, whole.at_once) == (8, 4, 4)
+    assert (parts.activations, parts.memory) == (whole.activations, whole.memory)
+    assert parts.multiply_adds == 2 * whole.multiply_adds
+
+
 def test_frozen_networks_count_where_a_stage_loads_them() -> None:
     """Three are always there and one comes with its term, which has products; without networks it is left out."""
     networks = tiny.perception()._asdict()

@@ -113,13 +113,15 @@ def describe(
 
         def memory(stage: Stage, pairs: int) -> Needs:
             # The step that holds most, alone: its products are not asked for.
-            training = getattr(cfg, stage).model_copy(update={"swap_every": 1})
+            training = getattr(cfg, stage).model_copy(update={"swap_every": 1, "accumulate": 1})
             return needs(stage, training, swapper, discriminator, 2, pairs, seen)
 
         stages = tuple(
             needs(stage, getattr(cfg, stage), swapper, discriminator, gpus, pictures_per_gpu, seen) for stage in STAGES
         )
-        batches = tuple(largest_batches(each, partial(memory, each.stage)) for each in stages) if cost else ()
+        # What fits is asked of pairs at once.
+        whole = (each if each.at_once == each.pictures_per_gpu else memory(each.stage, each.at_once) for each in stages)
+        batches = tuple(largest_batches(each, partial(memory, each.stage)) for each in whole) if cost else ()
     return Description(model, networks, stages, seen.absent, batches, cost)
 
 
@@ -241,6 +243,7 @@ def _stage_table(stages: Sequence[Needs]) -> list[tuple[str, ...]]:
         ("steps", *(f"{each.steps:,}" for each in stages)),
         ("GPUs", *(f"{each.gpus}" for each in stages)),
         ("pairs a step and GPU", *(f"{each.pictures_per_gpu}" for each in stages)),
+        ("of them at once", *(f"{each.at_once}" for each in stages)),
         ("pairs a step in all", *(f"{each.batch}" for each in stages)),
         ("pairs in the whole stage", *(f"{each.steps * each.batch:,}" for each in stages)),
         ("precision", *(each.precision for each in stages)),

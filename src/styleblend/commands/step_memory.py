@@ -30,6 +30,8 @@ class Needs:
     steps: int
     gpus: int
     pictures_per_gpu: int
+    at_once: int
+    """Of them, where `accumulate` shares a batch into parts."""
     precision: str
     learning: int
     """Parameters of G that learn."""
@@ -119,6 +121,8 @@ def needs(
             asked = f"{stage}.batch_size {training.batch_size} cannot be shared evenly by {gpus} GPUs"
             raise StyleBlendError(f"{asked}: give another --gpus, or --image-batch")
         pictures_per_gpu = training.batch_size // gpus
+    # A batch that is learned from in parts needs the room of one.
+    at_once = -(-pictures_per_gpu // training.accumulate)
     learning = choose_what_learns(swapper, stage)
     discriminator.requires_grad_(True)
     judge = list(discriminator.parameters())
@@ -138,7 +142,7 @@ def needs(
     # With Eq. 12 and, where it is not taken at every step, without.
     for step in (0, 1)[: training.swap_every]:
         with sdpa_kernel(SDPBackend.MATH), Followed(there) as followed:
-            _step(training, swapper, discriminator, pictures_per_gpu, seeing, embedding, step)
+            _step(training, swapper, discriminator, at_once, seeing, embedding, step)
         taken.append(followed)
     products = taken[0].multiply_adds + (training.swap_every - 1) * taken[-1].multiply_adds
     for parameter in (*learning, *judge):
@@ -149,10 +153,11 @@ def needs(
         steps=training.steps,
         gpus=gpus,
         pictures_per_gpu=pictures_per_gpu,
+        at_once=at_once,
         precision=training.precision,
         learning=sum(parameter.numel() for parameter in learning),
         judge=sum(parameter.numel() for parameter in judge),
-        multiply_adds=products // training.swap_every,
+        multiply_adds=products * pictures_per_gpu // (at_once * training.swap_every),
         weights=bytes_of(swapper, discriminator),
         average=bytes_of(swapper),
         gradients=of_g + of_v,
