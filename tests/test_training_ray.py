@@ -148,7 +148,7 @@ def test_a_stage_that_is_killed_in_every_way_ends_as_if_undisturbed(tmp_path: Pa
     After a worker nothing is to be done, after the others one `dvc repro`. `benchmarks/faults.py` does many more.
     """
     inputs = tiny.write_inputs(tmp_path)
-    settings = {"steps": 60, "probe_every": 20, "checkpoint_every": 2, "log_every": 2}
+    settings = {"steps": 60, "probe_every": 30, "checkpoint_every": 2, "log_every": 2}
     write_params(tmp_path, **settings, max_failures=1)
     paths = {name: path.relative_to(tmp_path) for name, path in inputs.items()}
     stage = {"cmd": shlex.join(command(paths)), "deps": [str(path) for path in paths.values()], "outs": ["encoder"]}
@@ -165,7 +165,7 @@ def test_a_stage_that_is_killed_in_every_way_ends_as_if_undisturbed(tmp_path: Pa
         assert 6 <= resumed < 50
         again.read_to_step(resumed + 2)
         os.kill(again.pids("RayTrainWorker")[0], signal.SIGKILL)
-        again.read_until("failure 1 of 1 since step 1")
+        again.read_until("failure 1 of 1 since step ")
         reached = again.read_to_step(resumed + 4)
         # Its stage ends by itself, and the next one waits for that.
         again.process.kill()
@@ -178,7 +178,7 @@ def test_a_stage_that_is_killed_in_every_way_ends_as_if_undisturbed(tmp_path: Pa
     facts = json.loads((tmp_path / "encoder" / "model.json").read_text())
     assert facts["stage"] == "train_encoder" and facts["step"] == 60
     assert facts["alignment"]["template"] == "ffhq" and facts["alignment"]["size_px"] == 32
-    assert [row["step"] for row in json.loads((tmp_path / "encoder" / "history.json").read_text())] == [0, 20, 40, 60]
+    assert [row["step"] for row in json.loads((tmp_path / "encoder" / "history.json").read_text())] == [0, 30, 60]
     # What a longer training would begin from is kept, and nothing else.
     (state,) = (tmp_path / ".state").glob("train_encoder-*")
     assert {path.name for path in state.iterdir()} == {"checkpoints", "trainer.lock"}
