@@ -111,8 +111,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def gate_compares_with_what_is_measured(self) -> Config:
-        start = self.train_encoder.encoder_start
-        expect_measured(self.register_.gate.baselines, start, self.pretrained.decoder, self.model.prior)
+        expect_measured(self.register_.gate.baselines, self.train_encoder.encoder_start, self.model.prior)
         return self
 
 

@@ -50,22 +50,19 @@ class Register(Section):
     alias: str = Field("candidate", pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")
 
 
-def expect_measured(baselines: Mapping[str, Sequence[str]], start: str, decoder: str, prior: str) -> None:
+def expect_measured(baselines: Mapping[str, Sequence[str]], start: str, prior: str) -> None:
     """Refuse a gate that compares with methods which an evaluation of these settings does not have.
 
     Args:
-        baselines: of the gate: methods by the metric. start: of the encoder. decoder, prior: as pretrained and model
-            name them.
+        baselines: of the gate: methods by the metric. start: of the encoder. prior: of the model.
     Raises:
         ValueError: names the method and those that there are.
     """
     begins = f"train_encoder.encoder_start '{start}'"
     absent = {"untrained_mixing" if start == "starter" else "starter": begins}
-    # Of the small decoder's codes alone is known which of their channels are identity's.
+    # Of the small decoder's codes alone, which this start means, it is known which channels are identity's.
     if start != "pretrained":
         absent["half_mask"] = begins
-    elif decoder != "small":
-        absent["half_mask"] = f"pretrained.decoder '{decoder}'"
     if prior == "none":
         absent |= dict.fromkeys(("prior_alone", "shuffled_codes"), "model.prior 'none'")
     for metric, methods in baselines.items():

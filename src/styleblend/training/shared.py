@@ -23,8 +23,7 @@ from styleblend.training import checkpoint, loop, shards
 from styleblend.training.batches import TRUE_SWAPS
 from styleblend.training.job import CHECKPOINTS, ERROR, RESULT, Job
 
-_TICKET, _INPUTS, _INDEX = "ticket", "inputs", "index.json"
-_FACES, _TRUE_SWAPS = "faces", "true_swaps"
+_TICKET, _INPUTS, _FACES, _INDEX = "ticket", "inputs", "faces", "index.json"
 _WAIT_S = 3600.0
 
 
@@ -59,9 +58,7 @@ def send(job: Job) -> int:
         index[name] = digest
     count = shards.send(job.splits, job.faces, place.below(_FACES))
     if (swaps := job.splits / TRUE_SWAPS).is_dir():
-        count += shards.send_pictures(
-            sorted(each.name for each in swaps.glob("*.png")), swaps, place.below(_TRUE_SWAPS)
-        )
+        count += shards.send_pictures(sorted(each.name for each in swaps.glob("*.png")), swaps, place.below(TRUE_SWAPS))
     inputs.write(_INDEX, json.dumps(index).encode())
     return count
 
@@ -113,7 +110,7 @@ def receive(job: Job) -> tuple[Job, Callable[[Path], None]]:
         origin=origin,
     )
     faces, swaps = shards.Shards(place.below(_FACES), there.faces), there.splits / TRUE_SWAPS
-    dressed = shards.Shards(place.below(_TRUE_SWAPS), swaps) if swaps.is_dir() else None
+    dressed = shards.Shards(place.below(TRUE_SWAPS), swaps) if swaps.is_dir() else None
 
     def bring(file: Path) -> None:
         (dressed if dressed is not None and file.is_relative_to(swaps) else faces).bring(file)
@@ -214,5 +211,5 @@ def retire(job: Job) -> None:
     checkpoints(job).finish()
     if job.training.storage is None:
         return
-    for name in (_INPUTS, _FACES, _TRUE_SWAPS, RESULT, "ray"):
+    for name in (_INPUTS, _FACES, TRUE_SWAPS, RESULT, "ray"):
         place_of(job).below(name).clear()
