@@ -7,7 +7,7 @@ from ray import exceptions
 from ray.train import WorkerGroupError
 
 from styleblend.errors import StyleBlendError, TransientError
-from styleblend.training.ray_errors import told
+from styleblend.system.ray_errors import told
 
 
 def of_workers(*errors: Exception) -> WorkerGroupError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from styleblend.config.base import Finder, Probability, Section
 
@@ -17,7 +17,27 @@ Workers = Annotated[
 ]
 
 
-class Align(Section):
+class OnCluster(Section):
+    """Where a stage that looks at pictures runs."""
+
+    workers: Workers = None
+    ray_address: str | None = Field(
+        None, description="a running Ray cluster that this machine belongs to, e.g. auto; null works on this machine"
+    )
+
+    @field_validator("ray_address")
+    @classmethod
+    def is_a_member(cls, address: str | None) -> str | None:
+        """Ray's Client gives a machine outside no place in the cluster, and files are read from this machine."""
+        if address is not None and address.startswith("ray://"):
+            raise ValueError(
+                f"ray_address '{address}' is of Ray's Client, by which this machine is no part of the cluster, but its"
+                " pictures are read here: join it by `ray start --address`, and set auto"
+            )
+        return address
+
+
+class Align(OnCluster):
     detector: Literal["annotations", Finder] = Field(
         description="annotations ship with a source, and are used wherever they do; the others find faces where there"
         " are none: with five points (yunet, insightface's SCRFD, mediapipe, which needs a mesh as"
@@ -29,12 +49,11 @@ class Align(Section):
     several_faces: Literal["largest", "all", "quarantine"] = "largest"
     # Pillow decodes nothing above the upper limit, which is twice its Image.MAX_IMAGE_PIXELS.
     max_pixels: int = Field(MAX_PIXELS, ge=1_000_000, le=178_956_970, description="larger pictures are refused")
-    workers: Workers = None
 
 
-class Perceive(Section):
+class Perceive(OnCluster):
     batch_size: int = Field(64, ge=1, description="faces that a network looks at together; the last batch is filled up")
-    workers: Workers = None
+    gpus_per_worker: float = Field(0, ge=0, le=1, description="of a process on the cluster of ray_address")
 
 
 class Keep(Section):

@@ -11,7 +11,7 @@ import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,11 +32,13 @@ from styleblend.face_detector.finder import FaceFinder, Found, confirmed
 from styleblend.faces.alignment import AlignedFace, AlignmentError, align_face
 from styleblend.faces.pictures import UnusablePicture, open_picture
 from styleblend.provenance import save_picture
+from styleblend.system import ray_data
 from styleblend.system.code import code_fingerprint
 from styleblend.system.files import fingerprint, sha256, whole_file, whole_folder
 from styleblend.system.kept import Kept, kept, linked
 from styleblend.system.libraries import versions
 from styleblend.system.parallel import cores, spread
+from styleblend.system.ray_data import Cluster
 from styleblend.weights import frozen
 
 if TYPE_CHECKING:
@@ -80,6 +82,16 @@ class AlignTask:
     store: Path
     cfg: Align
 
+    def reads(self) -> tuple[Path, ...]:
+        """See system.ray_data."""
+        return (self.raw / self.row["path"],)
+
+    def moved(self, files: tuple[Path, ...], networks: Path, store: Path) -> AlignTask:
+        """See system.ray_data; `out` stays, so it can be looked at elsewhere, but not placed."""
+        (file,) = files
+        row = self.row | {"path": file.name}
+        return replace(self, row=row, raw=file.parent, networks=networks, store=store)
+
 
 @dataclass(frozen=True)
 class AlignedPicture:
@@ -114,6 +126,10 @@ def align_faces(
         (partial / "images").mkdir()
         rows: list[dict[str, Any]] = index.astype(object).where(index.notna(), None).to_dict("records")  # type: ignore[assignment]
         tasks = [AlignTask(row, raw, partial, networks, store.folder, cfg) for row in rows]
+        if cfg.ray_address is not None:
+            new = [task for task in tasks if task.row["refused"] is None and _kept(store, _key(task.row)) is None]
+            cluster = Cluster(cfg.ray_address, "align.ray_address")
+            ray_data.fill(store, look_at_picture, new, networks, cluster, "align on the cluster")
         faces: list[dict[str, Any]] = []
         refused: list[dict[str, Any]] = []
         outcomes = spread(align_picture, tasks, cfg.workers or cores(), "align")
@@ -139,29 +155,38 @@ def _made_by(networks: Path, cfg: Align) -> str:
     files = [file for role in ("detector", "landmarks") for file in frozen.files_of(networks, role)]
     named: list[Path | str] = [*files, *(file.name for file in files)]
     code = code_fingerprint(*(PACKAGE / name for name in CODE))
-    return fingerprint(cfg.model_dump_json(exclude={"workers"}), versions(LIBRARIES), *named, code)
+    return fingerprint(cfg.model_dump_json(exclude={"workers", "ray_address"}), versions(LIBRARIES), *named, code)
 
 
 def align_picture(task: AlignTask) -> AlignedPicture:
     """Give the faces of one raw picture their names and places: kept ones, or else those that are found now."""
+    record = look_at_picture(task)
+    if isinstance(record, str):
+        return AlignedPicture([], record)
+    store, key = Kept(task.store), _key(task.row)
+    faces = [_placed(task, store, record, each) for each in record["faces"]]
+    used = (key, *(f"{key}{_suffix(each)}" for each in record["faces"]))
+    return AlignedPicture(faces, record["reason"], used)
+
+
+def look_at_picture(task: AlignTask) -> dict[str, Any] | str:
+    """The record of a raw picture's faces, a kept one or else one that is kept now; or why nothing is looked at."""
     row = task.row
     if row.get("refused") is not None:
-        return AlignedPicture([], row["refused"])
+        return str(row["refused"])
     try:
         content = (task.raw / row["path"]).read_bytes()
     except OSError as error:
-        return AlignedPicture([], f"cannot be read: {error.strerror}")
+        return f"cannot be read: {error.strerror}"
     if hashlib.sha256(content).hexdigest() != row["sha256"]:
-        return AlignedPicture([], "changed since the download: its SHA-256 is not the index's")
+        return "changed since the download: its SHA-256 is not the index's"
     store, key = Kept(task.store), _key(row)
     record = _kept(store, key)
     if record is None:
         record, lasts = _looked_at(task, content, key)
         if lasts:
             store.put(key, json.dumps(record).encode())
-    faces = [_placed(task, store, record, each) for each in record["faces"]]
-    used = (key, *(f"{key}{_suffix(each)}" for each in record["faces"]))
-    return AlignedPicture(faces, record["reason"], used)
+    return record
 
 
 def _key(row: dict[str, Any]) -> str:

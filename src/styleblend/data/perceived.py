@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,11 +33,13 @@ from styleblend.faces.pixels import from_8bit
 from styleblend.perception import attributes, identity, landmarks
 from styleblend.perception.identity import FaceNetwork
 from styleblend.perception.mesh import MeshLandmarks, to_68
+from styleblend.system import ray_data
 from styleblend.system.code import code_fingerprint
 from styleblend.system.files import fingerprint, sha256, whole_file
 from styleblend.system.kept import Kept, kept
 from styleblend.system.libraries import versions
 from styleblend.system.parallel import cores, spread
+from styleblend.system.ray_data import Cluster
 from styleblend.weights import frozen
 
 Item = TypeVar("Item")
@@ -90,6 +92,14 @@ class PerceiveTask:
     device: str
     store: Path
 
+    def reads(self) -> tuple[Path, ...]:
+        """See system.ray_data."""
+        return self.files
+
+    def moved(self, files: tuple[Path, ...], networks: Path, store: Path) -> PerceiveTask:
+        """See system.ray_data."""
+        return replace(self, files=files, networks=networks, store=store)
+
 
 def load_networks(folder: Path, device: str, threads: int = 0) -> Networks:
     """Load the networks that the stage pretrained put into `folder`.
@@ -132,6 +142,10 @@ def perceive_folder(
             )
             for some in _chunks(tuple(unseen), cfg.batch_size)
         ]
+        if cfg.ray_address is not None:
+            cluster = Cluster(cfg.ray_address, "perceive.ray_address", cfg.gpus_per_worker)
+            ray_data.fill(store, perceive_batch, tasks, networks, cluster, "perceive on the cluster")
+            tasks = [task for task in tasks if any(store.get(key) is None for key in task.keys)]
         # One process feeds a GPU; its networks would stand there once a process.
         workers = cfg.workers or (cores() if device == "cpu" else 1)
         for _ in spread(perceive_batch, tasks, workers, "perceive"):
@@ -190,7 +204,13 @@ def _made_by(networks: Path, cfg: Perceive, device: str) -> str:
     files = [file for role in ROLES for file in frozen.files_of(networks, role)]
     named: list[Path | str] = [*files, *(file.name for file in files)]
     code = code_fingerprint(*(PACKAGE / name for name in CODE))
-    return fingerprint(cfg.model_dump_json(exclude={"workers"}), device, versions(LIBRARIES), *named, code)
+    return fingerprint(
+        cfg.model_dump_json(exclude={"workers", "ray_address", "gpus_per_worker"}),
+        device,
+        versions(LIBRARIES),
+        *named,
+        code,
+    )
 
 
 def _key(file: Path) -> str:

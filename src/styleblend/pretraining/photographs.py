@@ -79,7 +79,12 @@ def prepare(cfg: PretrainFaces, small: Path, state: Path, device: str, without: 
 def _made_from(cfg: PretrainFaces) -> list[str]:
     listed = [str(path) for source in cfg.sources if isinstance(source, FolderSource) for path in _pictures(source)]
     settings = [source.model_dump_json() for source in cfg.sources]
-    return [*settings, cfg.align.model_dump_json(exclude={"workers"}), cfg.networks.model_dump_json(), *listed]
+    return [
+        *settings,
+        cfg.align.model_dump_json(exclude={"workers", "ray_address"}),
+        cfg.networks.model_dump_json(),
+        *listed,
+    ]
 
 
 def _pictures(source: FolderSource) -> list[Path]:

@@ -19,7 +19,8 @@ def perceive(faces: Path, networks: Path, out: Path, cfg: Perceive, state: Path 
     Raises:
         StyleBlendError: a network, the manifest or a face's picture is missing or damaged.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    has_gpu = torch.cuda.is_available() if cfg.ray_address is None else cfg.gpus_per_worker > 0
+    device = "cuda" if has_gpu else "cpu"
     table = perceive_folder(faces, networks, out, cfg, device, state)
     print(f"perceive: {len(table)} faces")
     return table

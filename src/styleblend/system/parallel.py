@@ -42,13 +42,13 @@ def spread(function: Callable[[Task], Result], tasks: Sequence[Task], workers: i
     """
     workers = min(workers, len(tasks))
     if workers <= 1:
-        yield from _shown(map(function, tasks), len(tasks), label)
+        yield from shown_progress(map(function, tasks), len(tasks), label)
         return
     # Spawned, not forked: a fork copies the locks of torch's and OpenCV's threads in whatever state they are.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_with_parent) as pool:
         try:
-            yield from _shown(_computed(pool, function, tasks, workers), len(tasks), label)
+            yield from shown_progress(_computed(pool, function, tasks, workers), len(tasks), label)
         except BrokenProcessPool:
             raise StyleBlendError(
                 f"{label}: one of {workers} processes was ended from outside, often for lack of memory: "
@@ -77,7 +77,8 @@ def _each(function: Callable[[Task], Result], tasks: Sequence[Task]) -> list[Res
     return [function(task) for task in tasks]
 
 
-def _shown(results: Iterator[Result], total: int, label: str) -> Iterator[Result]:
+def shown_progress(results: Iterator[Result], total: int, label: str) -> Iterator[Result]:
+    """Pass results on, with a bar in a terminal and about ten lines in a log."""
     step = max(1, total // 10)
     for done, result in enumerate(tqdm(results, total=total, desc=label, disable=None), start=1):
         if not sys.stderr.isatty() and total >= 100 and done % step == 0:

@@ -17,6 +17,7 @@ import torch
 from styleblend.config.training import Training
 from styleblend.errors import StyleBlendError, TransientError
 from styleblend.system import environment
+from styleblend.system.ray_address import join
 from styleblend.training import resources
 
 SOCKET_NAME = len("sb-12345678/r/session_2026-01-31_12-00-00_123456_4194304/sockets/plasma_store.4194304")
@@ -73,14 +74,7 @@ def started(stage: str, cfg: Training, state: Path, say: Callable[[str], None]) 
         if cfg.ray_address is None:
             _start_here(cfg, scratch / "r", workers_env, say)
         else:
-            try:
-                ray.init(address=cfg.ray_address, log_to_driver=False, runtime_env={"env_vars": workers_env})
-            except (ConnectionError, ValueError, RuntimeError) as error:
-                reason = " ".join(str(error).split())[:200]
-                raise StyleBlendError(
-                    f"{stage}.ray_address is {cfg.ray_address}, where no Ray cluster answers ({reason}): start or"
-                    " correct it"
-                ) from error
+            join(cfg.ray_address, f"{stage}.ray_address", workers_env)
             _wait_for_room(stage, cfg, say)
         yield state / "ray" if cfg.ray_address else scratch / "storage"
     finally:

@@ -26,21 +26,11 @@ from styleblend.errors import StyleBlendError, TransientError
 from styleblend.model import save
 from styleblend.model.swapper import DESCRIPTION_FILE
 from styleblend.perception import bending
+from styleblend.system import ray_errors
 from styleblend.system.files import whole_folder
 from styleblend.system.lock import hold
 from styleblend.system.process import exit_on_sigterm
-from styleblend.training import (
-    beginning,
-    checkpoint,
-    inputs,
-    loop,
-    ray_cluster,
-    ray_errors,
-    ray_mailbox,
-    record,
-    resources,
-    shared,
-)
+from styleblend.training import beginning, checkpoint, inputs, loop, ray_cluster, ray_mailbox, record, resources, shared
 from styleblend.training.job import CHECKPOINTS, ERROR, RESULT, Job
 from styleblend.training.recording import PROGRESS, recorded, say, shown
 from styleblend.training.repeatable import repeatable

@@ -14,7 +14,7 @@ _PASSES = {
     "TimeoutError", "WorkerCrashedError", "WorkerGroupStartupTimeoutError", "WorkerHealthCheckFailedError",
     "WorkerHealthCheckTimeoutError",
 }  # fmt: skip
-"""A machine, a process or a network that was lost: training goes on from its checkpoint once it is started again."""
+"""A machine, a process or a network that was lost: a stage goes on where it was once it is started again."""
 _REMEDIES = {
     "OutOfMemoryError": "lower batch_size or workers of the stage",
     "OutOfDiskError": "make room on the disk",
@@ -26,7 +26,7 @@ _OTHERS = {"RayTaskError", "UserCodeException", "UserExceptionWithTraceback"}
 
 @contextmanager
 def told(address: str | None) -> Iterator[None]:
-    """For a block that starts Ray and trains on it.
+    """For a block that starts Ray, or joins a cluster, and works on it.
 
     Args:
         address: of the cluster; None is one of this machine's own.
@@ -87,5 +87,5 @@ def _line(cause: BaseException, address: str | None) -> StyleBlendError:
         if name in names:
             return StyleBlendError(f"{said}: {remedy}")
     if names & _PASSES:
-        return TransientError(f"{said}: see that it runs, and start again, which goes on from the last checkpoint")
+        return TransientError(f"{said}: see that it runs, and start again, which goes on from what was done")
     return StyleBlendError(f"{said}: correct ray_address, or what it names")
