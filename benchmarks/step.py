@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -222,6 +221,12 @@ def beside(case: Case, learner: Learner, step_s: float) -> dict[str, float]:
     }
 
 
+def peak_gib() -> float:
+    """What this process has held at most. Not of getrusage, where a child begins with what its parent held."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) / 2**20
+
+
 def peak_of(size: str, stage: str, way: str, arguments: list[str]) -> float:
     """GiB that a process of its own has held at most after one step."""
     command = [sys.executable, __file__, *arguments, "--sizes", size, "--stages", stage, "--only", way]
@@ -270,7 +275,7 @@ def main() -> None:
                 plain = Case(size, stage, *settings(size, stage, given.params, shared | off), *place)
                 if given.only:
                     (our_last(ours) if given.only == "ours" else last(plain))()
-                    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+                    print(peak_gib())
                     return
                 rows.append(measure(ours, plain, given.repeats))
                 if given.memory:

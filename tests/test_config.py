@@ -362,7 +362,7 @@ def test_a_role_is_of_this_projects_networks_or_of_the_catalogues() -> None:
     """Every role that a network of others may fill is a setting, and the rest can be this project's alone: no network
     is offered that no loader takes."""
     listed = set(get_args(catalogue.Role))
-    assert set(ROLES) - listed == {"encoder"} and listed < set(ROLES)
+    assert set(ROLES) - listed == {"encoder", "discriminator"} and listed < set(ROLES)
     with pytest.raises(
         ValueError, match=r"pretrained.attributes cannot be '1k3d68': choose small or mediapipe_face_mesh \["
     ):

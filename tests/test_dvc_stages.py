@@ -91,4 +91,4 @@ def test_a_changed_module_runs_the_stages_that_use_it_and_no_others(root: Path, 
         assert not missed, f"{stage} uses {missed}, and DVC would not run it"
     assert not {name: stages for name, stages in found.items() if stages and within(name, NO_STAGE)}
     assert found["config.provenance"] == {"evaluate", "register"}
-    assert found["training.losses"] == {"train_encoder", "finetune_decoder", "pretrain_faces"}
+    assert found["training.losses"] == {"train_encoder", "finetune_decoder", "pretrain", "pretrain_faces"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,12 @@ import tiny_project
 from styleblend.config.pretrained import Pretrained
 from styleblend.config.pretraining import Pretrain
 from styleblend.faces.pixels import from_8bit
-from styleblend.model import build_decoder, build_encoder
+from styleblend.model import build_decoder, build_discriminator, build_encoder
+from styleblend.model.decoder import Decoder
+from styleblend.model.discriminator import Discriminator
+from styleblend.model.encoder import Encoder
 from styleblend.perception import attributes, identity, landmarks
-from styleblend.pretraining import data, prior, recipe
+from styleblend.pretraining import data, prior, recipe, sharpening
 from styleblend.synthetic.factors import IDENTITY, Factors
 from styleblend.system.files import sha256
 
@@ -24,7 +28,7 @@ MODEL = tiny_project.MODEL.model_copy(
 RECIPE = Pretrain(
     identities=20, judge_identities=20, test_identities=100, pictures_per_identity=2, identity_steps=2,
     judge_steps=2, geometry_steps=2, landmarks_3d_steps=2, profile_identities=10,
-    attributes_judge_steps=2, decoder_steps=3, encoder_code_steps=2, encoder_steps=2,
+    attributes_judge_steps=2, decoder_steps=3, encoder_code_steps=2, encoder_steps=2, sharpen_steps=2,
 )  # fmt: skip
 
 
@@ -105,6 +109,48 @@ def test_inverter_leaves_the_decoder_as_it_is(faces: data.Faces, judges: prior.J
     assert not inverter.encoder.stem[0].weight.equal(build_encoder(MODEL).stem[0].weight)
 
 
+def test_sharpening_moves_all_three_and_goes_on(
+    faces: data.Faces, judges: prior.Judges, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Encoder, decoder and discriminator learn; what was interrupted ends as what was not, bit for bit."""
+    plain = MODEL.model_copy(update={"pathway_resolutions": ()})
+    monkeypatch.setattr(sharpening, "_WARM_UP", 1)
+
+    def begun() -> tuple[Encoder, Decoder]:
+        torch.manual_seed(0)
+        return build_encoder(plain), build_decoder(plain)
+
+    def run(steps: int, state: Path) -> sharpening.Sharpened:
+        state.mkdir(exist_ok=True)
+        return sharpening.sharpen(plain, *begun(), judges, faces, steps, state, seed=4)
+
+    def weights(networks: Iterable[torch.nn.Module]) -> list[torch.Tensor]:
+        return [value for network in networks for value in network.state_dict().values()]
+
+    whole = run(3, tmp_path / "whole")
+    torch.manual_seed(4)
+    first = (*begun(), build_discriminator(plain))
+    for before, after in zip(first, whole, strict=True):
+        assert not all(a.equal(b) for a, b in zip(weights([before]), weights([after]), strict=True))
+    monkeypatch.setattr(sharpening, "_SAVE_EVERY", 2)
+    cut = torch.nn.Module.requires_grad_
+    calls = []
+
+    def interrupted(network: torch.nn.Module, *args: bool) -> torch.nn.Module:
+        calls.append(isinstance(network, Discriminator) and args == (False,))
+        if sum(calls) == 2:
+            raise KeyboardInterrupt
+        return cut(network, *args)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(torch.nn.Module, "requires_grad_", interrupted)
+        run(3, tmp_path / "cut")
+    assert torch.load(tmp_path / "cut/sharpened.pt", weights_only=True)["step"] == 2
+    again = run(3, tmp_path / "cut")
+    assert all(a.equal(b) for a, b in zip(weights(whole), weights(again), strict=True))
+    assert 0 <= sharpening.told_apart(again, faces) <= 1
+
+
 def test_recipe_gives_what_a_run_loads_and_gives_it_again(tmp_path: Path) -> None:
     """All networks with cards whose checksums hold; a second run, and one after an interruption, write the same."""
     written = []
@@ -112,15 +158,16 @@ def test_recipe_gives_what_a_run_loads_and_gives_it_again(tmp_path: Path) -> Non
         out = tmp_path / f"out{attempt}"
         out.mkdir()
         measured = recipe.pretrain(RECIPE, MODEL, tmp_path / "state", out)
-        assert set(measured) == set(Pretrained().small())
-        cards = {role: json.loads((out / f"{role}.json").read_text()) for role in Pretrained().small()}
+        made = Pretrained(discriminator="small").small()
+        assert set(measured) == set(made)
+        cards = {role: json.loads((out / f"{role}.json").read_text()) for role in made}
         assert all(card["sha256"] == sha256(out / f"{role}.safetensors") for role, card in cards.items())
         assert all(card["accuracy"] == measured[role] for role, card in cards.items())
         written.append({role: card["sha256"] for role, card in cards.items()})
         for role in ("attributes.json", "attributes_judge.json"):
             assert 0 < json.loads((out / role).read_text())["accuracy"]["yaw_error_deg"] < 180
-        # As if the last network had been cut off before its first checkpoint.
-        (tmp_path / "state/encoder.pt").unlink()
+        # As if the last part had been cut off before its first checkpoint.
+        (tmp_path / "state/sharpened.pt").unlink()
     assert written[0] == written[1]
     assert identity.load(out, "identity").projection.out_features == 128
     assert identity.load(out, "identity_judge").projection.out_features == 96

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +23,15 @@ from pipeline import markdown as result_markdown
 from styleblend import model, provenance
 from styleblend.commands import cli
 from styleblend.config.evaluation import Evaluate
+from styleblend.config.figures import BASELINES
 from styleblend.config.params import load_params
 from styleblend.config.provenance import Provenance
-from styleblend.config.registry import Gate, Register
+from styleblend.config.registry import Gate, Register, expect_measured
 from styleblend.config.sources import RenderedSource
 from styleblend.config.tracking import Tracking
+from styleblend.config.training import EncoderStart
 from styleblend.errors import StyleBlendError
-from styleblend.evaluation import benchmark
+from styleblend.evaluation import benchmark, protocol
 from styleblend.perception import bending
 from styleblend.provenance import credentials, verification
 from styleblend.registry import mlflow_store, versions
@@ -41,6 +44,8 @@ from styleblend.stages.evaluate import evaluate
 from styleblend.stages.register import register
 from styleblend.system.files import fingerprint, sha256
 from styleblend.training import alarms, record
+from styleblend.weights.starter import STATED, write_starter
+from tiny_model import MODEL
 from torchscript_files import Metric, scripted
 
 CFG = Evaluate(bootstrap=100, grid_rows=3, yaw_bins_deg=(1, 85), batch_size=4)
@@ -539,3 +544,29 @@ def test_a_folder_without_networks_json_is_one_line(
                 stage()
             assert "\n" not in str(caught.value)
     assert fingerprint(Path("reports")) == before
+
+
+@pytest.mark.parametrize("start", ["pretrained", "new", "starter"])
+def test_a_gate_may_name_what_an_evaluation_measures(start: EncoderStart, tmp_path: Path) -> None:
+    """The door's list of a start's baselines, which is read before torch is there, is that of the evaluation."""
+    tiny_project.make(tmp_path)
+    data = tmp_path / "data"
+    if start == "starter":
+        begun = model.build(MODEL)
+        card = dict.fromkeys(STATED, "as a test says")
+        write_starter(data / "networks/starter", begun, model.build_discriminator(MODEL), MODEL, card)
+    inputs = replace(inputs_of(data), encoder_start=start)
+    pairs = protocol.read_pairs(inputs.splits, inputs.faces, inputs.perceived)
+    measured = benchmark._methods(inputs, pairs, model.load(inputs.swapper), 0, "cpu").keys() - {
+        protocol.MODEL,
+        protocol.TRUE_SWAP,
+    }
+    assert measured == {name for name in BASELINES if _may_name(name, start)}
+
+
+def _may_name(method: str, start: EncoderStart) -> bool:
+    try:
+        expect_measured({"pose_error_deg": [method]}, start, MODEL.prior)
+    except ValueError:
+        return False
+    return True

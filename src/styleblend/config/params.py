@@ -95,6 +95,11 @@ class Config(Section):
                 f"train_encoder.encoder_start is '{start}', but pretrained.starter is '{chosen.starter}': set them to"
                 " 'starter' and 'faces', or to another start and 'none'"
             )
+        if start == "starter" and chosen.discriminator == "small":
+            raise ValueError(
+                "pretrained.discriminator is 'small', but train_encoder.encoder_start is 'starter', which has its"
+                " own: set it to 'none'"
+            )
         if start == "starter":
             return self  # nothing begins as the small decoder or its inversion
         expect_body(start, self.model, chosen, info)

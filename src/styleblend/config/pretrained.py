@@ -18,7 +18,7 @@ Choice = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 _GEOMETRY = ("landmarks", "landmarks_3d", "attributes", "attributes_judge")
 SMALL_OR_LISTED = ("identity", "identity_judge", *_GEOMETRY, "decoder")
 NONE_OR_LISTED = ("identity_second", "encoder_body", "inception", "detector")
-ROLES = (*SMALL_OR_LISTED, "encoder", *NONE_OR_LISTED)
+ROLES = (*SMALL_OR_LISTED, "encoder", "discriminator", *NONE_OR_LISTED)
 """What frozen networks do in a run, and keys of the section `pretrained`."""
 
 
@@ -38,6 +38,7 @@ class Pretrained(Section):
     attributes_judge: Choice = Field("small", description="pose and expression, for the evaluation")
     decoder: Choice = Field("small", description="what D starts from: small, or a StyleGAN")
     encoder: Literal["small", "none"] = Field("small", description="the inversion of the small decoder, or none")
+    discriminator: Literal["small", "none"] = Field("none", description="V that the small decoder learned against")
     encoder_body: Choice = Field("none", description="the face network that the encoder's body starts from")
     inception: Choice = Field("none", description="features of the Frechet distance")
     detector: Choice = Field("none", description="face detector to obtain")

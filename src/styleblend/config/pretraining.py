@@ -21,4 +21,5 @@ class Pretrain(Section):
     decoder_steps: int = Field(ge=1)
     encoder_code_steps: int = Field(ge=1)
     encoder_steps: int = Field(ge=1)
+    sharpen_steps: int = Field(ge=1, description="in which decoder and encoder learn on against a discriminator")
     seed: int = Field(0, ge=0)

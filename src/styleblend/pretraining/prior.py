@@ -31,6 +31,7 @@ from styleblend.perception.identity import IdentityNetwork
 from styleblend.pretraining.data import Faces
 from styleblend.pretraining.loop import learn
 from styleblend.synthetic.factors import IDENTITY
+from styleblend.training import losses
 
 _BESIDE_FACE = 0.2
 """Weight of pixels beside the face: in a swap they come through the pathway of target features."""
@@ -79,21 +80,29 @@ class Judges(NamedTuple):
     attributes: AttributeNetwork
 
 
-def drawing_loss(drawn: Tensor, images: Tensor, landmarks: Tensor, judges: Judges) -> Tensor:
+def drawing_loss(drawn: Tensor, images: Tensor, landmarks: Tensor, judges: Judges, maps: float = 0) -> Tensor:
     """How far drawn pictures [N, 3, S, S] are from the true ones: pixels and edges, mostly of the face; person; pose.
 
     Squared errors alone blur eyes and mouths, and without the pose term turned heads come late.
+
+    Args:
+        maps: weight of the identity network's maps, see losses.perceptual_maps.
     """
     weight = _BESIDE_FACE + (1 - _BESIDE_FACE) * face_region(landmarks, images.shape[-1], soften_px=1.0)
     error = weight * (drawn - images)
     edges = (error[..., 1:] - error[..., :-1]).abs().mean() + (error[..., 1:, :] - error[..., :-1, :]).abs().mean()
     with torch.no_grad():
-        wanted, (wanted_pose, wanted_expression) = judges.identity(images), judges.attributes(images)
-    person = 1 - functional.cosine_similarity(judges.identity(drawn), wanted).mean()
+        wanted, (wanted_pose, wanted_expression) = judges.identity.look(images), judges.attributes(images)
+    seen = judges.identity.look(drawn)
+    person = 1 - functional.cosine_similarity(seen.embedding, wanted.embedding).mean()
     pose, expression = judges.attributes(drawn)
     posed = functional.mse_loss(pose, wanted_pose) / POSE_SCALE_DEG**2
     posed = posed + 0.25 * functional.mse_loss(expression, wanted_expression)
-    return 2 * error.abs().mean() + 4 * error.square().mean() + 2 * edges + person + posed
+    total = 2 * error.abs().mean() + 4 * error.square().mean() + 2 * edges + person + posed
+    if maps:
+        all_answered = torch.ones(len(images), device=images.device)
+        total = total + maps * losses.perceptual_maps(seen.maps, wanted.maps, all_answered)
+    return total
 
 
 class Inverter(nn.Module):

@@ -20,6 +20,7 @@ from styleblend.perception.identity import IdentityNetwork
 from styleblend.pretraining import learners
 from styleblend.pretraining.data import SIDE_PX, Faces, People, joined, people
 from styleblend.pretraining.prior import Judges, drawing_accuracy, train_decoder, train_inverter
+from styleblend.pretraining.sharpening import sharpen, told_apart
 from styleblend.synthetic.factors import EXPRESSION
 from styleblend.system.files import sha256, whole_file
 
@@ -138,16 +139,25 @@ def pretrain(cfg: Pretrain, model: Model, state: Path, out: Path) -> dict[str, d
     )
     writer.write_measured(judge, "attributes_judge", seed, steps, learners.attribute_errors)
 
-    # The prior: a decoder, and the encoder that inverts it.
+    # The prior: a decoder, the encoder that inverts it, and a discriminator against which both learn on.
     judges = Judges(recognisers["identity"].requires_grad_(False), geometry.attributes.requires_grad_(False))
+    # Finer maps, pathway and mask are learned by the training, not by the prior.
+    model = model.model_copy(update={"fine_levels": 0, "pathway_resolutions": (), "join": "none"})
     learned_from, sizes = joined(known.learned, known.judged, known.profile), model.model_dump(mode="json")
     generator = train_decoder(model, judges, learned_from, cfg.decoder_steps, state, cfg.seed + 3)
     as_written(generator.decoder)
-    accuracy = drawing_accuracy(lambda images, factors: generator(factors), judges, known.test_own)
-    writer.write(generator.decoder, "decoder", sizes, cfg.seed + 3, cfg.decoder_steps, **accuracy)
     both = (cfg.encoder_code_steps, cfg.encoder_steps)
     inverter = train_inverter(model, generator, judges, learned_from, both, state, cfg.seed + 6)
     as_written(inverter.encoder)
-    accuracy = drawing_accuracy(lambda images, factors: inverter(images), judges, known.test_own)
-    writer.write(inverter.encoder, "encoder", sizes, cfg.seed + 6, sum(both), **accuracy)
+    last = sharpen(
+        model, inverter.encoder, generator.decoder, judges, known.learned, cfg.sharpen_steps, state, cfg.seed + 8
+    )
+    for part in last:
+        as_written(part)
+    found = drawing_accuracy(lambda images, _: last.decoder(last.encoder(images).codes), judges, known.test_own)
+    steps = cfg.decoder_steps + cfg.sharpen_steps
+    writer.write(last.decoder, "decoder", sizes, cfg.seed + 3, steps, **found)
+    writer.write(last.encoder, "encoder", sizes, cfg.seed + 6, sum(both) + cfg.sharpen_steps, **found)
+    apart = told_apart(last, known.test_own)
+    writer.write(last.discriminator, "discriminator", sizes, cfg.seed + 8, cfg.sharpen_steps, told_apart=apart)
     return writer.measured

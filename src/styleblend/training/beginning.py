@@ -69,6 +69,8 @@ def learner(
         start(swapper, model, networks, cfg.encoder_start)
         if cfg.encoder_start == "starter":
             fill_discriminator(discriminator, networks / "starter")
+        elif (networks / DISCRIMINATOR).is_file():
+            fill(discriminator, networks / DISCRIMINATOR, new=())
     else:
         swapper = load(encoder)
         fill(discriminator, encoder / DISCRIMINATOR, new=())
