@@ -71,7 +71,9 @@ def _small(job: Job) -> Iterator[tuple[str, Path]]:
     yield "faces/manifest.parquet", job.faces / "manifest.parquet"
     for name, path in named.items():
         if path is not None and path.is_dir():
-            files = (file for file in files_below(path) if file.suffix != ".png")
+            # Pictures of true swaps travel in shards.
+            swaps = set((job.splits / TRUE_SWAPS).glob("*.png"))
+            files = (file for file in files_below(path) if file not in swaps)
             yield from ((f"{name}/{file.relative_to(path).as_posix()}", file) for file in files)
         elif path is not None:
             # A checkpoint's name says what it is.
