@@ -210,3 +210,23 @@ def test_a_source_is_bent_once_for_all_methods() -> None:
         before = list(bends)
         assert all(torch.equal(found[name], method(batch)) for name, method in alone.items())
         bends[:] = before
+
+
+@torch.no_grad()
+def test_what_is_added_to_the_prior_may_be_without_colour() -> None:
+    """With prior_colour 0 the picture differs from the prior's by grey alone, as bright as what would be added; half
+    of it lies in the middle."""
+    swapper = randomised(model.build(WARPED)).eval()
+    swapper.decoder.to_mask.weight.zero_()
+    swapper.decoder.mask_bias.fill_(200.0)
+    source, target, warped = pictures(), pictures(1), bent()
+    added = []
+    for share in (1.0, 0.5, 0.0):
+        one = model.build(WARPED.model_copy(update={"prior_colour": share})).eval()
+        one.load_state_dict(swapper.state_dict())
+        added.append(one(source, target, None, warped) - prior_picture(target, warped, SIDE_PX))
+    whole, half, none = added
+    assert whole.std(1).max() > 1e-3 and none.std(1).max() < 1e-6
+    weights = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
+    torch.testing.assert_close(none[:, :1], (whole * weights).sum(1, keepdim=True), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(half, (whole + none) / 2, atol=1e-5, rtol=1e-4)

@@ -246,5 +246,8 @@ def test_settings_of_a_start_agree(root: Path) -> None:
     with pytest.raises(StyleBlendError, match="encoder_start is 'starter', but pretrained.starter is 'none': set them"):
         parse_params(values, "params.yaml")
     values["pretrained"]["starter"] = "faces"
+    with pytest.raises(StyleBlendError, match="discriminator is .small., but .* .starter., which has its own"):
+        parse_params(values, "params.yaml")
+    values["pretrained"]["discriminator"] = "none"
     assert parse_params(values, "params.yaml").pretrained.starter == "faces"
     assert training(encoder_start="starter").encoder_start == "starter"

@@ -110,6 +110,12 @@ class Model(Section):
     fine_levels: int = Field(0, ge=0, le=2, description="maps for the pathway at 1/2 of the side, then at all of it")
     join: Join = Field("none", description="mask: the decoder also draws where its pixels replace the target's")
     prior: Prior = Field("none", description="warp: the source, bent onto the target in 3-D, as a further input")
+    prior_colour: float = Field(
+        1,
+        ge=0,
+        le=1,
+        description="share of the colour of what D adds to the prior's picture; 0 adds light and dark alone",
+    )
     prior_width: int = Field(16, ge=4, description="channels of the prior's encoder at the full side")
     discriminator_width: int = Field(24, ge=4)
     discriminator_scales: int = 2

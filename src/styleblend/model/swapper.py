@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from styleblend.config.model import Model, sizes_of
 from styleblend.errors import StyleBlendError
+from styleblend.faces.pixels import grey
 from styleblend.faces.template import TEMPLATE, expect_template
 from styleblend.model.blending import Blending
 from styleblend.model.decoder import Decoder, Noise
@@ -38,9 +39,15 @@ class Swapper(nn.Module):
     """
 
     def __init__(
-        self, encoder: Encoder, blending: Blending, decoder: Decoder, prior: PriorEncoder | None = None
+        self,
+        encoder: Encoder,
+        blending: Blending,
+        decoder: Decoder,
+        prior: PriorEncoder | None = None,
+        prior_colour: float = 1,
     ) -> None:
         super().__init__()
+        self._prior_colour = prior_colour
         codes = {
             "encoder": (encoder.n_styles, encoder.style_dim),
             "blending": (blending.n_styles, blending.style_dim),
@@ -94,6 +101,10 @@ class Swapper(nn.Module):
             features = tuple(a + b for a, b in zip(features, self.prior(target, warped), strict=True))
         drawn, logits = self.decoder.draw(codes, features, noise)
         if warped is not None and self.prior is not None:
+            if self._prior_colour < 1:
+                # Without colours of its own D cannot please a network by one that no face has.
+                light = grey(drawn)
+                drawn = light + self._prior_colour * (drawn - light)
             drawn = drawn + prior_picture(target, warped, side)
         if logits is None:
             return drawn, None
@@ -152,7 +163,7 @@ def build(model: Model) -> Swapper:
         prior = PriorEncoder(model.input_px, model.feature_shapes, model.prior_width)
         # What is drawn is added to the prior's picture, which is the better start.
         nn.init.zeros_(decoder.to_rgb.weight)
-    return Swapper(encoder, blending, decoder, prior)
+    return Swapper(encoder, blending, decoder, prior, model.prior_colour)
 
 
 def save(swapper: Swapper, model: Model, folder: Path, *, dtype: torch.dtype = torch.float32, **facts: Any) -> None:
