@@ -14,6 +14,7 @@ from pathlib import Path
 PATIENCE = {"RAY_raylet_start_wait_time_s": "600", "RAY_agent_register_timeout_ms": "600000"}
 os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", **PATIENCE}
 
+import ray  # noqa: E402
 from ray.cluster_utils import Cluster as Machines  # noqa: E402
 
 from cluster_tasks import Sized, noted  # noqa: E402
@@ -29,13 +30,16 @@ STORE_MB = 100
 
 
 def main(folder: Path, raw: Path, project: Path) -> None:
-    head = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": STORE_MB * 2**20}
+    # The machine that reads has no core to work with.
+    head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE_MB * 2**20}
     # What does not fit in memory goes nowhere else.
     head["_system_config"] = {"automatic_object_spilling_enabled": False}
     machines = Machines(initialize_head=True, head_node_args=head)
     machines.add_node(num_cpus=1, object_store_memory=STORE_MB * 2**20)
     address = machines.address
-    said: dict[str, object] = {}
+    ray.init(address=address, log_to_driver=False)
+    said: dict[str, object] = {"works": [each["NodeID"] for each in ray.nodes() if each["Resources"].get("CPU")]}
+    ray.shutdown()
 
     # Three times as many bytes as both object stores hold.
     inputs, networks = folder / "inputs", folder / "networks"

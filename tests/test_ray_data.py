@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,33 +19,39 @@ from styleblend.config.sources import Download, RenderedSource
 from styleblend.data import sources
 from styleblend.data.align import align_faces
 from styleblend.data.perceived import perceive_folder
+from styleblend.system import ray_data
 from styleblend.system.files import sha256
 
 
 @pytest.fixture(scope="module")
 def ran(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """The folder in which a cluster of two machines has worked, and what the program said."""
+    """The folder in which a cluster has worked whose second machine has the only core, and what the program said."""
     folder = tmp_path_factory.mktemp("cluster")
     source = RenderedSource(kind="rendered", identities=6, pictures_per_identity=2, size_px=64, supersample=1, seed=1)
     cfg = Download(sources=(source,), workers=1, origin=Path("src/styleblend/synthetic"))
     sources.gather(cfg, folder / "raw", folder / "gathered")
     tiny_project.make(folder / "project")
-    names = (str(folder), str(folder / "raw"), str(folder / "project" / "data"))
+    left = Path(tempfile.gettempdir(), f"{ray_data._PLACE}{2**30}-x")  # of a process that there is not
+    left.mkdir()
+    # Relative names, as DVC gives them: the cluster's processes stand in another folder.
+    names = (".", "raw", "project/data")
     command = [sys.executable, str(root / "tests" / "cluster_run.py"), *names]
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert not left.exists()
+    assert "noted: 1 of 151 not sent, for their files cannot be read" in done.stdout
     return folder, json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_all_machines_work_and_their_results_come_back(ran: tuple[Path, dict[str, Any]]) -> None:
+def test_another_machine_works_and_its_results_come_back(ran: tuple[Path, dict[str, Any]]) -> None:
     """150 files of 4 MB go by way of object stores of a third of that, without a disk: each is read whole, from a
-    copy, beside the networks; both machines work; a file that is lost is left out; nothing else is kept."""
+    copy, beside the networks, on the machine that has a core; a file that is lost is left out; nothing else is kept."""
     folder, said = ran
     assert 2 * STORE_MB < 150 * 4 and said["files"] == 150
     assert {kept["bytes"] for kept in said["kept"]} == {8 + 4 * 2**20}
-    assert len({kept["machine"] for kept in said["kept"]}) == 2
+    assert len(said["works"]) == 1 and {kept["machine"] for kept in said["kept"]} == set(said["works"])
     assert all(kept["networks"] == ["net.bin"] for kept in said["kept"])
     assert not [kept for kept in said["kept"] if Path(kept["place"]).is_relative_to(folder)]
     assert not [kept for kept in said["kept"] if Path(kept["place"]).exists()]

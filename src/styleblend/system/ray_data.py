@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import pickle
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
+
+import psutil
 
 from styleblend.errors import StyleBlendError
 from styleblend.system import ray_errors
@@ -24,6 +28,8 @@ from styleblend.system.ray_address import join
 
 _BLOCK = 8
 """Tasks that are read and travel together: photographs can be large."""
+_PLACE = "styleblend-cluster-"
+"""Temporary folders of processes that work on a cluster; the number of the process follows."""
 
 
 class Movable(Protocol):
@@ -59,7 +65,7 @@ def fill(
     """Call `function` for every task on the cluster, and bring what they keep into `store`, in any order.
 
     Of pictures that are read and of results only as many exist at once as the object store of the cluster has room for.
-    A task whose files cannot be read here is left out.
+    Tasks whose files cannot be read are left out, and counted in a line.
 
     Raises:
         StyleBlendError: no cluster answers, a task raised one, or Ray failed.
@@ -71,12 +77,18 @@ def fill(
     with ray_errors.told(cluster.address):
         join(cluster.address, cluster.setting, {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"})
         try:
+            left_out = 0
             for result in shown_progress(_results(function, tasks, networks, cluster), len(tasks), label):
                 if result["error"]:
                     raise StyleBlendError(result["error"])
+                if result["kept"] is None:
+                    left_out += 1
+                    continue
                 for name, content in pickle.loads(result["kept"]):
                     with whole_file(store.folder / name, lasting=False) as partial:
                         partial.write_bytes(content)
+            if left_out:
+                print(f"{label}: {left_out} of {len(tasks)} not sent, for their files cannot be read", flush=True)
         finally:
             ray.shutdown()
 
@@ -100,7 +112,11 @@ def _results(
             f" {cluster.gpus:g}: lower gpus_per_worker of the section, or add machines"
         )
     held = ray.put(files)
-    rows = [{"task": pickle.dumps(task)} for task in tasks]
+    # Whole names: the processes that read stand in another folder than this one.
+    named = [[file.absolute() for file in task.reads()] for task in tasks]
+    rows = [
+        {"task": pickle.dumps(task), "names": pickle.dumps(names)} for task, names in zip(tasks, named, strict=True)
+    ]
     read = ray.data.from_items(rows, override_num_blocks=math.ceil(len(rows) / _BLOCK)).map(
         _with_files, compute=TaskPoolStrategy(size=2), num_cpus=0, label_selector=here
     )
@@ -117,13 +133,20 @@ def _results(
 
 
 def _with_files(row: dict[str, Any]) -> dict[str, Any]:
-    """A task's row with the contents of its files; with none of them where one cannot be read."""
-    task: Movable = pickle.loads(row["task"])
+    """A task with the contents of its files, None where one of them cannot be read."""
     try:
-        contents = [file.read_bytes() for file in task.reads()]
+        contents = [file.read_bytes() for file in pickle.loads(row["names"])]
     except OSError:
-        contents = []
-    return {**row, "files": pickle.dumps(contents)}
+        contents = None
+    return {"task": row["task"], "files": pickle.dumps(contents)}
+
+
+def _remove_left() -> None:
+    """Remove what processes that were killed left on this machine: pictures of people may be among it."""
+    for place in Path(tempfile.gettempdir()).glob(f"{_PLACE}*"):
+        number = place.name.removeprefix(_PLACE).partition("-")[0]
+        if number.isdecimal() and not psutil.pid_exists(int(number)):
+            shutil.rmtree(place, ignore_errors=True)
 
 
 class _Worker:
@@ -133,7 +156,8 @@ class _Worker:
         import ray
 
         self.function = function
-        self.place = tempfile.TemporaryDirectory(prefix="styleblend-")
+        _remove_left()
+        self.place = tempfile.TemporaryDirectory(prefix=f"{_PLACE}{os.getpid()}-")
         self.networks = Path(self.place.name, "networks")
         for name, content in ray.get(files[0]).items():
             (self.networks / name).parent.mkdir(parents=True, exist_ok=True)
@@ -141,18 +165,18 @@ class _Worker:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         task: Movable = pickle.loads(row["task"])
-        contents, names = pickle.loads(row["files"]), task.reads()
-        if len(contents) < len(names):
-            return {"kept": pickle.dumps([]), "error": ""}
+        contents = pickle.loads(row["files"])
+        if contents is None:
+            return {"kept": None, "error": ""}
         with tempfile.TemporaryDirectory(dir=self.place.name) as folder:
             store = Path(folder, "kept")
-            copies = tuple(Path(folder, f"{number}{name.suffix}") for number, name in enumerate(names))
+            copies = tuple(Path(folder, str(number)) for number in range(len(contents)))
             for copy, content in zip(copies, contents, strict=True):
                 copy.write_bytes(content)
             try:
                 self.function(task.moved(copies, self.networks, store))
             except StyleBlendError as error:
-                return {"kept": pickle.dumps([]), "error": str(error)}
+                return {"kept": None, "error": str(error)}
             made = [file for file in sorted(store.rglob("*")) if file.is_file()]
             kept = [(file.relative_to(store).as_posix(), file.read_bytes()) for file in made]
         return {"kept": pickle.dumps(kept), "error": ""}
