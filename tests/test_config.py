@@ -369,12 +369,13 @@ def test_a_role_is_of_this_projects_networks_or_of_the_catalogues() -> None:
         Pretrained(attributes="1k3d68")
 
 
-@pytest.mark.parametrize("role", ["decoder", "encoder"])
+@pytest.mark.parametrize("role", ["decoder", "encoder", "discriminator"])
 def test_the_cards_of_the_small_networks_hold_the_committed_sizes(root: Path, role: str) -> None:
-    """Though they were written when the section had more keys; finer maps and the mask are as new as the pathway is."""
+    """But for what only a training learns: finer maps, the mask and the pathway."""
     card = json.loads((root / f"data/pretrained/small/{role}.json").read_text())
     committed = load_params(root / "params.yaml").model
-    assert sizes_of(card["architecture"]) == committed.model_copy(update={"fine_levels": 0, "join": "none"})
+    new = {"fine_levels": 0, "join": "none", "pathway_resolutions": ()}
+    assert sizes_of(card["architecture"]) == committed.model_copy(update=new)
 
 
 def test_sections_cannot_be_changed(root: Path) -> None:

@@ -343,6 +343,8 @@ def test_small_networks_of_other_sizes_are_no_beginning(project: Path) -> None:
     other = {"head_width": 48}
     (text,) = failures(list(doctor.beginning(changed(project, model=other), project)))
     assert text.startswith("encoder: the small one has model.head_width 32, the settings have 48")
+    (text,) = failures(list(doctor.beginning(changed(project, model={"discriminator_width": 32}), project)))
+    assert text.startswith("discriminator: the small one has model.discriminator_width 24, the settings have 32")
     new = changed(project, model=other, train_encoder={"encoder_start": "new"}, register={"gate": {}})
     assert failures(list(doctor.beginning(new, project))) == []
 

@@ -100,6 +100,8 @@ def beginning(cfg: Config, project: Path) -> Iterator[Finding]:
         parts["encoder"] = (
             "input_px", "encoder_blocks", "encoder_widths", "stem_stride", "pyramid_width", "head_width",
         )  # fmt: skip
+    if cfg.pretrained.discriminator == "small":
+        parts["discriminator"] = ("discriminator_width", "discriminator_scales")
     for role, keys in parts.items():
         if not (project / SMALL / f"{role}.safetensors").is_file():  # which `networks` says
             continue
@@ -135,6 +137,7 @@ def _starter(cfg: Config, project: Path) -> Finding:
 _OTHER_SIZES = {
     "decoder": "set it as it was, or name a StyleGAN in pretrained.decoder",
     "encoder": "set it as it was, or train_encoder.encoder_start to 'new'",
+    "discriminator": "set it as it was, or pretrained.discriminator to 'none'",
 }
 
 
