@@ -143,6 +143,7 @@ SAVING = {
     "face_detector/face_alignment.py",
     "pretraining/loop.py",
     "pretraining/recipe.py",
+    "pretraining/sharpening.py",
     "provenance/marking.py",
     "training/alike.py",
     "training/checkpoint.py",
