@@ -24,7 +24,7 @@ from styleblend import model
 from styleblend.config.params import load_params
 from styleblend.evaluation import baselines, extremes, judges, protocol
 from styleblend.evaluation.protocol import Batch, Method
-from styleblend.faces.pixels import to_8bit
+from styleblend.faces.pixels import from_8bit, to_8bit
 from styleblend.perception import bending
 from styleblend.perception.landmarks import load_mesh
 from styleblend.provenance import save_picture
@@ -102,7 +102,7 @@ def main() -> None:
         pictures = {}
         for kind, rows in extremes.choose(margin, shown, given.rows).items():
             s, t = pairs.source[rows], pairs.target[rows]
-            batch = Batch(pairs, s, t, *(pairs.pictures(each).float() / 127.5 - 1 for each in (s, t)))
+            batch = Batch(pairs, s, t, *(from_8bit(pairs.pictures(each)) for each in (s, t)))
             with torch.no_grad():
                 made = {name: to_8bit(methods[name](batch)) for name in ("solid warp", "starter")}
             pictures[kind] = {"source": pairs.pictures(s), "target": pairs.pictures(t), **made}

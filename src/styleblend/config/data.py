@@ -17,6 +17,10 @@ Workers = Annotated[
 ]
 
 
+WHERE = {"workers", "ray_address", "gpus_per_worker"}
+"""Settings of these sections that say where a stage runs: no part of the name of a kept result."""
+
+
 class OnCluster(Section):
     """Where a stage that looks at pictures runs."""
 

@@ -22,7 +22,7 @@ import pandas as pd
 from PIL import Image
 
 from styleblend.config.base import Finder
-from styleblend.config.data import Align
+from styleblend.config.data import WHERE, Align
 from styleblend.data.index import read_index, write_rows
 from styleblend.data.manifest import MANIFEST, QUARANTINE, face_id, read_manifest, read_quarantine
 from styleblend.errors import StyleBlendError, shown
@@ -155,7 +155,7 @@ def _made_by(networks: Path, cfg: Align) -> str:
     files = [file for role in ("detector", "landmarks") for file in frozen.files_of(networks, role)]
     named: list[Path | str] = [*files, *(file.name for file in files)]
     code = code_fingerprint(*(PACKAGE / name for name in CODE))
-    return fingerprint(cfg.model_dump_json(exclude={"workers", "ray_address"}), versions(LIBRARIES), *named, code)
+    return fingerprint(cfg.model_dump_json(exclude=WHERE), versions(LIBRARIES), *named, code)
 
 
 def align_picture(task: AlignTask) -> AlignedPicture:

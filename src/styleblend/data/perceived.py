@@ -25,7 +25,7 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from styleblend.config.data import Perceive
+from styleblend.config.data import WHERE, Perceive
 from styleblend.data import quality
 from styleblend.data.manifest import read_manifest
 from styleblend.errors import StyleBlendError
@@ -204,13 +204,7 @@ def _made_by(networks: Path, cfg: Perceive, device: str) -> str:
     files = [file for role in ROLES for file in frozen.files_of(networks, role)]
     named: list[Path | str] = [*files, *(file.name for file in files)]
     code = code_fingerprint(*(PACKAGE / name for name in CODE))
-    return fingerprint(
-        cfg.model_dump_json(exclude={"workers", "ray_address", "gpus_per_worker"}),
-        device,
-        versions(LIBRARIES),
-        *named,
-        code,
-    )
+    return fingerprint(cfg.model_dump_json(exclude=WHERE), device, versions(LIBRARIES), *named, code)
 
 
 def _key(file: Path) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 
-from styleblend.config.data import Perceive
+from styleblend.config.data import WHERE, Perceive
 from styleblend.config.face_pretraining import PretrainFaces
 from styleblend.config.sources import FolderSource
 from styleblend.data import folders, selection, sources, splits
@@ -79,12 +79,7 @@ def prepare(cfg: PretrainFaces, small: Path, state: Path, device: str, without: 
 def _made_from(cfg: PretrainFaces) -> list[str]:
     listed = [str(path) for source in cfg.sources if isinstance(source, FolderSource) for path in _pictures(source)]
     settings = [source.model_dump_json() for source in cfg.sources]
-    return [
-        *settings,
-        cfg.align.model_dump_json(exclude={"workers", "ray_address"}),
-        cfg.networks.model_dump_json(),
-        *listed,
-    ]
+    return [*settings, cfg.align.model_dump_json(exclude=WHERE), cfg.networks.model_dump_json(), *listed]
 
 
 def _pictures(source: FolderSource) -> list[Path]:

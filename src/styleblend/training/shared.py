@@ -69,10 +69,10 @@ def _small(job: Job) -> Iterator[tuple[str, Path]]:
     named = {"splits": job.splits, "networks": job.networks, "encoder": job.encoder, "origin": origin}
     yield "perceived.parquet", job.perceived
     yield "faces/manifest.parquet", job.faces / "manifest.parquet"
+    # Pictures of true swaps travel in shards.
+    swaps = set((job.splits / TRUE_SWAPS).glob("*.png"))
     for name, path in named.items():
         if path is not None and path.is_dir():
-            # Pictures of true swaps travel in shards.
-            swaps = set((job.splits / TRUE_SWAPS).glob("*.png"))
             files = (file for file in files_below(path) if file not in swaps)
             yield from ((f"{name}/{file.relative_to(path).as_posix()}", file) for file in files)
         elif path is not None:
