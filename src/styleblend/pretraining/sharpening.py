@@ -88,12 +88,11 @@ def sharpen(
         random = torch.Generator().manual_seed(seed * 1_000_003 + step)
         rows = torch.randint(len(learned_from.images), (_BATCH,), generator=random)
         images, landmarks = from_8bit(learned_from.images[rows]), learned_from.landmarks[rows]
-        face = face_region(landmarks, images.shape[-1], soften_px=1.0)
 
         # Encoder and decoder.
         codes = encoder(images).codes
         drawn = decoder(codes)
-        shown = face * drawn + (1 - face) * images
+        shown = _in_place(drawn, images, landmarks)
         with torch.no_grad():
             near = fixed(images).codes
         loss = drawing_loss(drawn, images, landmarks, judges, maps=_MAPS)
@@ -126,6 +125,12 @@ def sharpen(
     return Sharpened(averaged_encoder, averaged_decoder, discriminator.eval())
 
 
+def _in_place(drawn: Tensor, images: Tensor, landmarks: Tensor) -> Tensor:
+    """The drawn faces [N, 3, S, S] in the surroundings of the pictures."""
+    face = face_region(landmarks, images.shape[-1], soften_px=1.0)
+    return face * drawn + (1 - face) * images
+
+
 @torch.no_grad()
 def _spread(encoder: Encoder, learned_from: Faces) -> Tensor:
     """Standard deviation of each channel of the codes [n_styles, style_dim]."""
@@ -139,8 +144,7 @@ def told_apart(last: Sharpened, test: Faces) -> float:
     right = []
     for pixels, landmarks in zip(test.images.split(200), test.landmarks.split(200), strict=True):
         images = from_8bit(pixels)
-        face = face_region(landmarks, images.shape[-1], soften_px=1.0)
-        shown = face * last.decoder(last.encoder(images).codes) + (1 - face) * images
+        shown = _in_place(last.decoder(last.encoder(images).codes), images, landmarks)
         real, drawn = (sum(scores.mean((1, 2, 3)) for scores in last.discriminator(each)) for each in (images, shown))
         right.append(real > drawn)
     return torch.cat(right).float().mean().item()
