@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from peak_memory import peak_gib
 
 from styleblend.config.data import Align, Perceive
 from styleblend.config.sources import Download, RenderedSource
@@ -64,7 +65,7 @@ def _measured(function: Callable[..., None], *given: Any) -> dict[str, float]:
     return {
         "seconds": round(wall, 1),
         "cpu_seconds": round(sum(used.ru_utime + used.ru_stime for used in (own, workers)), 1),
-        "memory_mb": round(own.ru_maxrss / 1024),
+        "memory_mb": round(peak_gib() * 1024),
         "worker_memory_mb": round(workers.ru_maxrss / 1024),
     }
 

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
-import sys
 import time
 from pathlib import Path
 
 import torch
 import yaml
+from peak_memory import peak_gib
 
 from styleblend.config.model import Model
 from styleblend.config.params import parse_params
@@ -30,12 +29,6 @@ from styleblend.perception import attributes, identity, landmarks, shape
 from styleblend.training.batches import Batch
 from styleblend.training.generated import Perception
 from styleblend.training.steps import choose_what_learns, generator_terms
-
-
-def peak_gib() -> float:
-    """Most memory that this process has held so far."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
 def random_batch(model: Model, cfg: Training, size: int, embedding: int) -> Batch:

@@ -4,10 +4,13 @@
     styleblend weights fetch
     dvc repro perceive split
     OMP_NUM_THREADS=1 python benchmarks/starter.py --pairs 240 --out starter.json --sheet starter.png
+    python benchmarks/starter.py --pairs 500 --also 'the paper alone=FOLDER'
 
 Run in the project's folder. All methods are judged on the same pairs of the test split in one run: the committed
-starter as it is, the same with all colours that it draws, the solid warp that it begins with, and a spline over all
-points of the mesh. The sheet shows the best, median and worst pairs by the rule of the report (evaluation.extremes).
+starter as it is, the same with all colours that it draws, the solid warp that it begins with, a spline over all
+points of the mesh, the target itself, and models of other folders, each with and without another source's codes. The
+figures of the pairs whose heads are turned further apart than --apart-deg are given by themselves. The sheet shows the
+best, median and worst pairs by the rule of the report (evaluation.extremes).
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,7 +26,8 @@ from PIL import Image, ImageDraw
 
 from styleblend import model
 from styleblend.config.params import load_params
-from styleblend.evaluation import baselines, extremes, judges, protocol
+from styleblend.evaluation import baselines, extremes, frechet, judges, protocol
+from styleblend.evaluation.metrics import pose_error_deg
 from styleblend.evaluation.protocol import Batch, Method
 from styleblend.faces.pixels import from_8bit, to_8bit
 from styleblend.perception import bending
@@ -54,6 +59,23 @@ def swaps_of(swapper: model.Swapper, bent: Method) -> Method:
     return swapped
 
 
+def of_folder(name: str, folder: Path) -> dict[str, Method]:
+    """The swaps of a model that needs no warp, and those with the codes of the batch's next source."""
+    swapper = model.load(folder)
+
+    def swapped(batch: Batch, turns: int = 0) -> torch.Tensor:
+        made: torch.Tensor = swapper(batch.source.roll(turns, 0), batch.target)
+        return made
+
+    return {name: swapped, f"{name}, codes of others": partial(swapped, turns=1)}
+
+
+def apart(pairs: protocol.Pairs, degrees: float) -> torch.Tensor:
+    """Which pairs, bool [N], have heads that are turned further apart than that, in yaw, pitch and roll together."""
+    angles = pairs.yaw_pitch_roll_deg
+    return pose_error_deg(angles[pairs.source], angles[pairs.target]) > degrees
+
+
 def drawn(pictures: dict[str, dict[str, torch.Tensor]]) -> Image.Image:
     """The sheets of each kind of pairs side by side."""
     sheets = [(kind, swap_sheet(columns)) for kind, columns in pictures.items()]
@@ -71,6 +93,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=240)
     parser.add_argument("--rows", type=int, default=3, help="of each kind on the sheet")
+    parser.add_argument("--also", action="append", default=[], metavar="NAME=FOLDER", help="a model without a prior")
+    parser.add_argument("--apart-deg", type=float, default=30)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--sheet", type=Path)
     given = parser.parse_args()
@@ -84,18 +108,30 @@ def main() -> None:
         "with all colours": swaps_of(coloured, bent),
         "solid warp": baselines.of_prior(coloured, bent)[baselines.PRIOR_ALONE],
         "spline": baselines.dense_warped,
+        "copy target": baselines.copy_target,
     }
-    judging = judges.load(NETWORKS)
+    for name, folder in (each.split("=", 1) for each in given.also):
+        methods |= of_folder(name, Path(folder))
+    judging, size = judges.load(NETWORKS), cfg.evaluate.batch_size
     with torch.no_grad():
-        measured = protocol.measure(pairs, methods, judging, cfg.evaluate.batch_size, [], "cpu")
-    figures = {
-        name: protocol.summarise(each.table, cfg.evaluate.bootstrap, cfg.evaluate.seed).reset_index().to_dict("records")
-        for name, each in measured.items()
-    }
-    for name, rows in figures.items():
-        print(name, {row["figure"]: round(row["value"], 4) for row in rows})
+        measured = protocol.measure(pairs, methods, judging, size, [], "cpu")
+        real = protocol.real_features(pairs, judging, size)
+    far = apart(pairs, given.apart_deg).numpy()
+    figures: dict[str, dict[str, list[dict[str, float]]]] = {}
+    for name, each in measured.items():
+        tables = {"all": each.table, "apart": each.table[far]} if far.any() else {"all": each.table}
+        figures[name] = {
+            of: protocol.summarise(table, cfg.evaluate.bootstrap, cfg.evaluate.seed).reset_index().to_dict("records")
+            for of, table in tables.items()
+        }
+        distance = frechet.frechet_distance(each.features, real)
+        figures[name]["all"].append({"figure": judging.frechet_name, "value": distance})
+        for of, rows in figures[name].items():
+            print(name, f"({of})", {row["figure"]: round(row["value"], 4) for row in rows})
     if given.out is not None:
-        given.out.write_text(json.dumps({"pairs": len(pairs), "figures": figures}, indent=1) + "\n")
+        size_of = {"pairs": len(pairs), "apart": int(far.sum()), "apart_deg": given.apart_deg}
+        persons = pairs.table["person"].nunique()
+        given.out.write_text(json.dumps({**size_of, "gallery": persons, "figures": figures}, indent=1) + "\n")
     if given.sheet is not None:
         margin = extremes.margins(measured["starter"].table)
         shown = extremes.may_show(pairs, [each.name for each in cfg.download.sources if not each.show])

@@ -29,6 +29,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from peak_memory import peak_gib
 from plain_step import plain_step
 from step_cases import SIZES, Case, given_settings, settings
 from torch import Tensor
@@ -219,12 +220,6 @@ def beside(case: Case, learner: Learner, step_s: float) -> dict[str, float]:
         "checkpoint_share": copied / cfg.checkpoint_every / step_s,
         "recording_share": recorded / cfg.log_every / step_s,
     }
-
-
-def peak_gib() -> float:
-    """What this process has held at most. Not of getrusage, where a child begins with what its parent held."""
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
-    return int(line.split()[1]) / 2**20
 
 
 def peak_of(size: str, stage: str, way: str, arguments: list[str]) -> float:

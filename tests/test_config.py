@@ -422,3 +422,7 @@ def test_what_a_mesh_makes_possible_is_possible(root: Path) -> None:
     values["model"]["prior"], values["align"]["detector"] = "none", "annotations"
     with pytest.raises(ConfigError, match=r"train_encoder\.worn_faces is 0\.5, which needs a face mesh"):
         parse_params(values, "params.yaml")
+    for stage in ("train_encoder", "finetune_decoder"):
+        values[stage] |= {"worn_faces": 0, "warped_swaps": 0.5}
+    with pytest.raises(ConfigError, match=r"train_encoder\.warped_swaps is 0\.5, which needs a face mesh"):
+        parse_params(values, "params.yaml")

@@ -547,6 +547,25 @@ def test_eq_06_and_07_a_step_sees_sources_and_swaps(faces: Faces) -> None:
     assert outcome.terms["discriminator"].item() == pytest.approx(wanted, rel=1e-5)
 
 
+def test_v_learns_from_photographs_alone_where_colours_change(faces: Faces) -> None:
+    """With changed sources the real pictures are what the camera saw: a worn face and a swap's answer never are."""
+    cfg = tiny.training(colour_jitter=0.2)
+    learner, batch = tiny.learner(cfg, "train_encoder", noise=0.1, pathway=0.1), batch_of(cfg, faces, 0)
+    same = torch.arange(len(batch.source)) % 2 == 0
+    taken, invented = rows(*batch.source.shape, seed=6).float(), torch.full_like(batch.source, torch.nan)
+    chosen = same[:, None, None, None]
+    batch = batch._replace(
+        same_person=same, truth=torch.where(chosen, taken, invented), target=torch.where(chosen, invented, taken)
+    )
+    swapped = rows(*batch.source.shape, seed=5).float()
+    judge = copy.deepcopy(learner.discriminator)
+    outcome = discriminator_step(learner, batch, swapped, cfg, alone)
+    of_both = judge(torch.cat([taken, swapped]))
+    real, fake = ([maps.detach().chunk(2)[k] for maps in of_both] for k in (0, 1))
+    wanted = -expected(real, lambda v: min(0.0, -1 + v)) - expected(fake, lambda v: min(0.0, -1 - v))
+    assert outcome.terms["discriminator"].item() == pytest.approx(wanted, rel=1e-5)
+
+
 def everything_of(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Parameters and all buffers, those that are not saved too."""
     yield from network.named_parameters()

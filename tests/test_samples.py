@@ -50,6 +50,7 @@ def drawn(**changes: object) -> Draw:
         worn=np.array([-1, -1]),
         answered=np.array([True, True]),
         colours=np.zeros((2, 6), np.float32),
+        bent=np.array([False, False]),
     )
     return plain._replace(**changes)
 
@@ -72,6 +73,16 @@ def test_a_worn_face_hides_the_targets_own_alone(faces: Faces) -> None:
     whole = bent[..., 3] == 1
     shown = to_8bit(made.target[0]).permute(1, 2, 0).numpy()
     assert whole.any() and np.abs(shown[whole].astype(float) - bent[whole][:, :3]).max() <= 0.51
+
+
+def test_a_bent_answer_is_the_target_wearing_the_source(faces: Faces) -> None:
+    """The swap's answer is the picture that a worn face gives; its target stays the photograph, the self pair its own
+    answer."""
+    both = drawn(same_person=np.array([True, False]))
+    made = samples.pictures(faces, both._replace(bent=np.array([False, True])), prior=False)
+    worn = samples.pictures(faces, drawn(worn=np.array([-1, 2])), prior=False)
+    assert torch.equal(made.truth[1], worn.target[1]) and not torch.equal(made.truth[1], made.target[1])
+    assert torch.equal(made.target, faces.images([1, 3])) and torch.equal(made.truth[0], made.target[0])
 
 
 def test_the_prior_follows_what_the_source_has_become(faces: Faces) -> None:
@@ -98,11 +109,13 @@ def test_new_choices_leave_the_old_draws_alone() -> None:
     persons = np.repeat(np.arange(6), 3)
     plain, busy = (
         draw(tiny.training(batch_size=64, **more), persons, 3, range(64))
-        for more in ({}, {"mirrored": 1.0, "worn_faces": 1.0, "colour_jitter": 0.2})
+        for more in ({}, {"mirrored": 1.0, "worn_faces": 1.0, "colour_jitter": 0.2, "warped_swaps": 1.0})
     )
     for name in ("source", "target", "same_person", "negatives", "noise_seeds"):
         assert np.array_equal(getattr(plain, name), getattr(busy, name))
     assert not plain.mirrored.any() and (plain.worn == -1).all() and not plain.colours.any()
+    assert not plain.bent.any() and np.array_equal(plain.answered, plain.same_person)
+    assert np.array_equal(busy.bent, ~busy.same_person) and busy.bent.any() and busy.answered.all()
     self_pairs = busy.source == busy.target
     assert np.array_equal(busy.mirrored, self_pairs) and self_pairs.any()
     assert np.array_equal(busy.worn >= 0, busy.same_person)
@@ -114,7 +127,7 @@ def test_new_choices_leave_the_old_draws_alone() -> None:
 def test_without_a_mesh_nothing_is_bent(faces: Faces) -> None:
     """The message names the settings that need one, and the remedy."""
     blind = Faces(**{**vars(faces), "mesh": None})
-    for more, prior in (({"worn": np.array([2, -1])}, False), ({}, True)):
+    for more, prior in (({"worn": np.array([2, -1])}, False), ({"bent": np.array([True, False])}, False), ({}, True)):
         with pytest.raises(StyleBlendError, match=r"have no mesh, which .* need: choose a mesh"):
             samples.pictures(blind, drawn(**more), prior)
 

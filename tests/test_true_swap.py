@@ -118,10 +118,15 @@ def test_faces_without_a_true_swap_are_left_as_they_are(tmp_path: Path) -> None:
     faces = read_faces(data / "splits/train.parquet", data / "faces", data / "perceived.parquet", tiny.SIDE_PX)
     assert faces.true_swaps is not None and (faces.true_swaps.identity < 0).sum() == len(train) // 2
     cfg = tiny.training(curriculum_start=0.5, curriculum_end=0.5, worn_faces=1, known_swaps=1)
-    drawn = draw(cfg, faces.persons, 0, range(64), true_swaps=faces.true_swaps.identity)
+    other = faces.true_swaps.identity
+    drawn = draw(cfg, faces.persons, 0, range(64), true_swaps=other)
     nobody = read_faces_of(tmp_path / "none", train, manifest.assign(source="photographs"), data)
     assert nobody.true_swaps is not None and (nobody.true_swaps.identity == -1).all()
     assert (draw(cfg, nobody.persons, 0, range(64), true_swaps=nobody.true_swaps.identity).worn < 0).all()
+    # Where no answer is rendered a bent one may stand, and a rendered one is not replaced.
+    more = draw(cfg.model_copy(update={"warped_swaps": 1.0}), faces.persons, 0, range(64), true_swaps=other)
+    assert more.answered.all() and np.array_equal(more.bent, ~drawn.answered) and more.bent.any()
+    assert np.array_equal(more.source, drawn.source)
     plain = faces.true_swaps.identity[drawn.target] < 0
     assert plain.any() and (drawn.worn[plain] < 0).all()
     assert np.array_equal(drawn.answered[plain], drawn.same_person[plain])

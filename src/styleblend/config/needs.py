@@ -73,7 +73,8 @@ def expect_for_training(
             f"{name}.known_swaps is {training.known_swaps:g}, but split.true_swaps is false: set it to true, which"
             " needs rendered faces, or known_swaps to 0"
         )
-    for key, value in (("worn_faces", 0 if true_swaps else training.worn_faces), ("loss.mesh", loss.mesh)):
+    worn = 0 if true_swaps else training.worn_faces
+    for key, value in (("worn_faces", worn), ("warped_swaps", training.warped_swaps), ("loss.mesh", loss.mesh)):
         if value:
             expect_mesh(f"{name}.{key} is {value:g}", networks, info)
 

@@ -100,6 +100,9 @@ class Training(Section):
     known_swaps: Probability = Field(
         0, description="share of swaps of a face with a true swap (split.true_swaps) that learn from it; paper: 0"
     )
+    warped_swaps: Probability = Field(
+        0, description="share of the other swaps that learn from the source bent onto the target; paper: 0"
+    )
     colour_jitter: float = Field(0, ge=0, le=0.5, description="largest change of a source's colours; paper: 0")
     saturation_jitter: Probability = Field(
         0, description="largest share of saturation that identity and mesh networks do not see; paper: 0"

@@ -41,7 +41,7 @@ FIGURES = "figures.jsonl"
 
 _SINCE = {
     "discriminator_clip_norm", "continue_from", "tf32", "channels_last", "compile", "accumulate", "deterministic",
-    "known_swaps",
+    "known_swaps", "warped_swaps",
 }  # fmt: skip
 """Settings that came when there were sittings already, by their defaults: where they are off they are no part."""
 

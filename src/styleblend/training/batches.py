@@ -161,9 +161,11 @@ class Draw(NamedTuple):
     worn: Indices
     """Whose face the target wears, -1 for its own: then its own picture is the right answer, and not to be seen."""
     answered: NDArray[np.bool_]
-    """Whether the right answer of a sample is known: of self pairs always, of swaps where it is rendered."""
+    """Whether the right answer of a sample is known: of self pairs always, of swaps where it is rendered or bent."""
     colours: NDArray[np.float32]
     """[N, 6], a gain and a shift for each colour of the source, in [-1, 1]."""
+    bent: NDArray[np.bool_]
+    """Whether a swap's answer is the source bent onto the target, as a classical program swaps."""
 
 
 class Batch(NamedTuple):
@@ -247,7 +249,7 @@ def draw(
     """
     probability = same_person_probability(cfg, step)
     source, target, same, negatives, seeds = [], [], [], [], []
-    mirrored, worn, answered, colours = [], [], [], []
+    mirrored, worn, answered, colours, bent = [], [], [], [], []
     for sample in samples:
         random = np.random.default_rng((cfg.seed, attempt, step, sample))
         of_target = _any(random, persons, chances)
@@ -269,12 +271,14 @@ def draw(
             known = int(true_swaps[of_target])
             worn.append(known if wears else -1)
         is_known = known >= 0 and not is_same and bool(random.random() < cfg.known_swaps)
-        answered.append(is_same or is_known)
         if is_known:
             first, end = _block(persons, known)
             source[-1] = first + int(random.integers(end - first))
             negatives[-1] = _of_others(random, persons, source[-1], cfg.negatives, chances)
         colours.append(random.uniform(-1, 1, 6) * cfg.colour_jitter)
+        is_bent = not is_same and not is_known and bool(random.random() < cfg.warped_swaps)
+        bent.append(is_bent)
+        answered.append(is_same or is_known or is_bent)
     return Draw(
         source=np.array(source),
         target=np.array(target),
@@ -285,6 +289,7 @@ def draw(
         worn=np.array(worn),
         answered=np.array(answered),
         colours=np.array(colours, np.float32),
+        bent=np.array(bent),
     )
 
 

@@ -35,8 +35,10 @@ def pictures(faces: Faces, drawn: Draw, prior: bool) -> Pictures:
     truth = target.copy()
     for row in np.flatnonzero(drawn.worn >= 0):
         target[row] = worn(faces, int(drawn.worn[row]), int(drawn.target[row]), truth[row])
-    for row in np.flatnonzero(drawn.answered & ~drawn.same_person):
+    for row in np.flatnonzero(drawn.answered & ~drawn.same_person & ~drawn.bent):
         truth[row] = faces.true_swap(int(drawn.target[row]))
+    for row in np.flatnonzero(drawn.bent):
+        truth[row] = _wearing(faces, int(drawn.source[row]), int(drawn.target[row]), target[row])
     source = np.where(drawn.mirrored[:, None, None, None], source[:, :, ::-1], source)
     if drawn.colours.any():
         source = recoloured(source, drawn.colours)
@@ -52,6 +54,10 @@ def worn(faces: Faces, other: int, target: int, pixels: Pixels) -> Pixels:
     """
     if faces.true_swaps is not None and faces.true_swaps.identity[target] == other:
         return faces.true_swap(target)
+    return _wearing(faces, other, target, pixels)
+
+
+def _wearing(faces: Faces, other: int, target: int, pixels: Pixels) -> Pixels:
     there = mesh(faces)
     warped = warp.match_colours(warp.warp(faces.pixels([other])[0], there[other], there[target], len(pixels)), pixels)
     share = warped[..., 3:]
@@ -72,8 +78,8 @@ def mesh(faces: Faces) -> NDArray[np.float32]:
     """
     if faces.mesh is None:
         raise StyleBlendError(
-            "the perceived faces have no mesh, which model.prior 'warp' and worn_faces need: choose a mesh as"
-            " pretrained.landmarks"
+            "the perceived faces have no mesh, which model.prior 'warp', worn_faces and warped_swaps need: choose a"
+            " mesh as pretrained.landmarks"
         )
     return faces.mesh
 

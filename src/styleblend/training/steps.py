@@ -225,7 +225,7 @@ def discriminator_step(
         unless: bool []; where it holds V does not learn either.
     """
     optimiser, discriminator = learner.discriminator_optimiser, learner.discriminator
-    real = batch.truth if cfg.colour_jitter else batch.source
+    real = _photographs(batch) if cfg.colour_jitter else batch.source
     optimiser.zero_grad(set_to_none=True)
     seen = []
     for number, pictures in enumerate(zip(real.chunk(cfg.accumulate), swapped.chunk(cfg.accumulate), strict=True)):
@@ -236,6 +236,12 @@ def discriminator_step(
         seen.append({name: value.detach() for name, value in terms.items()})
     discriminator.train()
     return Outcome(_means(seen), swapped, _learn(optimiser, average, cfg.discriminator_clip_norm, unless))
+
+
+def _photographs(batch: Batch) -> Tensor:
+    """The targets as they were photographed: the answer of a self pair, whose target may wear another's face, and the
+    target of a swap, whose answer may be a drawn or bent one."""
+    return torch.where(batch.same_person[:, None, None, None], batch.truth, batch.target)
 
 
 def both_steps(
