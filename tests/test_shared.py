@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from s3_server import at, s3_server
 from styleblend.config.tracking import Tracking
 from styleblend.errors import StyleBlendError, TransientError
 from styleblend.system.storage import Storage
-from styleblend.training import beginning, checkpoint, loop, ray_trainer, shards, shared, steps
+from styleblend.training import beginning, checkpoint, inputs, loop, ray_trainer, shards, shared
 from styleblend.training.batches import TRUE_SWAPS
 from styleblend.training.job import CHECKPOINTS, RESULT, Job
 from thread_workers import Together
@@ -125,14 +126,22 @@ def test_a_training_goes_on_on_another_machine_without_the_faces(
 
 
 def in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let workers, which are threads here, begin one after the other: they share torch's generator."""
-    one_at_a_time, real = threading.Lock(), beginning.learner
+    """Let workers, which are threads here, begin one after the other: they share torch's generator.
 
-    def learner(*args: object) -> steps.Learner:
-        with one_at_a_time:
-            return real(*args)  # type: ignore[arg-type]
+    New weights are drawn from it, and also whatever is built to be loaded into: one worker that reads its frozen
+    networks would change what another one draws.
+    """
+    one_at_a_time = threading.Lock()
 
-    monkeypatch.setattr(beginning, "learner", learner)
+    def alone(real: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*args: object) -> object:
+            with one_at_a_time:
+                return real(*args)
+
+        return called
+
+    monkeypatch.setattr(beginning, "learner", alone(beginning.learner))
+    monkeypatch.setattr(inputs, "read", alone(inputs.read))
 
 
 quiet = loop.Recorder()
