@@ -70,6 +70,14 @@ def of_folder(name: str, folder: Path) -> dict[str, Method]:
     return {name: swapped, f"{name}, codes of others": partial(swapped, turns=1)}
 
 
+def named(text: str) -> tuple[str, Path]:
+    """NAME=FOLDER."""
+    name, _, folder = text.partition("=")
+    if not name or not folder:
+        raise argparse.ArgumentTypeError(f"'{text}' is not of the form NAME=FOLDER")
+    return name, Path(folder)
+
+
 def apart(pairs: protocol.Pairs, degrees: float) -> torch.Tensor:
     """Which pairs, bool [N], have heads that are turned further apart than that, in yaw, pitch and roll together."""
     angles = pairs.yaw_pitch_roll_deg
@@ -93,7 +101,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=240)
     parser.add_argument("--rows", type=int, default=3, help="of each kind on the sheet")
-    parser.add_argument("--also", action="append", default=[], metavar="NAME=FOLDER", help="a model without a prior")
+    parser.add_argument(
+        "--also", action="append", type=named, default=[], metavar="NAME=FOLDER", help="a model without a prior"
+    )
     parser.add_argument("--apart-deg", type=float, default=30)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--sheet", type=Path)
@@ -110,8 +120,8 @@ def main() -> None:
         "spline": baselines.dense_warped,
         "copy target": baselines.copy_target,
     }
-    for name, folder in (each.split("=", 1) for each in given.also):
-        methods |= of_folder(name, Path(folder))
+    for name, folder in given.also:
+        methods |= of_folder(name, folder)
     judging, size = judges.load(NETWORKS), cfg.evaluate.batch_size
     with torch.no_grad():
         measured = protocol.measure(pairs, methods, judging, size, [], "cpu")

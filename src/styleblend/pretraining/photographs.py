@@ -29,8 +29,6 @@ from styleblend.weights.run_folder import collect
 
 FEWEST = 2
 """Persons to train on, and for the probe: a swap needs two."""
-TOGETHER = 8
-"""Faces that networks look at together: faceres' maps of a picture take 80 MB."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +72,7 @@ def prepare(cfg: PretrainFaces, small: Path, state: Path, device: str, without: 
     shutil.rmtree(raw, ignore_errors=True)
     # A table of an earlier version lacks what the selection asks for.
     if not perceived.is_file() or not {HASH, COVERED} <= set(pq.read_schema(perceived).names):
-        looking = Perceive(batch_size=TOGETHER, workers=cfg.workers)
-        perceive_folder(faces, networks, perceived, looking, device, state)
+        perceive_folder(faces, networks, perceived, Perceive(workers=cfg.workers), device, state)
     return Photographs(key, networks, faces, perceived)
 
 
